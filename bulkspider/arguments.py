@@ -1,0 +1,70 @@
+"""The spider's arguments: everything that can be wrong before the first byte is found here.
+
+`prepare` checks arguments, settings and the whole list, and claims the output folder. Commands call it before the
+reactor starts, so that a mistake ends with one clear sentence; in a foreign project the spider calls it itself.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bulkspider.errors import UsageError
+from bulkspider.folder import Folder
+from bulkspider.options import Options, nearest
+from bulkspider.sources import ListSource, check_list, folder_name
+
+ARGUMENTS = ("list", "output", "skip", "bad_lines", "match", "limit")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A checked list and a locked folder."""
+
+    folder: Folder
+    source: ListSource
+    list_path: str
+
+
+def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepared:
+    """Raises UsageError, ListError or DiskError, each of which says what to do; nothing is left open then."""
+    unknown = [f"unknown argument {name}{nearest(name, ARGUMENTS)}" for name in arguments if name not in ARGUMENTS]
+    if unknown:
+        raise UsageError("\n".join(unknown))
+    Options.from_settings(settings)
+    path = arguments.get("list")
+    if not path:
+        raise UsageError("which list? Say -a list=FILE (`name url` a line), for example -a list=input/tmp")
+    skip = _choice(arguments, "skip", "1", {"0": "reads the first line too", "1": "ignores it"})
+    bad_lines = _choice(arguments, "bad_lines", "stop", {"stop": "ends before the first byte", "skip": "goes on"})
+    limit = arguments.get("limit")
+    if limit is not None and not limit.isdecimal():
+        raise UsageError(f"argument limit={limit}: must be a number of entries")
+    if path != "-" and not os.path.exists(path):
+        # Before the folder is made: a mistyped name leaves no trace.
+        raise UsageError(f"{path}: no such list; give the path of a file with a line `name url` for each file")
+    folder = Folder(arguments.get("output") or os.path.join("output", folder_name(path)))
+    try:
+        folder.lock(exclusive=True)
+        source = check_list(
+            path,
+            folder.private,
+            skip=int(skip),
+            bad_lines=bad_lines,
+            match=arguments.get("match"),
+            limit=int(limit) if limit is not None else None,
+        )
+    except BaseException:
+        folder.close()
+        raise
+    return Prepared(folder, source, path)
+
+
+def _choice(arguments: Mapping[str, str], name: str, default: str, allowed: Mapping[str, str]) -> str:
+    value = arguments.get(name, default)
+    if value not in allowed:
+        meanings = ", ".join(f"{choice} {meaning}" for choice, meaning in allowed.items())
+        raise UsageError(f"argument {name}={value}: {meanings}")
+    return value

@@ -1,0 +1,47 @@
+"""How our commands run the spider: check first, crawl, and end with the exit status that DESIGN promises.
+
+The list, the settings and the output folder are checked before the reactor starts, so that a mistake ends with one
+clear sentence instead of a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Any, cast
+
+from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
+
+from bulkspider.arguments import prepare
+from bulkspider.errors import BulkError
+from bulkspider.run import Run
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler, CrawlerProcessBase
+
+# What Scrapy tells of itself at INFO. It stays when the user asks for a LOG_LEVEL.
+HOUSEKEEPING = ("scrapy.addons", "scrapy.core.engine", "scrapy.crawler", "scrapy.middleware", "scrapy.utils.log")
+
+
+def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str]) -> int:
+    """Runs the spider `bulk` with these spider arguments; returns the exit status."""
+    try:
+        prepared = prepare(arguments, cast(Any, crawler.settings))
+    except BulkError as error:
+        print(f"bulkspider: {error}", file=sys.stderr)
+        return 1
+    known: dict[str, Any] = {**arguments, "prepared": prepared}
+    process.crawl(crawler, **known)
+    process.start()
+    if process.bootstrap_failed:
+        return 1
+    run = crawler.get_extension(Run)
+    return run.exit_status if run is not None else 1
+
+
+def calm(settings: BaseSettings) -> None:
+    """Hides the crawler's housekeeping unless the user asked for a log level; before Scrapy says its first word."""
+    if (settings.getpriority("LOG_LEVEL") or 0) < SETTINGS_PRIORITIES["cmdline"]:
+        for name in HOUSEKEEPING:
+            # A filter, because Scrapy resets the levels of its loggers when it configures logging.
+            logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.WARNING)

@@ -1,0 +1,203 @@
+"""The check of a whole list before its first byte is fetched: every bad line found, every entry indexed.
+
+A `Check` is fed the lines once, while they are copied. It decides the form of the list, reads every line, remembers
+where each good entry lies (by origin, a few bytes each) and what is wrong with the bad ones. Then it settles the names
+that met: a repeated line is taken once, two files for one name are a problem of the later line. It opens nothing and
+fetches nothing; `sources.py` makes the source of a run from its index.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from bulkspider.collisions import BUCKETS, Hashes, Meetings, key_of
+from bulkspider.entry import EntryError
+from bulkspider.errors import ListError, Problem
+from bulkspider.listcopy import Copy
+from bulkspider.listform import BARE_GROUPS, BOM, FOLDERS, NAMED_GROUPS, Form
+from bulkspider.listindex import Index, Lane
+from bulkspider.names import show
+
+SHOWN_MAX = 50
+GIVE_UP = 1000  # so many bad lines are not a list with mistakes but something else
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that is no entry: the problem, and the name of the entry when the line told it."""
+
+    problem: Problem
+    name: str | None = None
+
+    @property
+    def line(self) -> int:
+        return self.problem.line
+
+
+class Check:
+    """Reads a list once. where: how messages name it. json: its name says that it is JSON Lines.
+
+    skip: lines to ignore at the start (0 or 1). keep: matches the names of the entries to do. stop: a bad line means
+    that nothing is begun; else it is noted and the rest goes on. After `settle`: index, duplicates, bad and warnings
+    are final, and `good` is the number of lines that are entries, wanted or not.
+    """
+
+    def __init__(self, where: str, *, json: bool, skip: int, keep: re.Pattern[str] | None, stop: bool) -> None:
+        self.form = Form(json=json)
+        self.index = Index()
+        self.warnings: list[str] = []
+        self.bad: list[BadLine] = []
+        self.duplicates = 0
+        self.good = 0
+        self._where = where
+        self._skip = skip
+        self._keep = keep
+        self._stop = stop
+        self._formed = False
+        self._hashes = Hashes()
+        self._sites: dict[bytes, Lane] = {}
+        self._number = 0  # lines read so far
+        self._at = 0  # offset of the next line
+        self._first = (0, 0)  # offset of the first line that counts, and the number of lines before it
+
+    def feed(self, lines: list[bytes]) -> None:
+        """Reads the next lines. A million plain ones pass here in a second or two, hence the flat loop."""
+        if not self._formed:
+            lines = self._begin(lines)
+        named, bare = self.form.named.fullmatch, self.form.bare.fullmatch
+        folders_fit, add_folders = FOLDERS.fullmatch, self._hashes.add_folders
+        put, sites, keep = self._hashes.put, self._sites, self._keep
+        number, at, known, unsized = self._number, self._at, 0, 0
+        for raw in lines:
+            number += 1
+            begin = at
+            at += len(raw) + 1
+            if match := named(raw):
+                name, site, size = match.group(*NAMED_GROUPS)
+            elif match := bare(raw):
+                name, site, size = match.group(*BARE_GROUPS)
+            else:
+                self._read(raw, number, begin)
+                continue
+            key = name.lower()
+            if b"/" in name:
+                if not folders_fit(name):
+                    self._read(raw, number, begin)
+                    continue
+                add_folders(key)
+            hashed = hash(key)
+            put[hashed & (BUCKETS - 1)](hashed)
+            if keep is not None and not keep.match(name.decode()):
+                continue
+            lane = sites.get(site)
+            if lane is None:
+                lane = sites[site] = self.index.lane_of(site.decode())
+            lane.at.append(begin)
+            lane.lines.append(number)
+            if size is None:
+                unsized += 1
+            else:
+                known += int(size)
+        self._number, self._at = number, at
+        self.index.known_bytes += known
+        self.index.unsized += unsized
+
+    def _begin(self, lines: list[bytes]) -> list[bytes]:
+        """Finds the form of the list in its first lines; gives the lines that are left to read."""
+        for place, raw in enumerate(lines):
+            if self._number == 0 and raw.startswith(BOM):
+                raw = raw.removeprefix(BOM)
+                self._at = len(BOM)
+                lines[place] = raw
+            first = raw.lstrip()[:1]
+            if self._number == 0 and first != b"{" and not self.form.json and self._is_first(raw):
+                self._formed = first not in (b"", b"#")
+            elif first not in (b"", b"#"):
+                if first == b"{":
+                    self.form = Form(json=True)
+                self._formed = True
+                self._first = (self._at, self._number)
+                return lines[place:]
+            self._number += 1
+            self._at += len(raw) + 1
+            self._first = (self._at, self._number)
+            if self._formed:
+                return lines[place + 1 :]
+        return []
+
+    def _is_first(self, raw: bytes) -> bool:
+        """True when line 1 is no entry: a header, or ignored as promised."""
+        try:
+            header = Form.of_header(raw)
+        except EntryError as error:
+            raise ListError(f"{self._where}: the header does not fit", [self._bad_line(1, error).problem]) from None
+        if header is not None:
+            self.form = header
+            return True
+        if not self._skip:
+            return False
+        try:
+            entry = self.form.read(raw, 1)
+        except EntryError:
+            return True
+        if entry is not None:
+            self.warnings.append(
+                f"line 1 of {self._where} is an entry ({show(entry.name)}) and was SKIPPED, as the first line of "
+                f"a list always is; -a skip=0 reads it"
+            )
+        return True
+
+    def _read(self, raw: bytes, number: int, at: int) -> None:
+        try:
+            entry = self.form.read(raw, number)
+        except EntryError as error:
+            self._note(number, error)
+            return
+        if entry is None:
+            return
+        self._hashes.add(key_of(entry.name))
+        if self._keep is None or self._keep.match(entry.name):
+            self.index.add(entry, at)
+
+    def _bad_line(self, number: int, error: EntryError) -> BadLine:
+        return BadLine(Problem(self._where, number, error.what, error.cure), error.name)
+
+    def _note(self, number: int, error: EntryError) -> None:
+        if self._stop or self._keep is None or error.name is None or self._keep.match(error.name):
+            self.bad.append(self._bad_line(number, error))
+        if self._stop and len(self.bad) >= GIVE_UP:
+            raise self.error(f"more than {GIVE_UP - 1} bad lines")
+
+    def error(self, count: str = "") -> ListError:
+        """What stops a list with bad lines: the first of them are shown."""
+        problems = sorted((bad.problem for bad in self.bad), key=lambda problem: problem.line)
+        count = count or f"{len(self.bad)} bad line{'s' if len(self.bad) > 1 else ''}"
+        which = f"; the first {SHOWN_MAX}:" if len(self.bad) > SHOWN_MAX else ":"
+        error = ListError(f"{self._where}: {count}, so nothing was begun{which}", problems[:SHOWN_MAX])
+        error.problems = tuple(problems)
+        return error
+
+    def settle(self, copy: Copy, limit: int | None) -> None:
+        """Looks again at the names that met, and keeps the first `limit` entries of what is left."""
+        met = self._hashes.met()
+        self.good = len(self._hashes)
+        self._hashes = Hashes()
+        if len(met):
+            first = ""
+            for entry, at, verdict in Meetings(met, self.form, copy).verdicts(*self._first):
+                dropped = self.index.drop(entry, at)
+                if isinstance(verdict, EntryError):
+                    self._note(entry.line, verdict)
+                elif dropped:
+                    self.duplicates += 1
+                    first = first or f"line {entry.line} repeats line {verdict}"
+            self.index.sweep()
+            if self.duplicates:
+                self.warnings.append(
+                    f"{self.duplicates} of the lines of {self._where} repeat an earlier one (same name and URL) and "
+                    f"are taken once; the first: {first}"
+                )
+        if limit is not None:
+            self.index.cut(limit, copy, self.form)
+        self.bad.sort(key=lambda bad: bad.line)

@@ -1,0 +1,101 @@
+"""Where the entries of a list lie in its copy, in a few bytes each.
+
+Per origin, so that a list sorted by host can keep all its hosts busy from the first second. `listcheck.py` fills the
+index, `sources.py` takes from it. It knows offsets and origins, no names.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from itertools import compress, islice
+
+from bulkspider.entry import Entry, origin_of
+from bulkspider.listcopy import Copy
+from bulkspider.listform import Form
+
+
+@dataclass(slots=True, eq=False)
+class Lane:
+    """The entries of one origin, in list order: where their lines begin, and their line numbers.
+
+    gone: places in these two that turned out not to be entries to do. taken: how many the run has taken.
+    """
+
+    origin: str
+    at: array[int] = field(default_factory=lambda: array("q"))
+    lines: array[int] = field(default_factory=lambda: array("i"))
+    gone: array[int] = field(default_factory=lambda: array("i"))
+    taken: int = 0
+
+
+class Index:
+    """Where the entries to do lie. known_bytes: sum of the sizes given; unsized: entries without one."""
+
+    def __init__(self) -> None:
+        self.lanes: dict[str, Lane] = {}
+        self._sites: dict[str, Lane] = {}  # by scheme and host as written, which is quicker to find in a URL
+        self.known_bytes = 0
+        self.unsized = 0
+
+    def __len__(self) -> int:
+        return sum(len(lane.at) for lane in self.lanes.values())
+
+    def lane_of(self, url: str) -> Lane:
+        """The lane of a URL, or of its scheme and host alone."""
+        end = url.find("/", len("https://"))
+        site = url if end < 0 else url[:end]
+        lane = self._sites.get(site)
+        if lane is None:
+            origin = origin_of(site)
+            lane = self._sites[site] = self.lanes.setdefault(origin, Lane(origin))
+        return lane
+
+    def drop(self, entry: Entry, at: int) -> bool:
+        """Takes an entry out; False when it is not in the index. To be called in list order, and ended by `sweep`."""
+        lane = self.lane_of(entry.url)
+        place = bisect_left(lane.at, at)
+        if place == len(lane.at) or lane.at[place] != at:
+            return False
+        lane.gone.append(place)
+        self._count(entry, -1)
+        return True
+
+    def sweep(self) -> None:
+        for lane in self.lanes.values():
+            kept = bytearray(b"\1") * len(lane.at)
+            for place in lane.gone:
+                kept[place] = 0
+            if lane.gone:
+                lane.at = array("q", compress(lane.at, kept))
+                lane.lines = array("i", compress(lane.lines, kept))
+                del lane.gone[:]
+
+    def cut(self, limit: int, copy: Copy, form: Form) -> None:
+        """Keeps the first `limit` entries in list order."""
+        if limit >= len(self):
+            return
+        first = heapq.merge(*(lane.at for lane in self.lanes.values()))
+        last = next(islice(first, limit - 1, None))
+        self.known_bytes = self.unsized = 0
+        for lane in self.lanes.values():
+            end = bisect_right(lane.at, last)
+            del lane.at[end:], lane.lines[end:]
+            for at, line in zip(lane.at, lane.lines, strict=True):
+                entry = form.read(copy.line(at), line)
+                if entry is not None:
+                    self._count(entry, 1)
+
+    def add(self, entry: Entry, at: int) -> None:
+        lane = self.lane_of(entry.url)
+        lane.at.append(at)
+        lane.lines.append(entry.line)
+        self._count(entry, 1)
+
+    def _count(self, entry: Entry, by: int) -> None:
+        if entry.size is None:
+            self.unsized += by
+        else:
+            self.known_bytes += by * entry.size

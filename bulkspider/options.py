@@ -1,0 +1,145 @@
+"""The BULK_* settings, read and validated once into a frozen Options.
+
+Nothing else in the package reads a BULK_* setting. A value that does not fit, or a BULK_* name that does not
+exist, is a UsageError that names the setting and the nearest known one: a typo must not run for a week.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from bulkspider.errors import UsageError
+
+KIB = 1024
+MIB = 1024 * KIB
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+_POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def parse_size(value: object) -> int:
+    """Bytes from `64M`, `1.5G`, `4096` or 4096; K, M, G, T are powers of 1024. Raises ValueError."""
+    if isinstance(value, bool):
+        raise ValueError("not a size")
+    if isinstance(value, (int, float)):
+        number = int(value)
+        if number < 0:
+            raise ValueError("a size cannot be negative")
+        return number
+    match = _SIZE.fullmatch(str(value).strip())
+    if match is None:
+        raise ValueError("not a size; write for example 64K, 16M, 1.5G")
+    return int(float(match[1]) * 1024 ** _POWER[match[2].upper()])
+
+
+def _size(value: object) -> int:
+    return parse_size(value)
+
+
+def _rate(value: object) -> int | None:
+    """Bytes per second, or None (no limit) for an empty value, None or 0."""
+    if value is None or value == "":
+        return None
+    return parse_size(value) or None
+
+
+def _seconds(value: object) -> float:
+    number = float(value)  # type: ignore[arg-type]
+    if not number >= 0:
+        raise ValueError("seconds cannot be negative")
+    return number
+
+
+def _count(value: object) -> int:
+    number = int(str(value))
+    if number < 0:
+        raise ValueError("a count cannot be negative")
+    return number
+
+
+def _flag(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in ("1", "true", "yes", "on"):
+        return True
+    if text in ("0", "false", "no", "off", "", "none"):
+        return False
+    raise ValueError("neither true nor false")
+
+
+def _text(value: object) -> str | None:
+    return None if value in (None, "") else str(value)
+
+
+def _any(value: object) -> Any:
+    return value or None
+
+
+def _choice(*allowed: str) -> Any:
+    def convert(value: object) -> str:
+        text = str(value).strip().lower()
+        if text not in allowed:
+            raise ValueError(f"must be one of {', '.join(allowed)}")
+        return text
+
+    return convert
+
+
+def _setting(default: Any, convert: Any) -> Any:
+    return field(default=default, metadata={"convert": convert})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Every BULK_* setting: the field `stall_timeout` is BULK_STALL_TIMEOUT. Sizes are bytes, times seconds."""
+
+    connect_timeout: float = _setting(30.0, _seconds)
+    headers_timeout: float = _setting(60.0, _seconds)
+    stall_timeout: float = _setting(60.0, _seconds)
+    min_speed: int = _setting(1 * KIB, _size)
+    retry_times: int = _setting(10, _count)
+    retry_delay: float = _setting(1.0, _seconds)
+    retry_delay_max: float = _setting(300.0, _seconds)
+    retry_after_max: float = _setting(3600.0, _seconds)
+    origin_patience: float = _setting(3600.0, _seconds)
+    resume_overlap: int = _setting(64 * KIB, _size)
+    checkpoint: int = _setting(64 * MIB, _size)
+    digest: str = _setting("auto", _choice("auto", "sha256", "off"))
+    require_proof: bool = _setting(False, _flag)
+    fallback_http_handler: Any = _setting(None, _any)
+    fallback_https_handler: Any = _setting(None, _any)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> Options:
+        """Reads every BULK_* key of `settings`; raises UsageError that names all keys that do not fit."""
+        known = {f"BULK_{f.name.upper()}": f for f in fields(cls)}
+        values: dict[str, Any] = {}
+        wrong: list[str] = []
+        for key in settings:
+            if not isinstance(key, str) or not key.startswith("BULK_"):
+                continue
+            if key not in known:
+                wrong.append(f"unknown setting {key}{nearest(key, known)}")
+                continue
+            try:
+                values[known[key].name] = known[key].metadata["convert"](settings[key])
+            except (ValueError, TypeError) as error:
+                wrong.append(f"setting {key}={settings[key]!r}: {error}")
+        if wrong:
+            raise UsageError("\n".join(wrong))
+        return cls(**values)
+
+    def fallback(self, scheme: str) -> Any:
+        """The download handler (class or import path) for other requests, None for Scrapy's own."""
+        return {"http": self.fallback_http_handler, "https": self.fallback_https_handler}.get(scheme)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the most similar known name, or an empty string."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,544 @@
+"""The plan: (entry, part, the server's answer) -> verdict.
+
+This module is the whole truth of resume. It is pure: no socket, no file, no clock; its input is plain data and its
+output is one Verdict that `transfer.py` carries out to the letter. Three questions are answered here:
+
+1. `ask`    What do we ask the origin for, given what is on disk?      (Range, If-Range: RFC 9110 §14.2, §13.1.5)
+2. `judge`  What does its answer mean for the bytes we hold?           (200, 206, 416 and everything else: §15)
+3. `ending` The body has ended, somehow: what do we have now?          (framing: RFC 9112 §6.3, §8, §9.8)
+
+The rule over all rows: bytes of two versions never meet in one file. Whatever is not provably the same version is
+either refused or starts the file anew; bytes that are re-sent are compared with the disk, not trusted. Every way of
+asking again spends something that runs out (a rung of the ladder, the one try without Range, one of two restarts),
+so no sequence of answers can keep us busy for ever.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+
+from bulkspider.errors import AttemptError
+from bulkspider.ranges import Ranges
+
+# How long before Date a Last-Modified must lie to be a strong validator. RFC 9110 §8.8.2.2 asks for "at least one
+# second" and a comparable clock; its predecessor RFC 7232 §2.2.2 said 60 seconds, and that is what we keep.
+STRONG_DATE_AGE = 60.0
+
+# A restart throws bytes away. An object that changes a third time within one run is not worth the bandwidth.
+MAX_RESTARTS = 2
+
+SAMPLE = 64 * 1024
+SAMPLES = 3
+
+HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+HTML_NAMES = (".html", ".htm", ".xhtml", ".shtml", ".php", ".asp", ".aspx", ".jsp")
+
+# The same list tried again cannot help (DESIGN, exit status 4).
+PERMANENT = frozenset({401, 403, 404, 405, 410, 451})
+# May pass by itself (RFC 9110 §15.5.9, §15.6; RFC 6585 §4; 520-524 are a CDN's words for a broken origin).
+PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+BUSY = frozenset({429, 503})
+
+
+class Rung(enum.IntEnum):
+    """The validator ladder of a resume, strongest first."""
+
+    ETAG = 0
+    DATE = 1
+    PLAIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What names a version of an object. Header values as received."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+    date: str | None = None
+
+    @property
+    def strong_etag(self) -> str | None:
+        """The ETag if it may be used to combine parts: present and not weak (RFC 9110 §8.8.1, §8.8.3)."""
+        if self.etag and len(self.etag) >= 2 and self.etag.startswith('"') and self.etag.endswith('"'):
+            return self.etag
+        return None
+
+    @property
+    def strong_date(self) -> str | None:
+        """The Last-Modified if it is a strong validator: well before the Date of its answer (RFC 9110 §8.8.2.2)."""
+        modified, sent = http_date(self.last_modified), http_date(self.date)
+        if modified is None or sent is None or sent - modified < STRONG_DATE_AGE:
+            return None
+        return self.last_modified
+
+    def contradicts(self, other: Validators) -> bool:
+        """True when the two cannot be the same version. Equal, missing or incomparable validators do not contradict."""
+        if self.etag and other.etag:
+            # RFC 9110 §15.3.7.3: parts combine only under the same strong validator. Two different weak tags
+            # already say "semantically different".
+            return self.etag != other.etag and self.etag.removeprefix("W/") != other.etag.removeprefix("W/")
+        if self.last_modified and other.last_modified:
+            return http_date(self.last_modified) != http_date(other.last_modified)
+        return False
+
+    def agrees(self, other: Validators) -> bool:
+        """True when a strong validator says that the two are the same version."""
+        if self.strong_etag and other.strong_etag:
+            return self.strong_etag == other.strong_etag
+        return bool(
+            not (self.etag and other.etag)
+            and self.strong_date
+            and other.strong_date
+            and http_date(self.strong_date) == http_date(other.strong_date)
+        )
+
+
+@dataclass(slots=True)
+class PartState:
+    """What is on disk for an entry and what is known about it; `sink.py` makes and keeps it.
+
+    have: the bytes that can be trusted to be there. total: the length of the whole object once it is known.
+    The last three fields are the memory of this run: what was spent on getting here.
+    """
+
+    have: Ranges = field(default_factory=Ranges)
+    total: int | None = None
+    validators: Validators = Validators()
+    rung: Rung = Rung.ETAG
+    without_range: bool = False
+    restarts: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.total is not None and self.have.holds(0, self.total)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one attempt asks for. All bytes when `first` is None, else [first, end) with end None = to the last byte.
+
+    want: the first byte we do not have; [first, want) is asked again only to be compared with the disk.
+    """
+
+    first: int | None = None
+    end: int | None = None
+    want: int = 0
+    if_range: str | None = None
+    rung: Rung = Rung.PLAIN
+
+    def headers(self) -> dict[str, str]:
+        """The header fields of the request (RFC 9110 §14.2, §13.1.5)."""
+        # §12.5.3: any coding would make ranges and sizes speak of other bytes than the file's.
+        fields = {"Accept-Encoding": "identity"}
+        if self.first is not None:
+            last = "" if self.end is None else str(self.end - 1)
+            fields["Range"] = f"bytes={self.first}-{last}"
+            if self.if_range:
+                fields["If-Range"] = self.if_range
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The head of one response, parsed; nothing of its body. `length` is the body's by Content-Length, else None."""
+
+    status: int
+    length: int | None = None
+    chunked: bool = False
+    content_range: ContentRange | None = None
+    has_content_range: bool = False
+    validators: Validators = Validators()
+    encoding: str | None = None
+    media_type: str | None = None
+    accept_ranges: str | None = None
+    retry_after: str | None = None
+    location: str | None = None
+
+    @classmethod
+    def parse(cls, status: int, headers: Mapping[str, str], *, length: int | None, chunked: bool = False) -> Answer:
+        """`headers`: lower-case names; repeated fields joined by ', ' (RFC 9110 §5.3)."""
+        content_range = headers.get("content-range")
+        encoding = headers.get("content-encoding", "").strip().lower()
+        return cls(
+            status=status,
+            length=length,
+            chunked=chunked,
+            content_range=ContentRange.parse(content_range) if content_range is not None else None,
+            has_content_range=content_range is not None,
+            validators=Validators(headers.get("etag"), headers.get("last-modified"), headers.get("date")),
+            encoding=encoding if encoding not in ("", "identity") else None,
+            media_type=headers.get("content-type", "").partition(";")[0].strip().lower() or None,
+            accept_ranges=headers.get("accept-ranges", "").strip().lower() or None,
+            retry_after=headers.get("retry-after"),
+            location=headers.get("location"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRange:
+    """A Content-Range of unit bytes (RFC 9110 §14.4). first is None for the unsatisfied form `bytes */N`."""
+
+    first: int | None
+    end: int | None
+    total: int | None
+
+    _SATISFIED = re.compile(r"bytes[ \t]+(\d+)-(\d+)/(\d+|\*)", re.IGNORECASE)
+    _UNSATISFIED = re.compile(r"bytes[ \t]+\*/(\d+)", re.IGNORECASE)
+
+    @classmethod
+    def parse(cls, text: str) -> ContentRange | None:
+        """None when the field is invalid: such an answer MUST NOT be recombined (§14.4)."""
+        text = text.strip()
+        if match := cls._UNSATISFIED.fullmatch(text):
+            return cls(None, None, int(match[1]))
+        match = cls._SATISFIED.fullmatch(text)
+        if match is None:
+            return None
+        first, last = int(match[1]), int(match[2])
+        total = None if match[3] == "*" else int(match[3])
+        if last < first or (total is not None and last >= total):
+            return None
+        return cls(first, last + 1, total)
+
+
+class Do(enum.Enum):
+    """What a verdict orders."""
+
+    WRITE = "write"  # take the body: compare what is on disk, write the rest
+    COMPLETE = "complete"  # all bytes are here, the length is proven; no body needed
+    RESTART = "restart"  # another version: drop this answer, set the part aside, ask for everything
+    ASK_AGAIN = "ask again"  # drop this answer, ask again at once (a lower rung, or without Range)
+    LEARN_LENGTH = "learn length"  # drop this answer, ask for the length alone (HEAD)
+    FAIL = "fail"  # this attempt failed, for the reason in `error`
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One row of the table, filled in.
+
+    first/end: offsets in the object of the body's first byte and of the byte after the last one we take.
+    total: length of the object if this answer tells it. fresh: the body is another version than the part's; set the
+    part aside and write from 0 on. rung, without_range: how to ask from now on.
+    """
+
+    do: Do
+    why: str = ""
+    first: int = 0
+    end: int | None = None
+    total: int | None = None
+    fresh: bool = False
+    rung: Rung | None = None
+    without_range: bool = False
+    flags: frozenset[str] = frozenset()
+    error: AttemptError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the list says of an entry, as far as the plan needs it."""
+
+    name: str = ""
+    url_path: str = ""
+    size: int | None = None
+    has_digest: bool = False
+
+
+# ---------------------------------------------------------------------------------------------------- 1. what to ask
+
+
+def ask(state: PartState, *, overlap: int, first: int | None = None, end: int | None = None) -> Ask:
+    """What to ask for so that the bytes [first, end) arrive; by default all from the first hole on.
+
+    overlap: bytes before the join that are asked again and compared with the disk (BULK_RESUME_OVERLAP).
+    """
+    want = state.have.front if first is None else first
+    if state.without_range or not state.have:
+        if end is None or state.without_range:
+            return Ask(None, None, want=0)
+        return Ask(want, end, want=want)
+    start = want - min(overlap, want - _held_from(state.have, want))
+    if start == 0 and end is None:
+        # So few bytes that all of them fit into the overlap: the whole body, compared as it comes, needs no Range.
+        return Ask(None, None, want=want)
+    if state.rung <= Rung.ETAG and state.validators.strong_etag:
+        # RFC 9110 §13.1.5: MUST NOT use a weak tag in If-Range.
+        return Ask(start, end, want, state.validators.strong_etag, Rung.ETAG)
+    if state.rung <= Rung.DATE and not state.validators.strong_etag and state.validators.strong_date:
+        # §13.1.5: a date only when there is no strong entity tag and the date is strong.
+        return Ask(start, end, want, state.validators.strong_date, Rung.DATE)
+    if state.rung == Rung.DATE and state.validators.strong_date:
+        # This origin answers If-Range with an ETag wrongly; some of those accept the date (FAULTS 11).
+        return Ask(start, end, want, state.validators.strong_date, Rung.DATE)
+    return Ask(start, end, want, None, Rung.PLAIN)
+
+
+def _held_from(have: Ranges, offset: int) -> int:
+    """The first byte of the held interval that ends exactly at `offset`; `offset` when there is none."""
+    for first, end in have:
+        if end >= offset:
+            return first if first < offset <= end else offset
+    return offset
+
+
+def samples(size: int) -> list[tuple[int, int]]:
+    """Where a foreign file of `size` bytes is compared with the origin: its head and evenly spread pieces.
+
+    (offset, length) pairs. Its tail is not among them: the resume itself re-reads that.
+    """
+    if size <= SAMPLE:
+        return [(0, size)] if size else []
+    step = size // (SAMPLES + 1)
+    places = [0, *(step * n for n in range(1, SAMPLES + 1))]
+    return [(place, min(SAMPLE, size - place)) for place in places]
+
+
+# ------------------------------------------------------------------------------------------- 2. what an answer means
+
+
+def judge(state: PartState, asked: Ask, answer: Answer, expected: Expected = Expected()) -> Verdict:
+    """The verdict on the head of an answer. Never raises; a refusal is a FAIL verdict with its error."""
+    if answer.status == 206 or (answer.status == 200 and _is_slice(asked, answer)):
+        return _judge_206(state, asked, answer, expected)
+    if answer.status == 200:
+        return _judge_200(state, asked, answer, expected)
+    if answer.status == 416 and asked.first is not None:
+        return _judge_416(state, asked, answer)
+    return _judge_status(asked, answer)
+
+
+def _is_slice(asked: Ask, answer: Answer) -> bool:
+    """A 200 that carries the very slice it names in Content-Range (seen at ModelScope; FAULTS 6)."""
+    piece = answer.content_range
+    if piece is None or piece.first is None or piece.end is None or answer.length is None:
+        return False
+    return piece.first == (asked.first or 0) and answer.length == piece.end - piece.first
+
+
+def _judge_206(state: PartState, asked: Ask, answer: Answer, expected: Expected) -> Verdict:
+    piece = answer.content_range
+    if piece is None or piece.first is None or piece.end is None:
+        # RFC 9110 §15.3.7.1-2: a single part has a Content-Range; multipart/byteranges is no answer to one range.
+        what = "multipart/byteranges" if answer.media_type == "multipart/byteranges" else "no valid Content-Range"
+        return without_range(state, f"206 with {what}", "bad_range")
+    if state.have and state.validators.contradicts(answer.validators):
+        # §15.3.7.3: another strong validator is another representation.
+        return restart(state, "the object changed (other validator in 206)")
+    if state.total is not None and piece.total is not None and piece.total != state.total:
+        return restart(state, f"the object changed its length from {state.total} to {piece.total} bytes")
+    total = piece.total if piece.total is not None else state.total
+    if total is not None and piece.end > total:
+        return without_range(state, f"206 reaches byte {piece.end} of an object of {total}", "bad_range")
+    if refused := _refuse_size(total, answer, expected):
+        return refused
+    if total is not None and state.have.end > total:
+        return restart(state, f"the object has {total} bytes, fewer than are on disk")
+    if piece.first > (asked.want if asked.first is not None else 0):
+        return without_range(state, f"asked for byte {asked.first or 0}, got byte {piece.first}", "bad_range")
+    if piece.end <= asked.want and not (total is not None and state.have.holds(0, total)):
+        # It ends before the first byte we miss: nothing new would come, for ever.
+        return without_range(state, f"206 ends at byte {piece.end}, before byte {asked.want}", "bad_range")
+    # §15.3.7: fewer bytes than asked are legal; the rest is asked for afterwards. More than asked are cut off.
+    end = piece.end if asked.end is None else min(piece.end, asked.end)
+    return Verdict(Do.WRITE, first=piece.first, end=end, total=total, flags=_flags(answer))
+
+
+def _judge_200(state: PartState, asked: Ask, answer: Answer, expected: Expected) -> Verdict:
+    total = answer.length
+    if refused := _refuse_size(total, answer, expected) or _refuse_html(answer, expected):
+        return refused
+    whole = Verdict(Do.WRITE, first=0, end=total, total=total, flags=_flags(answer))
+    if asked.end is not None and asked.first is not None:
+        # A segment was asked for and this origin does not do ranges: the whole body is not this transfer's work.
+        return Verdict(Do.FAIL, error=AttemptError("the origin ignores Range", code="no_range"))
+    if not state.have:
+        return whole
+    changed_length = total is not None and (
+        (state.total is not None and total != state.total) or state.have.end > total
+    )
+    if state.validators.contradicts(answer.validators) or changed_length:
+        # §13.1.5: If-Range was false; this is the new version, from its first byte.
+        if state.restarts >= MAX_RESTARTS:
+            return restart(state, "the object changed again")
+        return replace(whole, fresh=True, why="the object changed")
+    if asked.first is not None and asked.rung < Rung.PLAIN:
+        # Nothing says that the object changed, yet we got all of it: this origin mishandles If-Range, or has no
+        # ranges. One rung down costs a request; reading everything again may cost a day.
+        return Verdict(
+            Do.ASK_AGAIN,
+            why=f"the origin answered If-Range by {asked.rung.name.lower()} with everything",
+            rung=_rung_below(state, asked.rung),
+        )
+    # No ranges here (§14.2 allows that). The body is compared with the disk as it passes, so nothing is lost but
+    # time, and the result is right even if the object did change.
+    flags = whole.flags | {"no-range"} if asked.first is not None else whole.flags
+    return replace(whole, flags=flags)
+
+
+def _rung_below(state: PartState, rung: Rung) -> Rung:
+    if rung == Rung.ETAG and state.validators.strong_date:
+        return Rung.DATE
+    return Rung.PLAIN
+
+
+def _judge_416(state: PartState, asked: Ask, answer: Answer) -> Verdict:
+    """RFC 9110 §15.5.17. Its body is never written."""
+    if state.validators.contradicts(answer.validators):
+        return restart(state, "the object changed (other validator in 416)")
+    piece = answer.content_range
+    if piece is None or piece.first is not None or piece.total is None:
+        return Verdict(Do.LEARN_LENGTH, why="416 without the object's length")
+    return judge_length(state, asked, piece.total)
+
+
+def judge_length(state: PartState, asked: Ask, length: int) -> Verdict:
+    """The object has `length` bytes, says a 416 or a HEAD, and gave no body."""
+    if state.total is not None and length != state.total:
+        return restart(state, f"the object changed its length from {state.total} to {length} bytes")
+    if length < state.have.end:
+        return restart(state, f"the object has {length} bytes, fewer than are on disk")
+    if state.have.holds(0, length):
+        return Verdict(Do.COMPLETE, total=length)
+    return without_range(state, f"416 for byte {asked.first} of an object of {length}", "bad_range")
+
+
+def _judge_status(asked: Ask, answer: Answer) -> Verdict:
+    status = answer.status
+    if status in PASSING:
+        error = AttemptError(
+            f"the origin answered {status}",
+            code=f"http_{status}",
+            http_status=status,
+            origin_wide=status >= 500 or status in BUSY,
+        )
+    elif 300 <= status < 400:
+        error = AttemptError(
+            f"a redirect that cannot be followed ({status})", code="redirect", http_status=status, final=True
+        )
+    else:
+        error = AttemptError(
+            f"the origin answered {status}",
+            code=f"http_{status}",
+            http_status=status,
+            permanent=status in PERMANENT,
+            # Neither "later" (5xx and their kin) nor "no": asking at once again gives the same.
+            final=400 <= status < 500,
+        )
+    return Verdict(Do.FAIL, error=error)
+
+
+def restart(state: PartState, why: str) -> Verdict:
+    if state.restarts >= MAX_RESTARTS:
+        return Verdict(
+            Do.FAIL,
+            error=AttemptError(f"{why}; it was begun anew {MAX_RESTARTS} times already", code="unstable", final=True),
+        )
+    return Verdict(Do.RESTART, why=why)
+
+
+def without_range(state: PartState, why: str, code: str) -> Verdict:
+    """Refuse this answer; ask once for everything, and compare it with the disk as it passes."""
+    if state.without_range:
+        return Verdict(Do.FAIL, error=AttemptError(why, code=code))
+    return Verdict(Do.ASK_AGAIN, why=why, without_range=True)
+
+
+def _refuse_size(total: int | None, answer: Answer, expected: Expected) -> Verdict | None:
+    if expected.size is None or total is None or total == expected.size:
+        return None
+    if answer.encoding and answer.status == 200 and not answer.has_content_range:
+        what = f"{total} bytes in Content-Encoding {answer.encoding}"
+    else:
+        what = f"{total} bytes"
+    return Verdict(
+        Do.FAIL,
+        error=AttemptError(
+            f"the origin offers {what}, the list says {expected.size}",
+            code="size_mismatch",
+            http_status=answer.status,
+            final=True,
+        ),
+    )
+
+
+def _refuse_html(answer: Answer, expected: Expected) -> Verdict | None:
+    """A page where a file was expected: seven of twelve tools saved the login page under the file's name."""
+    if answer.media_type not in HTML_TYPES or expected.has_digest:
+        return None
+    if expected.size is not None and answer.length == expected.size:
+        return None
+    if expected.name.lower().endswith(HTML_NAMES) or expected.url_path.lower().endswith((*HTML_NAMES, "/")):
+        return None
+    return Verdict(
+        Do.FAIL,
+        error=AttemptError(
+            f"the origin sent a page ({answer.media_type}) where a file was expected (login, error or landing page?)",
+            code="html",
+            http_status=answer.status,
+            final=True,
+        ),
+    )
+
+
+def _flags(answer: Answer) -> frozenset[str]:
+    return frozenset({"encoded"}) if answer.encoding else frozenset()
+
+
+# --------------------------------------------------------------------------------------------- 3. how a body ended
+
+
+class End(enum.Enum):
+    """How the body of an answer ended, as the wire saw it."""
+
+    FRAMED = "framed"  # by its Content-Length or its last chunk (RFC 9112 §6.3)
+    NOTIFIED = "notified"  # delimited by close, over TLS, with close_notify: complete (RFC 9112 §9.8)
+    CLOSED = "closed"  # delimited by close, nothing proves that this was all (RFC 9112 §8)
+    CUT = "cut"  # by us, at the end of what we wanted
+    LOST = "lost"  # the connection broke, or the framing is unfinished (RFC 9112 §8)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What we have after a body: `total` when its end tells the object's length, `unproven` when that is a guess."""
+
+    total: int | None = None
+    unproven: bool = False
+    error: AttemptError | None = None
+
+
+def ending(verdict: Verdict, end: End, reached: int) -> Ending:
+    """`reached`: offset after the last byte taken. Without an error the piece that the verdict promised is here."""
+    if verdict.end is not None:
+        if reached >= verdict.end:
+            return Ending(total=verdict.total)
+        return Ending(error=AttemptError(f"the body ended at byte {reached} of {verdict.end}", code="lost"))
+    if end in (End.FRAMED, End.NOTIFIED):
+        return Ending(total=verdict.total if verdict.total is not None else reached)
+    if end is End.CLOSED and verdict.total is None:
+        return Ending(total=reached, unproven=True)
+    return Ending(error=AttemptError(f"the connection was lost at byte {reached}", code="lost"))
+
+
+# ------------------------------------------------------------------------------------------------------- small print
+
+
+def http_date(text: str | None) -> float | None:
+    """Seconds since the epoch of an HTTP-date (RFC 9110 §5.6.7), None when it is none."""
+    if not text:
+        return None
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Lower-case names; values of repeated fields joined by ', ' (RFC 9110 §5.3)."""
+    joined: dict[str, str] = {}
+    for name, value in pairs:
+        key = name.lower()
+        joined[key] = f"{joined[key]}, {value}" if key in joined else value
+    return joined

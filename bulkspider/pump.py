@@ -1,0 +1,211 @@
+"""The pump: the body of one answer, from the socket to the sink, off the reactor thread.
+
+An Intake knows where each byte belongs: what is on disk already is compared, what is missing is written, what lies
+beyond the piece is refused. It runs in worker threads. The Pump stands on the reactor's side: it gathers what the
+socket gives into large pieces, hands them to the intake one at a time, and stops the socket when the disk is slower;
+so memory stays bounded and a slow disk slows its own transfer alone. Neither knows why the bytes are wanted
+(`plan.py`) or what happens afterwards (`transfer.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from bulkspider.errors import AttemptError
+from bulkspider.plan import End
+from bulkspider.ranges import Ranges
+from bulkspider.sink import Part
+from bulkspider.wire import Head, Receiver
+
+# Large enough that a write costs little beside its bytes, small enough for 64 transfers in 120 MB.
+PIECE = 1024 * 1024
+# What waits in memory at most, besides the piece being written, before the socket is stopped.
+HIGH_WATER = 512 * 1024
+
+
+class Intake:
+    """Takes the body that begins at byte `first` of the object and must not reach beyond `end` (None: unknown)."""
+
+    def __init__(self, part: Part, first: int, end: int | None) -> None:
+        self._part = part
+        self.at = first
+        self.end = end
+        self.compared = 0
+        # What was there before this answer. Bytes that this very answer wrote are not compared with it.
+        self._known: Ranges = part.state.have.copy()
+
+    def take(self, data: bytes) -> None:
+        """Compares or writes `data`. Raises AttemptError `overlap_mismatch` or DiskError."""
+        view = memoryview(data)
+        if self.end is not None:
+            view = view[: max(0, self.end - self.at)]
+        while view:
+            held = self._known.end_of(self.at)
+            if held > self.at:
+                length = min(len(view), held - self.at)
+                if self._part.read(self.at, length) != view[:length]:
+                    raise AttemptError(
+                        f"the bytes on disk differ from the origin's near byte {self.at}", code="overlap_mismatch"
+                    )
+                self.compared += length
+            else:
+                next_held = self._known.next_after(self.at)
+                length = len(view) if next_held is None else min(len(view), next_held - self.at)
+                self._part.write(view[:length], self.at)
+            self.at += length
+            view = view[length:]
+
+    @property
+    def full(self) -> bool:
+        return self.end is not None and self.at >= self.end
+
+
+class Sample:
+    """Takes the bytes [first, end) into memory instead, to compare a foreign file with."""
+
+    def __init__(self, first: int, end: int) -> None:
+        self.at = first
+        self.end = end
+        self.data = bytearray()
+
+    def take(self, data: bytes) -> None:
+        wanted = data[: self.end - self.at]
+        self.data += wanted
+        self.at += len(wanted)
+
+    @property
+    def full(self) -> bool:
+        return self.at >= self.end
+
+
+class Pump(Receiver):
+    """Moves one body. `done` fires with the End, or fails with a BulkError, when the last byte is in the sink."""
+
+    def __init__(
+        self,
+        head: Head,
+        intake: Intake | Sample,
+        in_thread: Callable[..., Deferred[Any]],
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        self._head = head
+        self._intake = intake
+        self._in_thread = in_thread
+        self._on_bytes = on_bytes
+        self.done: Deferred[End] = Deferred()
+        self.received_bytes = 0
+        self.last_byte = time.monotonic()
+        self._gathered: list[bytes] = []
+        self._gathered_size = 0
+        self._gathered_since = 0.0
+        self._writing = False
+        self._paused = False
+        self._held = False
+        self._end: End | None = None
+        self._error: Exception | None = None
+
+    def start(self) -> None:
+        self._head.deliver(self)
+
+    # -- the socket's side -----------------------------------------------------------------------------------------
+
+    def received(self, data: bytes) -> None:
+        if self._end is not None:
+            return
+        now = time.monotonic()
+        self.last_byte = now
+        if not self._gathered:
+            self._gathered_since = now
+        self._gathered.append(data)
+        self._gathered_size += len(data)
+        self.received_bytes += len(data)
+        self._on_bytes(len(data))
+        if self._gathered_size >= PIECE:
+            self._write()
+        if self._gathered_size >= HIGH_WATER and self._writing and not self._paused:
+            self._paused = True
+            self._head.connection.pause()
+
+    def ended(self, how: End) -> None:
+        if self._end is None:
+            self._end = how
+        self._write()
+
+    # -- the run's side --------------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Once a second: what a slow link gave must not wait in memory for a piece to fill."""
+        if self._gathered and now - self._gathered_since >= 1.0:
+            self._write()
+
+    def hold(self, held: bool) -> None:
+        """Stops or lets flow the socket on behalf of a rate limit."""
+        if self._end is not None or held == self._held:
+            return
+        self._held = held
+        if held:
+            self._head.connection.pause()
+        elif not self._paused:
+            self._head.connection.resume()
+
+    @property
+    def waiting_for_us(self) -> bool:
+        """True while it is the disk or a rate limit that stops the body, not the origin."""
+        return self._paused or self._held
+
+    def abort(self, error: Exception) -> None:
+        """Ends the transfer now; what was received is still written, then `done` fails with `error`."""
+        if self._error is None:
+            self._error = error
+        if self._end is None:
+            self._end = End.LOST
+            self._head.connection.abort()
+        self._write()
+
+    # -- the sink's side -------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        if self._writing:
+            return
+        if self._gathered:
+            pieces, self._gathered, self._gathered_size = self._gathered, [], 0
+            self._writing = True
+            self._in_thread(self._take, pieces).addCallbacks(self._written, self._refused)
+        elif self._end is not None and not self.done.called:
+            if self._error is not None:
+                self.done.errback(Failure(self._error))
+            else:
+                self.done.callback(self._end)
+
+    def _take(self, pieces: list[bytes]) -> None:
+        self._intake.take(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def _written(self, _: object) -> None:
+        self._writing = False
+        if self._intake.full and self._end is None:
+            # Everything wanted is here; more than promised is not read (FAULTS 19).
+            self._end = End.CUT
+            self._gathered, self._gathered_size = [], 0
+            self._head.connection.abort()
+        if self._gathered_size >= PIECE or self._end is not None:
+            self._write()
+        if self._paused and self._end is None and self._gathered_size < HIGH_WATER:
+            self._paused = False
+            self.last_byte = time.monotonic()
+            if not self._held:
+                self._head.connection.resume()
+
+    def _refused(self, failure: Failure) -> None:
+        self._writing = False
+        self._gathered, self._gathered_size = [], 0
+        if self._error is None and isinstance(failure.value, Exception):
+            self._error = failure.value
+        if self._end is None:
+            self._end = End.LOST
+            self._head.connection.abort()
+        self._write()

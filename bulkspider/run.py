@@ -1,0 +1,413 @@
+"""The run: the one object per crawl that everybody shares.
+
+A Scrapy extension, because handlers exist once per scheme and pipelines once per project, but open parts, patience,
+threads, the stop flag and the counters must exist once. It decides nothing: `spiders/bulk.py` decides what is begun,
+`transfer.py` moves bytes, `finish.py` ends files. It only holds what they have in common, and notices that the crawl
+is closing before Scrapy tells anyone (Scrapy waits for every request in flight first; that may be a day).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+
+from scrapy import signals
+from scrapy.utils.asyncio import create_looping_call
+from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from bulkspider.digest import Follower
+from bulkspider.entry import Entry, origin_of, redact, url_key
+from bulkspider.errors import BulkError, DiskError, Stopped, UsageError
+from bulkspider.finish import Committer, Finished, Proof, Refuted, algorithms_for, prove
+from bulkspider.folder import Folder
+from bulkspider.items import BulkItem
+from bulkspider.ledger import Ledger, LedgerLine
+from bulkspider.options import Options
+from bulkspider.pace import Budget, Pace
+from bulkspider.sink import Part
+from bulkspider.wire import Wire, is_closing
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler
+    from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+TICK = 0.25
+# Disk work is short; more threads than this only queue up in the kernel.
+DISK_THREADS = 16
+STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")
+
+
+class Active(Protocol):
+    """A transfer under way, as the run sees it (`transfer.py`)."""
+
+    def stop(self, error: BulkError) -> None: ...
+    def tick(self, now: float) -> None: ...
+
+
+@dataclass(eq=False)
+class Download:
+    """One entry under way: its part and what this run has spent on it. Lives from its first attempt to its outcome."""
+
+    entry: Entry
+    folder: Folder
+    part: Part
+    budget: Budget
+    expected: dict[str, str]
+    policy: str
+    url: str
+    begun: float = field(default_factory=time.monotonic)
+    attempts: int = 0
+    bytes_received: int = 0
+    resumed_from: int | None = None
+    largest: int = 0
+    connections: int = 0
+    final_url: str | None = None
+    flags: set[str] = field(default_factory=set)
+    length_proven: bool = True
+    refuted_once: bool = False
+    follower: Follower | None = None
+    hashing: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def origin(self) -> str:
+        return origin_of(self.url)
+
+    def expect(self, digests: dict[str, str]) -> None:
+        """Hashes the origin stated: they count where the list says nothing."""
+        for algorithm, value in digests.items():
+            self.expected.setdefault(algorithm, value)
+
+    def follow(self, stop: Callable[[], bool], *, until: int | None = None) -> None:
+        """Hashes what has arrived since; in a worker thread, beside the transfer. At most one thread at a time."""
+        wanted = algorithms_for(self.expected, self.policy)
+        if not wanted or not self.hashing.acquire(blocking=until is not None):
+            return
+        try:
+            if self.follower is None or not set(wanted) <= self.follower.digests().keys():
+                self.follower = Follower(wanted)
+            front = self.part.state.have.front if until is None else until
+            if front > self.follower.hashed:
+                self.follower.follow(self.part.fd, front, stop)
+        finally:
+            self.hashing.release()
+
+    def describe(self, item: BulkItem) -> None:
+        """Writes into the item what this run knows."""
+        state = self.part.state
+        item.url = redact(self.entry.url)
+        item.final_url = self.final_url
+        item.flags = sorted(self.flags)
+        item.size = state.total
+        item.bytes_received = self.bytes_received
+        item.resumed_from = self.resumed_from or 0
+        item.attempts = self.attempts
+        item.connections = self.connections
+        item.seconds = round(time.monotonic() - self.begun, 3)
+        item.etag = state.validators.etag
+        item.last_modified = state.validators.last_modified
+
+    def begin_anew(self, refuted: dict[str, str] | None = None) -> None:
+        """Sets the part aside; the next byte is byte 0 of another version."""
+        with self.hashing:
+            self.part.state.restarts += 1
+            self.part.set_aside(refuted)
+            self.follower = None
+            self.largest = 0
+
+
+class Run:
+    """What all parts of one crawl share. `crawler.get_extension(Run)` finds it."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        self.crawler = crawler
+        self.options = Options.from_settings(cast(Any, crawler.settings))
+        self.pace = Pace(self.options)
+        self.stopping = False
+        self.stop_reason: BulkError | None = None
+        self.signal: int | None = None
+        self.counts: Counter[str] = Counter()
+        self.failures: list[BulkItem] = []
+        self.began = time.monotonic()
+        self.committer = Committer()
+        self._wire: Wire | None = None
+        self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="bulk-disk")
+        self._hashers = ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="bulk-hash")
+        self._folders: dict[str, Folder] = {}
+        self._ledgers: dict[str, Ledger] = {}
+        self._downloads: dict[str, Download] = {}
+        self._active: set[Active] = set()
+        self._followed: dict[Download, float] = {}
+        self._watch = create_looping_call(self._tick)
+        self._stop_callbacks: list[Callable[[], None]] = []
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        run = cls(crawler)
+        crawler.signals.connect(run._opened, signals.spider_opened)
+        crawler.signals.connect(run._stopped, signals.engine_stopped)
+        return run
+
+    # -------------------------------------------------------------------------------------------- what is shared
+
+    @property
+    def wire(self) -> Wire:
+        if self._wire is None:
+            self._wire = Wire(self.crawler, self.options)
+        return self._wire
+
+    def use_folder(self, folder: Folder, writer: str | None = None) -> Ledger:
+        """Makes an opened and locked folder known; the run closes it at its end."""
+        root = str(folder.root)
+        self._folders[root] = folder
+        ledger = self._ledgers[root] = Ledger(folder.private, writer)
+        ledger.load()
+        return ledger
+
+    def folder(self, root: str) -> Folder:
+        """The output folder `root`; opened, and locked to share, at its first use. Raises DiskError, UsageError."""
+        root = os.path.abspath(root)
+        if root not in self._folders:
+            folder = Folder(root)
+            folder.lock(exclusive=False)
+            self.use_folder(folder, writer=f"{os.uname().nodename}-{os.getpid()}")
+        return self._folders[root]
+
+    def ledger(self, folder: Folder) -> Ledger:
+        return self._ledgers[str(folder.root)]
+
+    def download(self, entry: Entry, root: str) -> Download:
+        """The Download of an entry, made on its first attempt."""
+        folder = self.folder(root)
+        place = str(folder.path(entry.name))
+        if place not in self._downloads:
+            part = Part(folder, entry.name, url_key(entry.url), checkpoint=self.options.checkpoint)
+            part.details["url"] = redact(entry.url)
+            self._downloads[place] = Download(
+                entry=entry,
+                folder=folder,
+                part=part,
+                budget=Budget(limit=self.options.retry_times),
+                expected=dict(entry.digests),
+                policy=self.options.digest,
+                url=entry.url,
+            )
+        return self._downloads[place]
+
+    def at(self, path: str) -> Download:
+        """The Download whose final path is `path`. Raises KeyError."""
+        return self._downloads[path]
+
+    async def finish(self, download: Download) -> LedgerLine:
+        """Proves the part, gives it its name and its line in the ledger. Raises Refuted, DiskError, Stopped, and
+        BulkError `unproven` under BULK_REQUIRE_PROOF; the part stays as it was."""
+        total = download.part.state.total
+        assert total is not None
+        proof = await maybe_deferred_to_future(self.in_thread(self._prove, download, total, hashing=True))
+        if proof.status == "unproven" and self.options.require_proof:
+            raise BulkError(
+                "the origin gave no means to prove the length (BULK_REQUIRE_PROOF)", code="unproven", permanent=True
+            )
+        validators = download.part.state.validators
+        finished = Finished(
+            part=download.part,
+            ledger=self.ledger(download.folder),
+            key=download.part.key,
+            proof=proof,
+            in_place=download.part.adopted,
+            flags=tuple(sorted(download.flags)),
+            url=redact(download.entry.url),
+            etag=validators.etag,
+            last_modified=validators.last_modified,
+        )
+        return await maybe_deferred_to_future(self.from_future(self.committer.submit(finished)))
+
+    def _prove(self, download: Download, total: int) -> Proof:
+        download.part.open()
+        if algorithms_for(download.expected, download.policy):
+            download.follow(self.is_stopping, until=total)
+        return prove(
+            download.part,
+            total=total,
+            expected=download.expected,
+            length_proven=download.length_proven,
+            follower=download.follower,
+            stop=self.is_stopping,
+        )
+
+    async def refute(self, download: Download, refuted: Refuted) -> bool:
+        """The bytes are wrong: they are kept aside, marked. True when the entry may be fetched once more."""
+        logger.error("%s: %s; the refused bytes are kept as .part.old", download.entry.name, refuted)
+        again = not download.refuted_once
+        download.refuted_once = True
+        await maybe_deferred_to_future(self.in_thread(download.begin_anew, refuted.found))
+        return again
+
+    def forget(self, download: Download) -> None:
+        """The entry has its outcome."""
+        self._downloads.pop(str(download.folder.path(download.entry.name)), None)
+        download.part.close()
+        self._followed.pop(download, None)
+
+    # -------------------------------------------------------------------------------------------- threads
+
+    def in_thread(self, function: Callable[..., T], *args: Any, hashing: bool = False) -> Deferred[T]:
+        """Runs `function` in a worker thread; its result arrives on the reactor's."""
+        executor = self._hashers if hashing else self._executor
+        return self.from_future(executor.submit(function, *args))
+
+    def from_future(self, future: Future[T]) -> Deferred[T]:
+        from twisted.internet import reactor
+
+        deferred: Deferred[T] = Deferred()
+
+        def arrive() -> None:
+            if deferred.called:
+                return
+            error = future.exception()
+            if error is not None:
+                deferred.errback(Failure(error))
+            else:
+                deferred.callback(future.result())
+
+        future.add_done_callback(lambda _: cast(Any, reactor).callFromThread(arrive))
+        return deferred
+
+    # -------------------------------------------------------------------------------------------- transfers, stopping
+
+    def enter(self, transfer: Active) -> None:
+        self._active.add(transfer)
+        self.crawler.stats.set_value("bulk/active", len(self._active))
+
+    def leave(self, transfer: Active) -> None:
+        self._active.discard(transfer)
+        self.crawler.stats.set_value("bulk/active", len(self._active))
+
+    @property
+    def active(self) -> int:
+        return len(self._active)
+
+    def is_stopping(self) -> bool:
+        """For worker threads."""
+        return self.stopping
+
+    def on_stop(self, callback: Callable[[], None]) -> None:
+        self._stop_callbacks.append(callback)
+
+    def stop(self, reason: BulkError) -> None:
+        """Ends every transfer now; each keeps its bytes and writes its state."""
+        if self.stopping:
+            return
+        self.stopping = True
+        self.stop_reason = reason
+        for transfer in list(self._active):
+            transfer.stop(reason)
+        for callback in self._stop_callbacks:
+            callback()
+
+    def disk_failed(self, error: DiskError) -> None:
+        """A file system that refuses everybody ends the run instead of failing every entry (FAULTS 47, 48)."""
+        if error.stops_run and not self.stopping:
+            logger.error("Stopping: %s", error)
+            self.stop(error)
+            deferred_from_coro(self.crawler.engine.close_spider_async(reason=f"bulk_{error.code}"))
+
+    def follow(self, download: Download) -> None:
+        """Hashes beside the transfer; called while bytes arrive, works at most once per tick."""
+        now = time.monotonic()
+        if now - self._followed.get(download, 0.0) < 1.0 or not algorithms_for(download.expected, download.policy):
+            return
+        self._followed[download] = now
+        # What goes wrong here goes wrong again, and is told, when the file is proven.
+        self.in_thread(download.follow, self.is_stopping, hashing=True).addErrback(lambda _: None)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if not self.stopping and is_closing(self.crawler):
+            self.stop(Stopped())
+        for transfer in list(self._active):
+            transfer.tick(now)
+
+    # -------------------------------------------------------------------------------------------- counting
+
+    def count_bytes(self, count: int) -> None:
+        self.crawler.stats.inc_value("bulk/bytes_received", count)
+
+    def count(self, item: BulkItem) -> None:
+        """One entry has its outcome."""
+        stats = self.crawler.stats
+        self.counts[item.status] += 1
+        stats.inc_value(f"bulk/files/{item.status}")
+        if item.already:
+            self.counts["already"] += 1
+            stats.inc_value("bulk/already")
+        if item.error is not None and item.status == "failed":
+            stats.inc_value(f"bulk/failed/{item.error['code']}")
+            self.counts["permanent" if item.error["permanent"] else "retryable"] += 1
+            if len(self.failures) < 20:
+                self.failures.append(item)
+
+    @property
+    def exit_status(self) -> int:
+        """DESIGN, "Exit status"."""
+        if self.signal is not None:
+            return 128 + self.signal
+        if isinstance(self.stop_reason, UsageError):
+            return 1
+        counts = self.counts
+        if counts["retryable"] or counts["interrupted"] or counts["left"] or self.stop_reason is not None:
+            return 3
+        if counts["permanent"]:
+            return 4
+        return 5 if counts["unproven"] else 0
+
+    # -------------------------------------------------------------------------------------------- Scrapy's signals
+
+    def _opened(self) -> None:
+        self._watch.start(TICK, now=False)
+        if threading.current_thread() is threading.main_thread():
+            self._listen_for_signals()
+
+    def _listen_for_signals(self) -> None:
+        """Remembers which signal ends us, and makes a lost terminal (SIGHUP) an orderly stop as well."""
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            previous = signal.getsignal(number)
+            if number == signal.SIGHUP and previous == signal.SIG_DFL:
+                previous = signal.getsignal(signal.SIGTERM)
+            elif previous in (signal.SIG_DFL, signal.SIG_IGN):
+                continue
+            if callable(previous):
+                signal.signal(number, self._remember(previous))
+
+    def _remember(self, previous: Callable[[int, Any], Any]) -> Callable[[int, Any], None]:
+        def received(number: int, frame: Any) -> None:
+            if self.signal is None:
+                self.signal = number
+            previous(number, frame)
+
+        return received
+
+    async def _stopped(self) -> None:
+        if self._watch.running:
+            self._watch.stop()
+        if self._wire is not None:
+            await self._wire.close()
+        await maybe_deferred_to_future(self.in_thread(self.committer.close))
+        self._executor.shutdown(wait=False)
+        self._hashers.shutdown(wait=False)
+        for ledger in self._ledgers.values():
+            ledger.close()
+        for folder in self._folders.values():
+            folder.close()

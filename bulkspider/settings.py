@@ -1,0 +1,33 @@
+"""Settings of the stand-alone project: the add-on, plus defaults for a crawl that only fetches large files.
+
+Every one of them may be overridden on the command line (`-s NAME=VALUE`); README, "Tuning", explains how.
+"""
+
+BOT_NAME = "bulkspider"
+ADDONS = {"bulkspider.Addon": 500}
+# `scrapy crawl` with an honest exit status. Only in this project: an entry point would replace everybody's.
+COMMANDS_MODULE = "bulkspider.commands.project"
+
+# Eight large files at once fill most links; four from one host is what most hosts bear without complaint.
+CONCURRENT_REQUESTS = 8
+CONCURRENT_REQUESTS_PER_DOMAIN = 4
+
+# The list says what to fetch, explicitly.
+ROBOTSTXT_OBEY = False
+# Scrapy's default is to accept any certificate.
+DOWNLOAD_VERIFY_CERTIFICATES = True
+
+# IPv6 and IPv4, whichever answers; and a fresh look-up for every attempt of a run that lasts for days.
+TWISTED_DNS_RESOLVER = "scrapy.resolver.CachingHostnameResolver"
+DNSCACHE_ENABLED = False
+
+# A person reads this log: our own lines, not the crawler's housekeeping.
+LOG_LEVEL = "INFO"
+LOG_FORMAT = "%(asctime)s %(levelname)s: %(message)s"
+LOG_DATEFORMAT = "%H:%M:%S"
+STATS_DUMP = False
+TELNETCONSOLE_ENABLED = False
+# Since Scrapy 2.19: executes code that arrives over HTTP. Not in a program that runs for weeks.
+REMOTE_CONTROL_ENABLED = False
+# It counts pages and items per minute; ours counts bytes.
+EXTENSIONS = {"scrapy.extensions.logstats.LogStats": None}

@@ -1,0 +1,519 @@
+"""The sink: a part and its state on disk.
+
+A Part owns `<name>.part` and `<name>.part.json` of one entry: it writes bytes at explicit offsets, knows which are
+there (`written`) and which survive a power cut (`durable`), and keeps what is known of the object's version. It also
+finds what an earlier run, a crash or another tool left at these names. It decides nothing about HTTP: `plan.py` does,
+on the PartState kept here. All methods are called from worker threads, never from the reactor's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bulkspider.errors import DiskError, disk_error
+from bulkspider.folder import Folder, lstat_at, require_regular
+from bulkspider.plan import PartState, Validators
+from bulkspider.ranges import Ranges
+
+PART = ".part"
+STATE = ".part.json"
+OLD_PART = ".part.old"
+OLD_STATE = ".part.old.json"
+_TEMPORARY = ".part.json.tmp"
+
+# After a kill -9 the page cache is intact: at most this much of a transfer is fetched again (DESIGN, "On disk").
+WRITTEN_EVERY_BYTES = 8 * 1024 * 1024
+WRITTEN_EVERY_SECONDS = 2.0
+# A slow transfer becomes durable too.
+DURABLE_EVERY_SECONDS = 30.0
+# Files of other downloaders that say "this one is full of holes".
+CONTROL_FILES = (".aria2", ".st")
+
+
+def _boot_id() -> str | None:
+    """Names this boot of this machine; None where that cannot be known (then only durable bytes are trusted)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+BOOT_ID = _boot_id()
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A file that neither state nor ledger knows: an older tool's partial, or something else of that name.
+
+    where: the file's name in its directory. usable: bytes up to its first hole, the most that may be taken over.
+    """
+
+    where: str
+    size: int
+    usable: int
+
+    @property
+    def is_part(self) -> bool:
+        """It lies at `<name>.part`, not under the final name."""
+        return self.where.endswith(PART)
+
+
+class Part:
+    """The part of one entry. Open while an attempt or a finish needs it; keeps its knowledge in between."""
+
+    def __init__(
+        self, folder: Folder, name: str, key: str, *, checkpoint: int, checkpoint_seconds: float = 30.0
+    ) -> None:
+        self.folder = folder
+        self.name = name
+        self.key = key
+        self.state = PartState()
+        self.foreign: Foreign | None = None
+        self.adopted = False
+        self.url_changed = False
+        self.details: dict[str, Any] = {}
+        self._base = name.rpartition("/")[2]
+        self._checkpoint = checkpoint
+        self._durable = Ranges()
+        self._dir_fd = -1
+        self._fd = -1
+        self._inode = 0
+        self._known = False
+        self._lock = threading.RLock()
+        self._saved_bytes = 0
+        self._saved_at = time.monotonic()
+        self._synced_bytes = 0
+        self._synced_at = self._saved_at
+        self._old_size = 0
+
+    # ------------------------------------------------------------------------------------------- opening, closing
+
+    @property
+    def path(self) -> Path:
+        return self.folder.path(self.name + PART)
+
+    @property
+    def fd(self) -> int:
+        """The open `.part`, made now if this is its first byte."""
+        with self._lock:
+            if self._fd < 0:
+                self._create()
+            return self._fd
+
+    @property
+    def is_open(self) -> bool:
+        return self._dir_fd >= 0
+
+    def open(self) -> None:
+        """Finds out what lies on disk. Raises DiskError when it is in the way or cannot be read."""
+        with self._lock:
+            if self.is_open:
+                return
+            self._dir_fd = self.folder.open_dir(self.name)
+            try:
+                self._find()
+            except OSError as error:
+                self.close()
+                raise disk_error(error, self.path) from error
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Closes the files; what is known stays known, and is checked against the disk when opened again."""
+        with self._lock:
+            for fd in (self._fd, self._dir_fd):
+                if fd >= 0:
+                    os.close(fd)
+            self._fd = self._dir_fd = -1
+            if self.adopted:
+                self.adopted = self._known = False
+
+    def _find(self) -> None:
+        final = lstat_at(self._base, self._dir_fd)
+        found = lstat_at(self._base + PART, self._dir_fd)
+        require_regular(final, self.folder.path(self.name))
+        require_regular(found, self.path)
+        if self._known and (found is None) == (self._inode == 0) and (found is None or found.st_ino == self._inode):
+            # Ours, as we left it a moment ago.
+            if found is not None:
+                self._open_part(found)
+                self.state.have.clip(os.fstat(self._fd).st_size)
+            return
+        self._known = True
+        self.foreign = None
+        self.state = PartState(restarts=self.state.restarts)
+        if found is not None:
+            saved = self._load_state()
+            self._open_part(found)
+            if saved is not None and saved.get("key") == self.key:
+                self._restore(saved, found.st_size)
+                return
+            self.url_changed = saved is not None and "key" in saved
+            self.foreign = Foreign(self._base + PART, found.st_size, self._usable(self._fd, found.st_size))
+        elif final is not None:
+            fd = os.open(self._base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
+            try:
+                self.foreign = Foreign(self._base, final.st_size, self._usable(fd, final.st_size))
+            finally:
+                os.close(fd)
+
+    def _usable(self, fd: int, size: int) -> int:
+        if size == 0 or any(lstat_at(self._base + suffix, self._dir_fd) for suffix in CONTROL_FILES):
+            return 0
+        try:
+            return min(size, os.lseek(fd, 0, os.SEEK_HOLE))
+        except OSError:
+            return size
+
+    def _open_part(self, found: os.stat_result) -> None:
+        flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+        self._fd = os.open(self._base + PART, flags, dir_fd=self._dir_fd)
+        self._inode = found.st_ino
+        self._claim()
+
+    def _create(self) -> None:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._fd = os.open(self._base + PART, flags, 0o666, dir_fd=self._dir_fd)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+        self._inode = os.fstat(self._fd).st_ino
+        self._claim()
+
+    def _claim(self) -> None:
+        """Two processes never write one part: flock, where the file system has it."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise DiskError(f"{self.path}: another process is writing this part", code="part_in_use") from error
+
+    # ------------------------------------------------------------------------------------------------------ bytes
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Writes all of `data` at `offset`; the bytes count as there when this returns. Raises DiskError."""
+        view = memoryview(data)
+        at = offset
+        try:
+            fd = self.fd
+            while view:
+                done = os.pwrite(fd, view, at)
+                at += done
+                view = view[done:]
+        except OSError as error:
+            self.record(offset, at)
+            raise disk_error(error, self.path) from error
+        self.record(offset, at)
+
+    def record(self, first: int, end: int) -> None:
+        """The bytes [first, end) have been written by whoever has `fd`; saves state and checkpoints when due."""
+        with self._lock:
+            self.state.have.add(first, end)
+            self._saved_bytes += end - first
+            self._synced_bytes += end - first
+            now = time.monotonic()
+            if self._synced_bytes >= self._checkpoint or now - self._synced_at >= DURABLE_EVERY_SECONDS:
+                checkpoint = True
+            elif self._saved_bytes >= WRITTEN_EVERY_BYTES or now - self._saved_at >= WRITTEN_EVERY_SECONDS:
+                checkpoint = False
+            else:
+                return
+        if checkpoint:
+            self.checkpoint()
+        else:
+            self.save()
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the part (or, before it is ours, of the foreign file) for a comparison. May be short at its end."""
+        try:
+            if self._fd >= 0:
+                return _pread(self._fd, offset, length)
+            if self.foreign is None:
+                return b""
+            fd = os.open(self.foreign.where, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
+            try:
+                return _pread(fd, offset, length)
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    # ------------------------------------------------------------------------------------------------------ state
+
+    def checkpoint(self) -> None:
+        """Makes what is written durable, then says so in the state. An error of the flush is a failure (FAULTS 50)."""
+        with self._lock:
+            have = self.state.have.copy()
+            self._synced_bytes, self._synced_at = 0, time.monotonic()
+            fd = self._fd
+        if fd >= 0:
+            try:
+                os.fdatasync(fd)
+            except OSError as error:
+                raise disk_error(error, self.path) from error
+        self._durable = have
+        self.save()
+
+    def save(self) -> None:
+        """Writes the state by temporary file and rename, so that a full disk cannot empty the old one."""
+        with self._lock:
+            self._saved_bytes, self._saved_at = 0, time.monotonic()
+            if self._fd < 0 or self.adopted or not self.state.have:
+                return
+            document = {
+                "version": 1,
+                "name": self.name,
+                "key": self.key,
+                **self.details,
+                "etag": self.state.validators.etag,
+                "last_modified": self.state.validators.last_modified,
+                "date": self.state.validators.date,
+                "total": self.state.total,
+                "written": [list(pair) for pair in self.state.have],
+                "durable": [list(pair) for pair in self._durable],
+                "boot": BOOT_ID,
+            }
+            self._replace_file(_TEMPORARY, STATE, document)
+            self._drop_old_if_overtaken()
+
+    def _replace_file(self, temporary: str, final: str, document: Mapping[str, Any]) -> None:
+        temporary, final = self._base + temporary, self._base + final
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            fd = os.open(temporary, flags, 0o666, dir_fd=self._dir_fd)
+            try:
+                data = json.dumps(document).encode()
+                if os.write(fd, data) != len(data):
+                    raise OSError(errno.ENOSPC, "short write")
+            finally:
+                os.close(fd)
+            os.rename(temporary, final, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary, dir_fd=self._dir_fd)
+            raise disk_error(error, self.folder.path(self.name + STATE)) from error
+
+    def _load_state(self, suffix: str = STATE) -> dict[str, Any] | None:
+        try:
+            fd = os.open(self._base + suffix, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
+        except OSError:
+            return None
+        with os.fdopen(fd, "rb") as file:
+            try:
+                saved = json.loads(file.read(1 << 20))
+            except ValueError:
+                return None
+        return saved if isinstance(saved, dict) else None
+
+    def _restore(self, saved: Mapping[str, Any], size: int) -> None:
+        """Trusts what the state proves and no more (FAULTS 45): `written` within one boot, else `durable`."""
+        try:
+            durable = Ranges(saved["durable"])
+            same_boot = BOOT_ID is not None and saved.get("boot") == BOOT_ID
+            have = Ranges(saved["written"]) if same_boot else durable.copy()
+            total = saved.get("total")
+            validators = Validators(*(_text(saved.get(field)) for field in ("etag", "last_modified", "date")))
+        except (KeyError, TypeError, ValueError):
+            have, durable, total, validators = Ranges(), Ranges(), None, Validators()
+        have.clip(size)
+        durable.clip(size)
+        if isinstance(total, int):
+            have.clip(total)
+        self._durable = durable
+        self.state.have = have
+        self.state.total = total if isinstance(total, int) else None
+        self.state.validators = validators
+
+    # ---------------------------------------------------------------------------- restarts, foreign files, the end
+
+    def set_aside(self, refuted: Mapping[str, str] | None = None) -> None:
+        """Begins the entry anew: the pair becomes `.part.old`, a foreign part `<name>.old`.
+
+        refuted: the digests that proved these bytes wrong; such a part is kept to be looked at, never resumed.
+        """
+        with self._lock:
+            try:
+                self._set_aside(refuted)
+            except OSError as error:
+                raise disk_error(error, self.path) from error
+
+    def _set_aside(self, refuted: Mapping[str, str] | None) -> None:
+        if self.foreign is not None:
+            self.refuse_foreign()
+        elif self.adopted:
+            # It stays under its name until ours is ready to take its place.
+            os.close(self._fd)
+            self._fd = -1
+            self.adopted = False
+        elif self._fd >= 0:
+            if refuted is not None:
+                self.details["refuted"] = dict(refuted)
+            self.save()
+            self.details.pop("refuted", None)
+            self._old_size = 0 if refuted is not None else self.state.have.count
+            self._rename(PART, OLD_PART)
+            with contextlib.suppress(FileNotFoundError):
+                self._rename(STATE, OLD_STATE)
+            os.close(self._fd)
+            self._fd = -1
+        self._inode = 0
+        self._durable = Ranges()
+        self.state = PartState(restarts=self.state.restarts, rung=self.state.rung)
+
+    def take_over(self) -> None:
+        """The foreign file was found equal to the origin's: it becomes our part, to be continued."""
+        with self._lock:
+            foreign = self.foreign
+            if foreign is None:
+                return
+            try:
+                if not foreign.is_part:
+                    os.rename(foreign.where, self._base + PART, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+                    found = os.stat(self._base + PART, dir_fd=self._dir_fd, follow_symlinks=False)
+                    self._open_part(found)
+            except OSError as error:
+                raise disk_error(error, self.path) from error
+            self.foreign = None
+            self.state.have = Ranges([(0, foreign.usable)])
+            self.save()
+
+    def adopt(self) -> None:
+        """The foreign file under the final name was found whole and equal: it stays as it is."""
+        with self._lock:
+            foreign, self.foreign = self.foreign, None
+            if foreign is None:
+                return
+            try:
+                self._fd = os.open(foreign.where, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
+            except OSError as error:
+                raise disk_error(error, self.folder.path(self.name)) from error
+            self.adopted = True
+            self.state.have = Ranges([(0, foreign.size)])
+
+    def refuse_foreign(self) -> None:
+        """The foreign file is something else. A foreign part makes way now; one under the final name waits until
+        our own file is ready to take its place (`finish.py`)."""
+        with self._lock:
+            foreign, self.foreign = self.foreign, None
+            if foreign is None or not foreign.is_part:
+                return
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+            self._inode = 0
+            try:
+                keep_aside(foreign.where, self._base, self._dir_fd)
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(self._base + STATE, dir_fd=self._dir_fd)
+            except OSError as error:
+                raise disk_error(error, self.path) from error
+
+    def give_up(self) -> None:
+        """The entry failed: if an older version's part holds more than the new one, it comes back."""
+        with self._lock:
+            if not self.is_open or self._old_size <= self.state.have.count:
+                return
+            with contextlib.suppress(OSError):
+                if self._fd >= 0:
+                    os.close(self._fd)
+                    self._fd = -1
+                self._rename(OLD_PART, PART)
+                self._rename(OLD_STATE, STATE)
+                self._old_size = 0
+                self._known = False
+
+    def _drop_old_if_overtaken(self) -> None:
+        if self._old_size and self.state.have.count > self._old_size:
+            self._old_size = 0
+            self.drop_old()
+
+    def drop_old(self) -> None:
+        """Deletes what a restart set aside."""
+        for suffix in (OLD_PART, OLD_STATE):
+            with contextlib.suppress(OSError):
+                os.unlink(self._base + suffix, dir_fd=self._dir_fd)
+
+    def _rename(self, source: str, target: str) -> None:
+        os.rename(self._base + source, self._base + target, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+
+    def make_durable(self) -> None:
+        """Flushes the part's bytes to the disk. Raises DiskError."""
+        try:
+            os.fdatasync(self.fd)
+        except OSError as error:
+            raise disk_error(error, self.path) from error
+
+    def publish(self) -> os.stat_result:
+        """Gives the part its final name; a foreign file there becomes `<name>.old`. Returns the file's stat.
+
+        The caller has made the bytes durable, and flushes the directory afterwards (`directory`).
+        """
+        with self._lock:
+            try:
+                now = lstat_at(self._base + PART, self._dir_fd)
+                if now is None or now.st_ino != self._inode:
+                    raise DiskError(
+                        f"{self.path}: removed or replaced by somebody else during the download", code="part_replaced"
+                    )
+                final = lstat_at(self._base, self._dir_fd)
+                require_regular(final, self.folder.path(self.name))
+                if final is not None:
+                    keep_aside(self._base, self._base, self._dir_fd)
+                os.rename(self._base + PART, self._base, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
+                return os.fstat(self._fd)
+            except OSError as error:
+                raise disk_error(error, self.folder.path(self.name)) from error
+
+    @property
+    def directory(self) -> int:
+        return self._dir_fd
+
+    def drop_state(self) -> None:
+        """The entry is in the ledger: its state and what a restart set aside may go."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._base + STATE, dir_fd=self._dir_fd)
+        self.drop_old()
+
+    def learn(self, *, total: int | None = None, validators: Validators | None = None) -> None:
+        """Keeps what an accepted answer told of the object."""
+        with self._lock:
+            if total is not None:
+                self.state.total = total
+            if validators is not None and (validators.etag or validators.last_modified):
+                self.state.validators = replace(validators)
+
+
+def keep_aside(name: str, base: str, dir_fd: int) -> None:
+    """Renames a file that is not ours to `<base>.old`, or `.old.1`, … when that is taken: never deletes one."""
+    target, number = f"{base}.old", 0
+    while lstat_at(target, dir_fd) is not None:
+        number += 1
+        target = f"{base}.old.{number}"
+    os.rename(name, target, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+
+
+def _pread(fd: int, offset: int, length: int) -> bytes:
+    pieces = []
+    while length > 0:
+        piece = os.pread(fd, length, offset)
+        if not piece:
+            break
+        pieces.append(piece)
+        offset += len(piece)
+        length -= len(piece)
+    return b"".join(pieces)
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,201 @@
+"""Where the entries of a run come from.
+
+A `Source` gives entries one by one and knows which origins have some left; the spider asks it whenever a slot is free,
+and says which origins may not be given now. It never waits, sends nothing and does not know what becomes of an entry.
+The first kind is a list (`ListSource`), made by `check_list` once the whole list was found good; a shard of a list or a
+queue that several machines share can stand in its place. From here an entry goes to the spider (`spiders/bulk.py`).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import heapq
+import os
+import re
+import tempfile
+from collections.abc import Collection, KeysView
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+from bulkspider.entry import Entry, EntryError
+from bulkspider.errors import ListError, UsageError
+from bulkspider.listcheck import BadLine, Check
+from bulkspider.listcopy import Copy, copy_lines, shown
+
+__all__ = ["BadLine", "ListSource", "Source", "check_list", "folder_name"]
+
+
+class Source(Protocol):
+    """Gives the entries of a run."""
+
+    @property
+    def exhausted(self) -> bool:
+        """True when no entry is left to take."""
+
+    @property
+    def waiting(self) -> int:
+        """Entries not taken yet."""
+
+    def take(self, blocked: Collection[str] = ()) -> Entry | None:
+        """The next entry whose origin is not in `blocked`, or None when there is none now."""
+
+    def origins_waiting(self) -> Collection[str]:
+        """The origins (`host:port`) that have entries left."""
+
+    def close(self) -> None:
+        """Gives back what the source holds open."""
+
+
+class ListSource:
+    """The entries of a checked list, read from its copy.
+
+    entries: how many there were to do in the beginning. duplicates: lines that repeat one of them. bad: the lines that
+    became no entry (only with bad_lines="skip"). warnings: sentences for the start and the summary. known_bytes: sum of
+    the sizes the list gives. unsized: entries without one.
+
+    Every origin has its next entry in a heap, by place in the list. Origins found blocked at the top are set aside and
+    come back when they are free, so that a thousand busy origins at the head of a list are passed over once, and then
+    cost a comparison of two sets; none at all while `blocked` is one and the same frozenset.
+    """
+
+    def __init__(self, copy: Copy, check: Check) -> None:
+        self.entries = self.waiting = len(check.index)
+        self.known_bytes = check.index.known_bytes
+        self.unsized = check.index.unsized
+        self.duplicates = check.duplicates
+        self.bad = check.bad
+        self.warnings = check.warnings
+        self._copy = copy
+        self._form = check.form
+        self._lanes = {origin: lane for origin, lane in check.index.lanes.items() if lane.at}
+        self._heap = [(lane.at[0], lane) for lane in self._lanes.values()]
+        heapq.heapify(self._heap)
+        self._aside: set[str] = set()
+        self._blocked: Collection[str] = ()  # those of the last look at _aside
+
+    @property
+    def exhausted(self) -> bool:
+        return not self.waiting
+
+    def origins_waiting(self) -> KeysView[str]:
+        """The origins that have entries left; a live view, not to be iterated while entries are taken."""
+        return self._lanes.keys()
+
+    def take(self, blocked: Collection[str] = ()) -> Entry | None:
+        """The next entry in list order whose origin is not in `blocked` (best a set), or None when there is none now.
+
+        Raises ListError when somebody changed the copy of the list.
+        """
+        self._bring_back(blocked)
+        heap = self._heap
+        while heap:
+            at, lane = heap[0]
+            if lane.origin in blocked:
+                heapq.heappop(heap)
+                self._aside.add(lane.origin)
+                continue
+            entry = self._read(at, lane.lines[lane.taken])
+            lane.taken += 1
+            self.waiting -= 1
+            if lane.taken < len(lane.at):
+                heapq.heapreplace(heap, (lane.at[lane.taken], lane))
+            else:
+                heapq.heappop(heap)
+                del self._lanes[lane.origin]
+            return entry
+        return None
+
+    def _bring_back(self, blocked: Collection[str]) -> None:
+        """Puts origins that were set aside and are free again into the heap."""
+        if not self._aside or (blocked is self._blocked and isinstance(blocked, (frozenset, tuple))):
+            return  # what cannot change frees nobody
+        self._blocked = blocked
+        freed = self._aside.difference(blocked)
+        self._aside -= freed
+        for origin in freed:
+            lane = self._lanes[origin]
+            heapq.heappush(self._heap, (lane.at[lane.taken], lane))
+
+    def _read(self, at: int, line: int) -> Entry:
+        try:
+            entry = self._form.read(self._copy.line(at), line)
+        except EntryError:
+            entry = None
+        if entry is None:
+            raise ListError("the copy of the list in .bulkspider was changed during the run; start the run again")
+        return entry
+
+    def close(self) -> None:
+        self._copy.close()
+
+
+def check_list(
+    path: str,
+    folder: os.PathLike[str] | str,
+    *,
+    skip: int = 1,
+    bad_lines: str = "stop",
+    match: str | None = None,
+    limit: int | None = None,
+) -> ListSource:
+    """Checks the whole list at `path` ('-' is stdin) and copies it to `<folder>/list`.
+
+    skip: 1 ignores the first line, unless it is a header; 0 reads it. bad_lines: "stop" raises ListError with every bad
+    line; "skip" leaves them in `bad`. match: a glob, case-sensitive, of the names to do. limit: the first so many of
+    them. Raises ListError or UsageError before anything was begun; `<folder>/list` is then what it was.
+    """
+    if skip not in (0, 1):
+        raise UsageError(f"skip={skip}: only 0 and 1 are possible")
+    if bad_lines not in ("stop", "skip"):
+        raise UsageError(f"bad_lines={bad_lines}: write stop or skip")
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit={limit}: write 1 or more")
+    check = Check(
+        shown(path),
+        json=path.lower().endswith((".jsonl", ".jsonl.gz")),
+        skip=skip,
+        keep=re.compile(fnmatch.translate(match)) if match is not None else None,
+        stop=bad_lines == "stop",
+    )
+    try:
+        fd, temporary = tempfile.mkstemp(prefix="list.", dir=folder)  # mode 0600: lists hold signed URLs and headers
+    except OSError as error:
+        raise UsageError(f"cannot copy the list into {os.fspath(folder)}: {error.strerror}") from None
+    copy = Copy(fd)
+    try:
+        for lines in copy_lines(path, fd):
+            check.feed(lines)
+        check.settle(copy, limit)
+        if check.bad and bad_lines == "stop":
+            raise check.error()
+        if not len(check.index) and not check.bad:
+            raise ListError(_nothing_to_do(check, shown(path), match))
+        os.replace(temporary, Path(folder) / "list")
+    except BaseException:
+        copy.close()
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    return ListSource(copy, check)
+
+
+def _nothing_to_do(check: Check, where: str, match: str | None) -> str:
+    if check.good:
+        return f"{where}: no name in the list matches {match!r}; correct the glob"
+    if check.warnings:
+        return f"{where}: the list has no entry; {check.warnings[0]}"
+    return f"{where}: the list has no entry; write one per line, NAME and URL, below a first line that is ignored"
+
+
+def folder_name(path: str) -> str:
+    """The name of the output folder of a list: its file name without .gz and .txt, .csv, .tsv or .jsonl."""
+    if path == "-":
+        return "stdin"
+    name = os.path.basename(path.rstrip("/"))
+    for suffixes in ((".gz",), (".txt", ".csv", ".tsv", ".jsonl")):
+        for suffix in suffixes:
+            if name.lower().endswith(suffix):
+                name = name[: -len(suffix)]
+                break
+    return name if name.strip(". ") else "list"

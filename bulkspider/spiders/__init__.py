@@ -1,0 +1,1 @@
+"""Spiders of bulkspider; the add-on puts this package into SPIDER_MODULES."""

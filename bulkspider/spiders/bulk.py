@@ -1,0 +1,453 @@
+"""The spider: the only maker of Requests.
+
+`start()` is one loop: take the next piece of work that is due and whose origin has a free slot, yield one Request,
+else wait for an event. A waiting entry is no Request and holds no slot, so a busy origin never starves the others, and
+a list of 100,000 lines never becomes 100,000 Requests. Callback and errback hand each outcome back; what it leads to
+(done, again not before a time, given up) is `pace.py`'s to say. It must not know what a Range or a part is.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+from scrapy import Request, Spider, signals
+from scrapy.exceptions import IgnoreRequest
+from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
+from scrapy.spidermiddlewares.httperror import HttpError
+from scrapy.utils.asyncio import call_later
+from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
+from twisted.internet.defer import Deferred
+
+from bulkspider.arguments import Prepared, prepare
+from bulkspider.entry import Entry, redact, url_key, without_userinfo
+from bulkspider.errors import AttemptError, BulkError, Stopped, UsageError
+from bulkspider.finish import prove_again
+from bulkspider.items import BulkItem
+from bulkspider.ledger import LedgerLine, Proof, proves
+from bulkspider.pace import Again, GiveUp, Outcome
+from bulkspider.pipelines import BulkPipeline
+from bulkspider.run import Run
+from bulkspider.schedule import Schedule, Work
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler
+    from scrapy.http import Response
+    from twisted.python.failure import Failure
+    from typing_extensions import Self
+
+logger = logging.getLogger(__name__)
+
+# Skipping what the ledger proves must not keep the reactor from its other work.
+SLICE_SECONDS = 0.01
+# Answers that must reach our callback. Not 3xx: those are the redirect middleware's.
+STATUSES = [304, *range(400, 600)]
+
+
+class BulkSpider(Spider):
+    """`scrapy crawl bulk -a list=FILE`: see README."""
+
+    name = "bulk"
+
+    @classmethod
+    def update_settings(cls, settings: BaseSettings) -> None:
+        """What only this spider needs; a user's own value always stands."""
+        super().update_settings(settings)
+        for key, value in {
+            # Presigned URLs are longer than 2,083 bytes, and would vanish with one INFO line.
+            "URLLENGTH_LIMIT": 0,
+            # Scrapy starts this many tasks for every response.
+            "CONCURRENT_ITEMS": 4,
+        }.items():
+            if settings.getpriority(key) == 0:
+                settings.set(key, value, "spider")
+        settings.setdefault_in_component_priority_dict("ITEM_PIPELINES", BulkPipeline, 100)
+        # Scrapy merges the project's settings into the crawler's once more; at an equal priority ours would be lost.
+        priority = max(settings.getpriority("ITEM_PIPELINES") or 0, SETTINGS_PRIORITIES["spider"])
+        settings.set("ITEM_PIPELINES", settings.getdict("ITEM_PIPELINES"), priority)
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
+        prepared = kwargs.pop("prepared", None)
+        if prepared is None:
+            prepared = prepare({name: str(value) for name, value in kwargs.items()}, cast(Any, crawler.settings))
+        spider = super().from_crawler(crawler, *args, **kwargs)
+        spider._take_over(prepared)
+        crawler.signals.connect(spider._request_scheduled, signals.request_scheduled)
+        crawler.signals.connect(spider._request_dropped, signals.request_dropped)
+        return spider
+
+    def _take_over(self, prepared: Prepared) -> None:
+        self.folder = prepared.folder
+        self.source = prepared.source
+        self.list_path = prepared.list_path
+        self._ready: deque[BulkItem] = deque()
+        self._checking = 0
+        self._yielding: Work | None = None
+        self._wake: Deferred[None] | None = None
+
+    # ------------------------------------------------------------------------------------------------- the loop
+
+    async def start(self) -> AsyncIterator[Any]:
+        """Yields one Request at a time, whenever one is due and its origin has a free slot."""
+        self._set_up()
+        while True:
+            while self._ready:
+                yield self._ready.popleft()
+            if self.run.stopping or self._is_done():
+                break
+            now = time.monotonic()
+            for work, error in self.schedule.outlasted(now):
+                self._ready.extend(self._give_up(work, error))
+            if self._ready:
+                continue
+            if self.source.exhausted and not self._checking:
+                self.schedule.begin_last_pass(now)
+            work_now = self.schedule.due(now) or await self._next_new(now)
+            if work_now is not None:
+                request = self._request(work_now)
+                self.schedule.begin(work_now)
+                self._yielding = work_now
+                yield request
+                self._yielding = None
+                if not work_now.scheduled:
+                    self._dropped(work_now)
+            elif not self._ready and not self._is_done():
+                await self._event(now)
+
+    def _set_up(self) -> None:
+        run = self.crawler.get_extension(Run)
+        if run is None:
+            raise UsageError("bulkspider.run.Run is not among the extensions; add bulkspider.Addon to ADDONS")
+        self.run = run
+        self.ledger = run.use_folder(self.folder)
+        run.on_stop(self._signal)
+        settings = self.settings
+        per_slot = settings.getint("CONCURRENT_REQUESTS_PER_IP") or settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN")
+        self.schedule = Schedule(
+            run.pace,
+            total=settings.getint("CONCURRENT_REQUESTS"),
+            per_slot=per_slot,
+            slot_limits={
+                slot: int(values.get("concurrency", per_slot))
+                for slot, values in settings.getdict("DOWNLOAD_SLOTS").items()
+            },
+        )
+        self._feeds = bool(settings.getdict("FEEDS"))
+        stats = self.crawler.stats
+        stats.set_value("bulk/entries", self.source.entries)
+        if self.source.duplicates:
+            stats.set_value("bulk/duplicates", self.source.duplicates)
+        for warning in self.source.warnings:
+            logger.warning("%s", warning)
+        for bad in self.source.bad:
+            error = BulkError(str(bad), code="bad_line", permanent=True)
+            self._ready.append(self._item(Entry(line=bad.line, name=bad.name or "", url=""), "failed", error=error))
+
+    def _is_done(self) -> bool:
+        return self.source.exhausted and self.schedule.empty and not self._ready and not self._checking
+
+    async def _next_new(self, now: float) -> Work | None:
+        """The next entry of the list that the ledger does not prove."""
+        if not self.schedule.has_room:
+            return None
+        slice_ends = now + SLICE_SECONDS
+        blocked = self.schedule.blocked(now)
+        while not self._ready and not self.run.stopping:
+            entry = self.source.take(blocked)
+            if entry is None:
+                return None
+            if not self._is_proven(entry):
+                work = Work.on(entry)
+                self.schedule.add(work)
+                if self.schedule.may_begin(work, now):
+                    return work
+                self.schedule.wait(work, now)
+                blocked = self.schedule.blocked(now)
+            if time.monotonic() > slice_ends:
+                await self._pause()
+                slice_ends = time.monotonic() + SLICE_SECONDS
+        return None
+
+    async def _event(self, now: float) -> None:
+        """Waits for an outcome, a stop, or the next time at which something may be due; a second at most."""
+        at = self.schedule.next_time(now)
+        delay = 1.0 if at is None else min(max(at - now, 0.01), 1.0)
+        self._wake = Deferred()
+        timer = call_later(delay, self._signal)
+        try:
+            await maybe_deferred_to_future(self._wake)
+        finally:
+            self._wake = None
+            timer.cancel()
+
+    def _signal(self) -> None:
+        wake, self._wake = self._wake, None
+        if wake is not None and not wake.called:
+            wake.callback(None)
+
+    async def _pause(self) -> None:
+        """Lets the reactor do its other work."""
+        breath: Deferred[None] = Deferred()
+        call_later(0, breath.callback, None)
+        await maybe_deferred_to_future(breath)
+
+    # ------------------------------------------------------------------------------------------------- requests
+
+    def _request(self, work: Work) -> Request:
+        entry = work.entry
+        work.download = download = self.run.download(entry, str(self.folder.root))
+        download.url = work.url
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        part = self.folder.lstat(entry.name + ".part")
+        if part is not None and part.st_size:
+            # What the disk says now; the handler asks the plan again when the exchange really starts.
+            headers["Range"] = f"bytes={part.st_size}-"
+        return Request(
+            without_userinfo(work.url),
+            callback=self._answered,
+            errback=self._failed,
+            dont_filter=True,
+            headers=headers,
+            meta={
+                "bulk": {"entry": entry.to_meta(), "output": str(self.folder.root), "finish": "pipeline"},
+                "dont_retry": True,
+                "dont_cache": True,
+                "allow_offsite": True,
+                "referrer_policy": "no-referrer",
+                "handle_httpstatus_list": STATUSES,
+                "download_maxsize": 0,
+                "download_warnsize": 0,
+                "autothrottle_dont_adjust_delay": True,
+            },
+        )
+
+    def _request_scheduled(self, request: Request) -> None:
+        if work := self._work_of(request):
+            work.scheduled = True
+
+    def _request_dropped(self, request: Request) -> None:
+        if work := self._work_of(request):
+            work.scheduled = False
+            if work is not self._yielding:
+                self._dropped(work)
+
+    def _work_of(self, request: Request) -> Work | None:
+        bulk = request.meta.get("bulk")
+        return self.schedule.get(bulk["entry"]["name"]) if bulk and "entry" in bulk else None
+
+    def _dropped(self, work: Work) -> None:
+        """Nobody will call us back for this request."""
+        self.schedule.end(work)
+        error = BulkError("a spider middleware or the scheduler dropped the request", code="dropped")
+        self._ready.extend(self._settle(work, Outcome(error=error)))
+
+    def _answered(self, response: Response) -> Iterator[BulkItem]:
+        assert response.request is not None
+        return self._take_back(response.request, None)
+
+    def _failed(self, failure: Failure) -> Iterator[BulkItem]:
+        return self._take_back(cast(Any, failure).request, failure)
+
+    def _take_back(self, request: Request, failure: Failure | None) -> Iterator[BulkItem]:
+        """An attempt has ended, somehow; every way of ending comes through here."""
+        bulk = request.meta["bulk"]
+        work = self.schedule[bulk["entry"]["name"]]
+        self.schedule.end(work)
+        told = bulk.pop("result", None)
+        outcome = Outcome.from_meta(told) if told is not None else Outcome(error=_middleware_error(failure))
+        yield from self._settle(work, outcome)
+        if self.run.stopping:
+            yield from self._interrupt_waiting()
+        self._signal()
+
+    def _settle(self, work: Work, outcome: Outcome) -> Iterator[BulkItem]:
+        """What follows from an outcome: an item, or another attempt later."""
+        assert work.download is not None
+        error = outcome.error
+        if isinstance(error, Stopped) or (self.run.stopping and not outcome.fetched):
+            yield self._done(work, "interrupted", self.run.stop_reason or error)
+            return
+        if work.first_error is not None and _fruitless(outcome):
+            yield self._done(work, "failed", _more_telling(work.first_error, error))
+            return
+        now = time.monotonic()
+        next_step = self.run.pace.after(work.origin, outcome, work.download.budget, now)
+        if next_step is None:
+            # All bytes are here. BulkPipeline proves and names them; the status is empty until then.
+            yield self._item(work.entry, "", work=work)
+        elif isinstance(next_step, Again):
+            if error is not None:
+                wait = next_step.at - now
+                when = f"in {wait:.1f} s" if wait > 0 else "at once"
+                logger.info("%s: %s; trying again %s", work.entry.name, redact(str(error)), when)
+            self.schedule.wait(work, next_step.at)
+        elif isinstance(next_step, GiveUp):
+            yield from self._give_up(work, next_step.error)
+
+    def _give_up(self, work: Work, error: BulkError) -> Iterator[BulkItem]:
+        """The next mirror, one more pass at the end of the list, or a failed item."""
+        if work.mirrors and isinstance(error, AttemptError):
+            work.url = work.mirrors.pop(0)
+            logger.warning("%s: %s; trying its mirror %s", work.entry.name, redact(str(error)), redact(work.url))
+            self.schedule.wait(work, time.monotonic())
+        elif not error.permanent and isinstance(error, AttemptError) and work.first_error is None:
+            self.schedule.put_last(work, error)
+        else:
+            yield self._done(work, "failed", error)
+
+    def _interrupt_waiting(self) -> Iterator[BulkItem]:
+        """The run stops: entries that were begun and wait for their next attempt have a row too."""
+        for work in self.schedule.interrupt():
+            yield self._done(work, "interrupted", self.run.stop_reason)
+
+    def _done(self, work: Work, status: str, error: BulkError | None) -> BulkItem:
+        self.schedule.remove(work.entry.name)
+        self._signal()
+        return self._item(work.entry, status, work=work, error=error)
+
+    # ------------------------------------------------------------------------------------- the pipeline's answers
+
+    def finished(self, name: str) -> None:
+        """BulkPipeline: the file has its name."""
+        self.schedule.remove(name)
+        self._signal()
+
+    def not_finished(self, name: str, error: BulkError, *, begun_anew: bool) -> BulkItem | None:
+        """BulkPipeline: the bytes were refused. None: the entry is fetched again; else its failed item."""
+        work = self.schedule[name]
+        if isinstance(error, Stopped):
+            return self._done(work, "interrupted", error)
+        if begun_anew:
+            self.schedule.wait(work, time.monotonic())
+            self._signal()
+            return None
+        return self._done(work, "failed", error)
+
+    # ------------------------------------------------------------------------------- what earlier runs have proven
+
+    def _is_proven(self, entry: Entry) -> bool:
+        """True when nothing is to be fetched for the entry, or that is being found out."""
+        line = self.ledger.find(entry.name)
+        found = self.folder.lstat(entry.name) if line is not None else None
+        if line is None or found is None:
+            return False
+        proof = proves(line, key=url_key(entry.url), stat=found, size=entry.size, digests=dict(entry.digests))
+        if proof is Proof.PROVEN:
+            self._already(entry, line)
+            return True
+        if proof is Proof.KEY_DIFFERS:
+            logger.warning("%s: the list has another URL for it now; it is compared with that one first", entry.name)
+        wanted = {Proof.STALE: dict(line.digests), Proof.UNKNOWN_HASH: dict(entry.digests)}.get(proof)
+        if not wanted:
+            return False
+        self._checking += 1
+        deferred_from_coro(self._check_again(entry, line, wanted))
+        return True
+
+    def _already(self, entry: Entry, line: LedgerLine) -> None:
+        item = self._item(entry, line.status, line=line)
+        if self._feeds:
+            self._ready.append(item)
+        else:
+            self.run.count(item)
+
+    async def _check_again(self, entry: Entry, line: LedgerLine, wanted: dict[str, str]) -> None:
+        """The file was touched, or the list gives a hash that the ledger does not hold: hash it here, fetch nothing."""
+        renewed: LedgerLine | None = None
+        try:
+            renewed = await maybe_deferred_to_future(
+                self.run.in_thread(
+                    prove_again, self.folder, self.ledger, line, wanted, self.run.is_stopping, hashing=True
+                )
+            )
+        except BulkError as error:
+            if not isinstance(error, Stopped):
+                logger.warning("%s: %s", entry.name, error)
+        finally:
+            self._checking -= 1
+        if renewed is not None:
+            self._already(entry, renewed)
+        elif not self.run.stopping:
+            work = Work.on(entry)
+            self.schedule.add(work)
+            self.schedule.wait(work, time.monotonic())
+        self._signal()
+
+    # ----------------------------------------------------------------------------------------------------- items
+
+    def _item(
+        self,
+        entry: Entry,
+        status: str,
+        *,
+        work: Work | None = None,
+        line: LedgerLine | None = None,
+        error: BulkError | None = None,
+    ) -> BulkItem:
+        item = BulkItem(
+            line=entry.line,
+            name=entry.name,
+            url=redact(entry.url),
+            path=str(self.folder.path(entry.name)) if entry.name else None,
+            status=status,
+        )
+        if work is not None and work.download is not None:
+            work.download.describe(item)
+        if line is not None:
+            item.already = True
+            line.describe(item)
+        if error is not None:
+            item.error = {
+                "code": error.code,
+                "message": redact(error.message),
+                "http_status": error.http_status,
+                "permanent": error.permanent,
+            }
+        return item
+
+    def closed(self, reason: str) -> None:
+        """Scrapy calls this at the end: entries never begun are left, not failed."""
+        run = cast("Run | None", getattr(self, "run", None))
+        if run is None:
+            self.folder.close()
+            return
+        for item in [*self._ready, *self._interrupt_waiting()]:
+            run.count(item)
+        if left := self.source.waiting + self._checking:
+            run.counts["left"] = left
+            self.crawler.stats.set_value("bulk/left", left)
+        self.source.close()
+
+
+def _fruitless(outcome: Outcome) -> bool:
+    """The last pass ends with the first attempt that brings nothing, unless the origin told us to come back later."""
+    error = outcome.error
+    return error is not None and not outcome.grew and getattr(error, "retry_after", None) is None
+
+
+def _more_telling(first: BulkError, last: BulkError | None) -> BulkError:
+    return first if last is None or first.code == "origin_down" else last
+
+
+def _middleware_error(failure: Failure | None) -> BulkError:
+    """The error of a request that never came to an outcome: a middleware ended it."""
+    if failure is None:
+        return BulkError("another component answered the request in bulkspider's place", code="middleware")
+    error = failure.value
+    if isinstance(error, HttpError):
+        status = error.response.status
+        return AttemptError(
+            f"a redirect that cannot be followed ({status})", code="redirect", http_status=status, final=True
+        )
+    text = redact(str(error)) or type(error).__name__
+    if isinstance(error, IgnoreRequest):
+        if "robots.txt" in text:
+            return BulkError("robots.txt forbids it (ROBOTSTXT_OBEY)", code="robots", permanent=True)
+        if "redirect" in text:
+            return AttemptError(f"too many redirects ({text})", code="redirect_loop", final=True)
+        return BulkError(f"a middleware refused the request ({text})", code="ignored")
+    return BulkError(f"a middleware failed ({type(error).__name__}: {text})", code="middleware")

@@ -1,0 +1,433 @@
+"""The transfer: one attempt at one entry, from the request to its outcome.
+
+It asks what `plan.py` says, carries the verdict out to the letter (write, set aside, ask again, give up) and reports
+an Outcome. It knows no retry, no pause and no next attempt: `pace.py` and the spider do. Foreign files are met here
+too, because only the origin can say what they are worth.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from typing import TYPE_CHECKING
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from scrapy.http import Headers
+from scrapy.utils.defer import maybe_deferred_to_future
+from twisted.internet.defer import Deferred
+
+from bulkspider import plan
+from bulkspider.digest import from_headers
+from bulkspider.entry import origin_of, redact
+from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped
+from bulkspider.pace import Outcome, parse_retry_after
+from bulkspider.plan import Ask, Do, Expected, Verdict
+from bulkspider.pump import Intake, Pump, Sample
+from bulkspider.wire import Head
+
+if TYPE_CHECKING:
+    from scrapy import Request
+
+    from bulkspider.run import Download, Run
+
+logger = logging.getLogger(__name__)
+
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# The plan alone ends every loop; this is the belt to its braces.
+MAX_EXCHANGES = 16
+
+
+class Transfer:
+    """One attempt. `head` is the answer that decided it, for the Response that Scrapy sees."""
+
+    def __init__(self, run: Run, download: Download, request: Request) -> None:
+        self.head: Head | None = None
+        self._run = run
+        self._download = download
+        self._request = request
+        self._part = download.part
+        self._pump: Pump | None = None
+        self._pending: Deferred[Head] | None = None
+        self._stopped: BulkError | None = None
+        self._window_start = time.monotonic()
+        self._window_bytes = 0
+
+    async def perform(self) -> Outcome:
+        """Makes the attempt. Never raises for what networks, origins and disks do: that is in the Outcome."""
+        run, download = self._run, self._download
+        run.enter(self)
+        download.attempts += 1
+        download.connections = max(download.connections, 1)
+        run.crawler.stats.inc_value("bulk/attempts")
+        outcome = Outcome()
+        try:
+            if run.stopping:
+                raise run.stop_reason or Stopped()
+            await maybe_deferred_to_future(run.in_thread(self._part.open))
+            if download.resumed_from is None:
+                self._meet_part()
+            outcome = await self._attempt()
+        except Redirected:
+            download.attempts -= 1
+            raise
+        except BulkError as error:
+            outcome = Outcome(error=error)
+        finally:
+            run.leave(self)
+        if self._stopped is not None and not outcome.fetched:
+            outcome = Outcome(error=self._stopped)
+        try:
+            outcome = await self._settle(outcome)
+        except DiskError as error:
+            outcome = Outcome(error=error)
+        if isinstance(outcome.error, DiskError):
+            run.disk_failed(outcome.error)
+        return outcome
+
+    def _meet_part(self) -> None:
+        download, state = self._download, self._part.state
+        download.resumed_from = download.largest = state.have.count
+        if state.have:
+            self._run.crawler.stats.inc_value("bulk/bytes_resumed", state.have.count)
+            self._run.pace.served(download.origin)
+        if self._part.url_changed:
+            download.flags.add("url-changed")
+            logger.warning(
+                "%s: its part was begun from another URL; it is compared with the new one first", download.entry.name
+            )
+
+    async def _settle(self, outcome: Outcome) -> Outcome:
+        """Keeps what came, in the state too; tells whether the part grew."""
+        have = self._part.state.have.count
+        grew = have > self._download.largest
+        self._download.largest = max(have, self._download.largest)
+        if not outcome.fetched:
+            await maybe_deferred_to_future(self._run.in_thread(self._keep))
+        return Outcome(fetched=outcome.fetched, grew=grew, error=outcome.error)
+
+    def _keep(self) -> None:
+        with self._download.hashing:
+            if self._part.is_open:
+                try:
+                    self._part.save()
+                finally:
+                    self._part.close()
+
+    def stop(self, error: BulkError) -> None:
+        """Ends the attempt at once; every byte that was received is kept."""
+        self._stopped = error
+        if self._pump is not None:
+            self._pump.abort(error)
+        if self._pending is not None:
+            self._pending.cancel()
+
+    def tick(self, now: float) -> None:
+        """Four times a second: stalls (BULK_STALL_TIMEOUT without a byte, or below BULK_MIN_SPEED over it)."""
+        pump = self._pump
+        if pump is None:
+            return
+        pump.tick(now)
+        self._run.follow(self._download)
+        options = self._run.options
+        if pump.waiting_for_us:
+            self._window_start, self._window_bytes = now, pump.received_bytes
+        elif now - max(pump.last_byte, self._window_start) >= options.stall_timeout > 0:
+            self._break(f"no byte for {options.stall_timeout:g} s", "stall")
+        elif now - self._window_start >= options.stall_timeout > 0:
+            speed = (pump.received_bytes - self._window_bytes) / (now - self._window_start)
+            if speed < options.min_speed:
+                self._break(f"slower than BULK_MIN_SPEED ({speed:.0f} bytes/s)", "slow")
+            self._window_start, self._window_bytes = now, pump.received_bytes
+
+    def _break(self, why: str, code: str) -> None:
+        if self._pump is not None:
+            self._pump.abort(AttemptError(why, code=code))
+
+    # ---------------------------------------------------------------------------------------------- the attempt
+
+    async def _attempt(self) -> Outcome:
+        state = self._part.state
+        for _ in range(MAX_EXCHANGES):
+            if self._part.foreign is not None:
+                verdict, asked = await self._meet_foreign()
+                if verdict is None:
+                    continue
+            else:
+                asked = self._next_ask()
+                verdict = await self._answer_to(asked)
+            state = self._part.state
+            head = self.head
+            assert head is not None
+            if verdict.rung is not None:
+                state.rung = verdict.rung
+            state.without_range = state.without_range or verdict.without_range
+            if verdict.do is Do.WRITE:
+                try:
+                    return await self._take(head, verdict)
+                except AttemptError as error:
+                    if error.code != "overlap_mismatch":
+                        raise
+                    verdict = plan.restart(state, error.message)
+            else:
+                head.drop()
+            if verdict.do is Do.LEARN_LENGTH:
+                verdict = await self._learn_length(asked)
+            if verdict.do is Do.COMPLETE:
+                self._part.learn(total=verdict.total)
+                return Outcome(fetched=True)
+            if verdict.do is Do.FAIL:
+                assert verdict.error is not None
+                raise self._with_retry_after(verdict.error, head)
+            logger.info("%s: %s; %s", self._download.entry.name, verdict.why, _SAY[verdict.do])
+            if verdict.do is Do.RESTART:
+                await self._begin_anew()
+        raise AttemptError("the origin's answers make no sense together", code="unstable")
+
+    def _next_ask(self) -> Ask:
+        state = self._part.state
+        front = state.have.front
+        return plan.ask(state, overlap=self._run.options.resume_overlap, end=state.have.next_after(front))
+
+    async def _answer_to(self, asked: Ask) -> Verdict:
+        head = self.head = await self._exchange(asked)
+        if head.status in REDIRECTS and head.answer.location:
+            raise Redirected
+        return plan.judge(self._part.state, asked, head.answer, self._expected)
+
+    async def _exchange(self, asked: Ask, method: str = "GET") -> Head:
+        request = self._request if method == "GET" else self._request.replace(method=method)
+        self._pending = self._run.wire.exchange(request, self._headers(asked))
+        try:
+            return await maybe_deferred_to_future(self._pending)
+        except BulkError:
+            if self._stopped is not None:
+                raise self._stopped from None
+            raise
+        finally:
+            self._pending = None
+
+    def _headers(self, asked: Ask) -> Headers:
+        """The request's own headers, with what the plan asks for; the list's only for the list's own origin."""
+        headers = Headers(self._request.headers)
+        for name in ("Range", "If-Range"):
+            headers.pop(name, None)
+        entry = self._download.entry
+        if _same_origin(entry.url, self._request.url):
+            for name, value in entry.headers:
+                headers[name] = value
+        credentials = userinfo(self._download.url)
+        if credentials and "Authorization" not in headers and _same_origin(self._download.url, self._request.url):
+            headers["Authorization"] = credentials
+        for name, value in asked.headers().items():
+            headers[name] = value
+        return headers
+
+    @property
+    def _expected(self) -> Expected:
+        entry = self._download.entry
+        return Expected(
+            name=entry.name,
+            url_path=urlsplit(self._request.url).path,
+            size=entry.size,
+            has_digest=bool(entry.digests),
+        )
+
+    async def _take(self, head: Head, verdict: Verdict) -> Outcome:
+        """Carries out WRITE."""
+        run, download, part = self._run, self._download, self._part
+        if verdict.fresh:
+            logger.info("%s: %s; begun anew", download.entry.name, verdict.why)
+            await self._begin_anew()
+        state = part.state
+        if not state.have or not (state.validators.etag or state.validators.last_modified):
+            part.learn(validators=head.answer.validators)
+        part.learn(total=verdict.total)
+        download.flags |= verdict.flags
+        download.final_url = redact(self._request.url)
+        part.details["host"] = origin_of(self._request.url)
+        self._expect_digests(head)
+        intake = Intake(part, verdict.first, verdict.end)
+        pump = Pump(head, intake, run.in_thread, self._count)
+        self._window_start, self._window_bytes = time.monotonic(), 0
+        self._pump = pump
+        pump.start()
+        try:
+            end = await maybe_deferred_to_future(pump.done)
+        finally:
+            self._pump = None
+        ending = plan.ending(verdict, end, intake.at)
+        if ending.error is not None:
+            raise ending.error
+        if ending.total is None:
+            return self._more()
+        total = ending.total
+        download.length_proven = not ending.unproven
+        if ending.unproven and total != download.entry.size:
+            total = await self._prove_length(total)
+        if state.have.end > total:
+            await self._begin_anew()
+            raise AttemptError(f"the object ended at byte {total}, before what was on disk", code="changed")
+        if download.entry.size is not None and total != download.entry.size:
+            raise AttemptError(
+                f"the origin sent {total} bytes, the list says {download.entry.size}", code="size_mismatch", final=True
+            )
+        part.learn(total=total)
+        return Outcome(fetched=True) if state.complete else self._more()
+
+    def _more(self) -> Outcome:
+        """The answer is done and there is more to ask for; if it brought nothing new, that is an error."""
+        if self._part.state.have.count > self._download.largest:
+            return Outcome()
+        raise AttemptError("the answer brought nothing new", code="no_progress")
+
+    def _count(self, count: int) -> None:
+        self._download.bytes_received += count
+        self._run.count_bytes(count)
+
+    def _expect_digests(self, head: Head) -> None:
+        stated = from_headers(head.fields)
+        if head.answer.encoding is None or head.status == 206:
+            self._download.expect(dict(stated.representation))
+        if head.status == 200 and head.answer.encoding is None and not head.answer.has_content_range:
+            self._download.expect(dict(stated.content))
+
+    async def _begin_anew(self) -> None:
+        await maybe_deferred_to_future(self._run.in_thread(self._download.begin_anew))
+
+    def _with_retry_after(self, error: BulkError, head: Head) -> BulkError:
+        if isinstance(error, AttemptError) and error.http_status is not None:
+            error.retry_after = parse_retry_after(head.answer.retry_after, time.time())
+        return error
+
+    # ------------------------------------------------------------------------------------ lengths that are not told
+
+    async def _learn_length(self, asked: Ask) -> Verdict:
+        """A 416 did not say how long the object is: HEAD may (FAULTS 7)."""
+        head = await self._exchange(Ask(), method="HEAD")
+        length = head.fields.get("content-length", "")
+        if head.status == 200 and length.isdigit() and head.answer.encoding is None:
+            return plan.judge_length(self._part.state, asked, int(length))
+        return plan.without_range(self._part.state, "416, and no way to learn the length", "bad_range")
+
+    async def _prove_length(self, reached: int) -> int:
+        """The body was delimited by the connection's close: one more request may prove that this was all.
+
+        Returns the proven length; leaves `length_proven` False and returns `reached` when the origin gives no means.
+        """
+        download = self._download
+        head = await self._exchange(Ask(first=reached, want=reached))
+        piece = head.answer.content_range
+        head.drop()
+        if head.status in (206, 416) and piece is not None and piece.total is not None:
+            download.length_proven = True
+            return piece.total
+        if head.status == 200 and head.answer.length is not None and head.answer.encoding is None:
+            download.length_proven = True
+            return head.answer.length
+        head = await self._exchange(Ask(), method="HEAD")
+        length = head.fields.get("content-length", "")
+        if head.status == 200 and length.isdigit() and head.answer.encoding is None:
+            download.length_proven = True
+            return int(length)
+        return reached
+
+    # ---------------------------------------------------------------------------------------------- foreign files
+
+    async def _meet_foreign(self) -> tuple[Verdict | None, Ask]:
+        """Compares a foreign file with the origin (DESIGN, "foreign"). None: go on with what has become of it."""
+        part = self._part
+        foreign = part.foreign
+        assert foreign is not None
+        if foreign.usable == 0:
+            # Nothing of it can count. It stays where it is until the origin has answered.
+            asked = Ask()
+            verdict = await self._answer_to(asked)
+            if verdict.do is Do.WRITE:
+                await self._refuse_foreign("it holds nothing that can be continued")
+            return verdict, asked
+        for offset, length in plan.samples(foreign.usable):
+            asked = Ask(first=offset, end=offset + length, want=offset)
+            verdict = await self._answer_to(asked)
+            head = self.head
+            assert head is not None
+            piece = head.answer.content_range
+            if head.status == 200 and verdict.error is not None and verdict.error.code == "no_range":
+                # No ranges: nothing can be compared, nor continued. This very answer is the file.
+                await self._refuse_foreign("the origin has no ranges to compare it by")
+                whole = Ask()
+                return plan.judge(part.state, whole, head.answer, self._expected), whole
+            if head.status == 416:
+                head.drop()
+                await self._refuse_foreign("the object is shorter")
+                return None, asked
+            if verdict.do is not Do.WRITE:
+                return verdict, asked
+            total = verdict.total
+            ours = await maybe_deferred_to_future(self._run.in_thread(part.read, offset, length))
+            if piece is None or total is None or foreign.size > total or len(ours) != length:
+                head.drop()
+                await self._refuse_foreign(f"it has {foreign.size} bytes, the object has {total}")
+                return None, asked
+            if await self._read(head, verdict) != ours:
+                await self._refuse_foreign(f"it differs near byte {offset}")
+                return None, asked
+            if part.state.validators.contradicts(head.answer.validators):
+                raise AttemptError("the object changes while it is compared", code="changed")
+            part.learn(total=total, validators=head.answer.validators)
+        if (
+            foreign.size == foreign.usable == part.state.total
+            and foreign.where == self._download.entry.name.rpartition("/")[2]
+        ):
+            self._download.flags.add("adopted")
+            await maybe_deferred_to_future(self._run.in_thread(part.adopt))
+            return Verdict(Do.COMPLETE, total=foreign.size), Ask()
+        logger.info("%s: continuing the %d bytes that were there", self._download.entry.name, foreign.usable)
+        await maybe_deferred_to_future(self._run.in_thread(part.take_over))
+        self._download.resumed_from = self._download.largest = foreign.usable
+        self._run.crawler.stats.inc_value("bulk/bytes_resumed", foreign.usable)
+        return None, Ask()
+
+    async def _refuse_foreign(self, why: str) -> None:
+        logger.info(
+            "%s: the file that was there is not a part of this one (%s); it is kept as .old",
+            self._download.entry.name,
+            why,
+        )
+        await maybe_deferred_to_future(self._run.in_thread(self._part.refuse_foreign))
+        self._part.state.total = None
+        self._part.state.validators = plan.Validators()
+
+    async def _read(self, head: Head, verdict: Verdict) -> bytes:
+        """A short body, into memory."""
+        sample = Sample(verdict.first, verdict.end or 0)
+        pump = self._pump = Pump(head, sample, self._run.in_thread, self._count)
+        self._window_start, self._window_bytes = time.monotonic(), 0
+        pump.start()
+        try:
+            await maybe_deferred_to_future(pump.done)
+        finally:
+            self._pump = None
+        return bytes(sample.data)
+
+
+class Redirected(Exception):
+    """The answer is a redirect: Scrapy's middleware follows it, with a new Request that comes back to us."""
+
+
+_SAY = {
+    Do.RESTART: "begun anew",
+    Do.ASK_AGAIN: "asking again",
+}
+
+
+def userinfo(url: str) -> str | None:
+    """The Authorization value for `user:password@` in a URL (RFC 7617 §2)."""
+    raw = urlsplit(url).netloc.rpartition("@")[0]
+    if not raw:
+        return None
+    return "Basic " + base64.b64encode(unquote_to_bytes(raw)).decode("ascii")
+
+
+def _same_origin(one: str, other: str) -> bool:
+    return urlsplit(one).scheme == urlsplit(other).scheme and origin_of(one) == origin_of(other)

@@ -1,0 +1,296 @@
+"""The wire: one HTTP exchange, headers first; the only room that touches private names of Scrapy and Twisted.
+
+Headers, TLS, proxies, pools and bind addresses are Scrapy's: the agent of its HTTP/1.1 handler is borrowed, the body
+is ours. What is private is listed in `Wire.__init__` and `_Connection`; where a name is gone, a plain Twisted Agent
+serves (no CONNECT proxies) and a warning says so, once. Twisted's exceptions become AttemptErrors here.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+
+from OpenSSL import SSL
+from scrapy.http import Headers
+from scrapy.utils.defer import maybe_deferred_to_future
+from service_identity import VerificationError
+from twisted.internet import error as net
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.error import SchemeNotSupported
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers as TxHeaders
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+
+from bulkspider.errors import AttemptError, BulkError
+from bulkspider.plan import Answer, End, join_headers
+
+if TYPE_CHECKING:
+    from scrapy import Request
+    from scrapy.crawler import Crawler
+
+    from bulkspider.options import Options
+
+logger = logging.getLogger(__name__)
+
+# Socket reads of this size cost half the CPU of Twisted's 64 KiB.
+READ_SIZE = 1024 * 1024
+
+
+class Wire:
+    """Makes exchanges for one crawl: one pool of connections, shared by http and https."""
+
+    def __init__(self, crawler: Crawler, options: Options) -> None:
+        from twisted.internet import reactor
+
+        self._reactor = cast(Any, reactor)
+        self._options = options
+        self._crawler = crawler
+        try:
+            from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler, _ScrapyAgent
+
+            lender = HTTP11DownloadHandler(crawler)
+            self._pool: HTTPConnectionPool = lender._pool
+            self._agent_arguments: dict[str, Any] | None = {
+                "contextFactory": lender._contextFactory,
+                "bindAddress": lender._bind_address,
+                "pool": self._pool,
+                "crawler": crawler,
+            }
+            self._agent_class: Any = _ScrapyAgent
+            self._agent_class(**self._agent_arguments)._get_agent  # noqa: B018 - fails here, not at the first file
+        except (ImportError, AttributeError, TypeError) as error:
+            logger.warning("This Scrapy has no agent to lend (%s): proxies and TLS settings do not apply", error)
+            self._agent_arguments = None
+            self._pool = HTTPConnectionPool(reactor, persistent=True)
+
+    def exchange(self, request: Request, headers: Headers) -> Deferred[Head]:
+        """Sends a request for `request.url` with `headers`; fires when the answer's head is here.
+
+        Fails with an AttemptError; may be cancelled. The connection attempt and the wait for the head are bounded by
+        BULK_CONNECT_TIMEOUT and BULK_HEADERS_TIMEOUT; there is no total limit.
+        """
+        connect_timeout = self._options.connect_timeout
+        sent: Deferred[IResponse] = maybeDeferred(self._send, request, headers, connect_timeout)
+        timed_out = False
+
+        def give_up() -> None:
+            nonlocal timed_out
+            timed_out = True
+            sent.cancel()
+
+        timer = self._reactor.callLater(connect_timeout + self._options.headers_timeout, give_up)
+
+        def settled(result: Any) -> Any:
+            if timer.active():
+                timer.cancel()
+            return result
+
+        def failed(failure: Failure) -> Failure:
+            if timed_out:
+                return Failure(AttemptError("no answer within BULK_HEADERS_TIMEOUT", code="headers_timeout"))
+            return Failure(map_error(cast(Exception, failure.value)))
+
+        sent.addBoth(settled)
+        return sent.addCallbacks(Head, failed)
+
+    def _send(self, request: Request, headers: Headers, connect_timeout: float) -> Deferred[IResponse]:
+        url = request.url.partition("#")[0].encode("ascii")
+        agent = self._agent(request, connect_timeout)
+        return agent.request(request.method.encode("ascii"), url, TxHeaders(dict(headers)), None)
+
+    def _agent(self, request: Request, timeout: float) -> Agent:
+        if self._agent_arguments is None:
+            return Agent(self._reactor, connectTimeout=timeout, pool=self._pool)
+        return cast(Agent, self._agent_class(**self._agent_arguments)._get_agent(request, timeout))
+
+    async def close(self) -> None:
+        """Closes idle connections; does not wait for a peer that never answers (Twisted #7738)."""
+        closing = self._pool.closeCachedConnections()
+        timer = self._reactor.callLater(1, closing.cancel)
+        closing.addErrback(lambda _: None)
+        await maybe_deferred_to_future(closing)
+        if timer.active():
+            timer.cancel()
+
+
+class Head:
+    """The head of an answer, with its body still in the socket."""
+
+    def __init__(self, response: IResponse) -> None:
+        self._response = cast(Any, response)
+        pairs = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, values in response.headers.getAllRawHeaders()
+            for value in values
+        ]
+        self.status: int = response.code
+        self.pairs = pairs
+        self.fields = join_headers(pairs)
+        length = None if response.length is UNKNOWN_LENGTH else cast(int, response.length)
+        self.answer = Answer.parse(self.status, self.fields, length=length)
+        self.connection = _Connection(response)
+
+    def deliver(self, receiver: Receiver) -> None:
+        """Lets the body flow to `receiver`, which hears of its end by `ended`."""
+        if self._response.length == 0:
+            receiver.ended(End.FRAMED)
+            return
+        self._response.deliverBody(_Body(receiver, self.connection))
+
+    def drop(self) -> None:
+        """The body is not wanted: short ones are left to run dry so that the connection lives on, others are cut."""
+        if self._response.length == 0:
+            return
+        if self._response.length is UNKNOWN_LENGTH or self._response.length > 64 * 1024:
+            self.connection.abort()
+            return
+        self._response.deliverBody(Protocol())
+
+
+class Receiver:
+    """Who takes a body: `pump.py`."""
+
+    def received(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def ended(self, how: End) -> None:
+        raise NotImplementedError
+
+
+class _Body(Protocol):
+    """Twisted's body protocol, told apart into the ways a body can end."""
+
+    def __init__(self, receiver: Receiver, connection: _Connection) -> None:
+        self._receiver = receiver
+        self._connection = connection
+
+    def dataReceived(self, data: bytes) -> None:
+        self._receiver.received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.check(ResponseDone):
+            self._receiver.ended(End.FRAMED)
+        elif reason.check(PotentialDataLoss):
+            # Delimited by close: Twisted says the same for a proper end and for a broken one.
+            self._receiver.ended(self._connection.how_it_closed())
+        else:
+            self._receiver.ended(End.LOST)
+
+
+class _Connection:
+    """The transport under a response. Private names: Response._transport, its _producer, wrappedProtocol."""
+
+    def __init__(self, response: IResponse) -> None:
+        proxy = getattr(response, "_transport", None)
+        self._transport: Any = getattr(proxy, "_producer", None)
+        self._tls: Any = None
+        self._reason: Failure | None = None
+        self._notified = False
+        if self._transport is None:
+            return
+        for layer in (self._transport, getattr(self._transport, "protocol", None)):
+            if isinstance(layer, Protocol) and hasattr(layer, "getHandle"):
+                self._tls = layer.getHandle()
+        if self._tls is None:
+            self._transport.bufferSize = READ_SIZE
+        self._watch_close()
+
+    def _watch_close(self) -> None:
+        """Learns why the connection ends, which Twisted does not tell a body delimited by close."""
+        protocol: Any = getattr(self._transport, "wrappedProtocol", None) or getattr(self._transport, "protocol", None)
+        while hasattr(protocol, "wrappedProtocol"):
+            protocol = protocol.wrappedProtocol
+        if protocol is None:
+            return
+        inner: Callable[[Failure], None] = protocol.connectionLost
+
+        def connection_lost(reason: Failure = connectionDone) -> None:
+            self._reason = reason
+            if self._tls is not None:
+                # RFC 9112 §9.8: only close_notify proves that a body delimited by close is whole.
+                self._notified = bool(self._tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+            inner(reason)
+
+        protocol.connectionLost = connection_lost
+
+    def how_it_closed(self) -> End:
+        if self._notified:
+            return End.NOTIFIED
+        if self._tls is not None or (self._reason is not None and not self._reason.check(net.ConnectionDone)):
+            return End.LOST
+        return End.CLOSED
+
+    def pause(self) -> None:
+        self._transport.pauseProducing()
+
+    def resume(self) -> None:
+        if not getattr(self._transport, "disconnecting", False):
+            self._transport.resumeProducing()
+
+    def abort(self) -> None:
+        """Drops the connection now, with everything that is in flight."""
+        if self._transport is not None:
+            self._transport.abortConnection()
+
+
+def map_error(error: BaseException) -> BulkError:
+    """The AttemptError for an exception of Twisted or Scrapy; BulkErrors pass."""
+    if isinstance(error, BulkError):
+        return error
+    reasons = _reasons(error)
+    text = "; ".join(dict.fromkeys(_say(reason) for reason in reasons))
+    for reason in reasons:
+        if isinstance(reason, VerificationError) or (
+            isinstance(reason, SSL.Error) and "certificate verify failed" in str(reason)
+        ):
+            return AttemptError(f"the certificate does not verify ({text})", code="tls_verify", permanent=True)
+    first = reasons[-1]
+    if isinstance(first, NotImplementedError):
+        return AttemptError(text, code="proxy", permanent=True)
+    if isinstance(first, SchemeNotSupported):
+        return AttemptError(text, code="bad_url", permanent=True)
+    if isinstance(first, net.DNSLookupError):
+        return AttemptError(f"the host name was not found ({text})", code="dns", origin_wide=True)
+    if isinstance(first, net.ConnectionRefusedError):
+        return AttemptError("the connection was refused", code="refused", origin_wide=True)
+    if isinstance(first, net.ConnectError):
+        return AttemptError(f"no connection ({text})", code="connect", origin_wide=True)
+    if isinstance(first, SSL.Error):
+        return AttemptError(f"TLS failed ({text})", code="tls", origin_wide=True)
+    if type(first).__name__ == "TunnelError":
+        return AttemptError(f"the proxy opened no tunnel ({text})", code="proxy", origin_wide=True)
+    if isinstance(first, (net.ConnectionLost, net.ConnectionDone, net.ConnectionAborted, CancelledError)):
+        return AttemptError("the connection was lost before the answer", code="lost")
+    return AttemptError(f"no valid answer ({text})", code="bad_answer")
+
+
+def _reasons(error: BaseException) -> list[BaseException]:
+    """The exception and what Twisted packed into it, innermost last."""
+    found = [error]
+    for failure in getattr(error, "reasons", None) or []:
+        value = failure.value if isinstance(failure, Failure) else failure
+        if isinstance(value, BaseException):
+            found += _reasons(value)
+    return found
+
+
+def _say(error: BaseException) -> str:
+    if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
+        return ", ".join(str(row[-1]) for row in error.args[0]) or "TLS alert"
+    if getattr(error, "reasons", None):
+        return "the exchange broke off"
+    return str(error) or type(error).__name__
+
+
+def is_closing(crawler: Crawler) -> bool:
+    """True from the moment on at which the crawl is to end, long before Scrapy's signals say so.
+
+    Private name: ExecutionEngine._slot. Ctrl-C flips `engine.running` at once, every other close only `_slot.closing`.
+    """
+    engine = crawler.engine
+    slot = getattr(engine, "_slot", None)
+    return not engine.running or (slot is not None and slot.closing is not None)
