@@ -15,17 +15,21 @@ from bulkspider.errors import UsageError
 from bulkspider.folder import Folder
 from bulkspider.options import Options, nearest
 from bulkspider.sources import ListSource, check_list, folder_name
+from bulkspider.sums import Sums, read_sums
 
-ARGUMENTS = ("list", "output", "skip", "bad_lines", "match", "limit")
+ARGUMENTS = ("list", "output", "skip", "bad_lines", "sums", "verify", "match", "limit")
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked list and a locked folder."""
+    """A checked list and a locked folder. sums_url: where a checksum file is to be fetched from first."""
 
     folder: Folder
     source: ListSource
     list_path: str
+    sums: Sums | None = None
+    sums_url: str | None = None
+    verify: bool = False
 
 
 def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepared:
@@ -39,12 +43,17 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
         raise UsageError("which list? Say -a list=FILE (`name url` a line), for example -a list=input/tmp")
     skip = _choice(arguments, "skip", "1", {"0": "reads the first line too", "1": "ignores it"})
     bad_lines = _choice(arguments, "bad_lines", "stop", {"stop": "ends before the first byte", "skip": "goes on"})
+    verify = _choice(arguments, "verify", "0", {"0": "downloads", "1": "re-reads the output instead"})
+    sums, sums_url = arguments.get("sums"), None
+    if sums is not None and sums.startswith(("http://", "https://")):
+        sums, sums_url = None, sums
     limit = arguments.get("limit")
     if limit is not None and not limit.isdecimal():
         raise UsageError(f"argument limit={limit}: must be a number of entries")
     if path != "-" and not os.path.exists(path):
         # Before the folder is made: a mistyped name leaves no trace.
         raise UsageError(f"{path}: no such list; give the path of a file with a line `name url` for each file")
+    known_sums = read_sums(sums) if sums else None
     folder = Folder(arguments.get("output") or os.path.join("output", folder_name(path)))
     try:
         folder.lock(exclusive=True)
@@ -59,7 +68,7 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
     except BaseException:
         folder.close()
         raise
-    return Prepared(folder, source, path)
+    return Prepared(folder, source, path, known_sums, sums_url, verify == "1")
 
 
 def _choice(arguments: Mapping[str, str], name: str, default: str, allowed: Mapping[str, str]) -> str:

@@ -136,8 +136,7 @@ def parse_line(text: str, number: int, columns: Columns | None = None) -> Entry 
 def _by_grammar(name: str, from_url: Sequence[str], number: int) -> Entry:
     with_fields = Fields()
     try:
-        for cell in from_url[1:]:
-            _put_field(with_fields, cell)
+        _put_fields(with_fields, from_url[1:])
         url = from_url[0].strip()
         if '"' in url:
             raise EntryError("there is a quote inside the URL", 'quote the whole URL, as in "https://…", or write %22')
@@ -159,8 +158,7 @@ def _by_columns(row: Sequence[str], number: int, columns: Columns) -> Entry:
                 url = value
             elif value:  # an empty cell says nothing
                 with_fields.put(column, value)
-        for cell in row[len(columns.names) :]:
-            _put_field(with_fields, cell)
+        _put_fields(with_fields, row[len(columns.names) :])
         if not url:
             raise EntryError("the url column is empty", "write the URL or remove the line")
         return _entry(number, name, url, with_fields)
@@ -245,14 +243,22 @@ def _name_of(url: str) -> str:
         raise EntryError("the file name in the URL is not UTF-8", "write a name before the URL") from None
 
 
-def _put_field(with_fields: Fields, cell: str) -> None:
-    cell = cell.strip()
-    if not cell:
-        return
-    key, equals, value = cell.partition("=")
-    if not equals:
-        raise EntryError(
-            f"{show(redact(cell), 40)} behind the URL is no key=value field",
-            "write the name before the URL and fields as size=1048576, or name the columns in line 1 (name, url, size)",
-        )
-    with_fields.put(key.strip(), value.strip())
+def _put_fields(with_fields: Fields, row: Sequence[str]) -> None:
+    """Takes the `key=value` cells behind the URL."""
+    after_header = False
+    for cell in map(str.strip, row):
+        if not cell:
+            continue
+        key, equals, value = cell.partition("=")
+        key = key.strip()
+        is_header = key.lower().startswith("header:")
+        if after_header and not is_header and not (equals and key.lower() in KEYS):
+            # Most likely the rest of a header's value, and a secret: it is not shown.
+            raise EntryError("a blank or separator in a header", 'quote the field, as in "header:Name=one two"')
+        if not equals:
+            raise EntryError(
+                f"{show(redact(cell), 40)} behind the URL is no key=value field",
+                "write the name before the URL and fields as size=1048576, or name the columns in line 1",
+            )
+        with_fields.put(key, value.strip())
+        after_header = after_header or is_header

@@ -122,9 +122,10 @@ def unknown_key(key: str, known: Iterable[str]) -> EntryError:
 def _hex(algorithm: str, value: str) -> str:
     length = DIGESTS[algorithm]
     try:
-        digest = bytes.fromhex(value) if len(value) == 2 * length else base64.b64decode(value, validate=True)
+        # None of these lengths is a multiple of three, so base64 always ends in '='.
+        digest = base64.b64decode(value, validate=True) if value.endswith("=") else bytes.fromhex(value)
     except (ValueError, binascii.Error):
         digest = b""
-    if len(digest) != length:
+    if len(digest) != length or len(value.split()) != 1:  # fromhex would overlook blanks
         raise EntryError(f"{algorithm} {show(value)} is not a {algorithm}", f"write its {2 * length} hex digits")
     return digest.hex()

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from bulkspider.errors import ListError, UsageError
+from bulkspider.errors import ListError
 
 BLOCK = 256 * 1024
 LINE_MAX = 1024 * 1024  # no entry is that long; what has such lines is no list
@@ -33,16 +33,11 @@ def shown(path: str) -> str:
 def copy_lines(path: str, fd: int) -> Iterator[list[bytes]]:
     """The lines of the list, many at a time and without their newlines; each is written to `fd` before it is given.
 
-    Raises ListError when the list cannot be read, UsageError when the copy cannot be written.
+    Raises ListError when the list cannot be read, OSError when the copy cannot be written.
     """
     rest, number = b"", 0
     for block in _blocks(path):
-        try:
-            _write(fd, block)
-        except OSError as error:
-            raise UsageError(
-                f"cannot copy the list into the output folder: {error.strerror}; make room there"
-            ) from None
+        _write(fd, block)
         lines = (rest + block).split(b"\n")
         rest = lines.pop()
         number += len(lines)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 
 from bulkspider.entry import Columns, Entry, EntryError, parse_header, parse_json, parse_line
-from bulkspider.urls import PATH, SITE
+from bulkspider.urls import PATH, SAFE, SITE
 
 BOM = b"\xef\xbb\xbf"
 
@@ -38,7 +38,7 @@ def _named(separator: str) -> re.Pattern[bytes]:
 _NAMED = {None: _named(r" +|\t|,"), " ": _named(" +"), "\t": _named(r"\t"), ",": _named(",")}
 # A URL alone, without a query, whose last segment is a plain name.
 _LAST = _NAME.replace("[\\w./-]", "[\\w.-]") + r"(?=[\r ]|\Z)"
-_BARE = _pattern(rf"(?P<url>(?P<site>{SITE})/(?:{PATH[1:].replace('?', '')}/)?{_LAST})", " +")
+_BARE = _pattern(rf"(?P<url>(?P<site>{SITE})/(?:[{SAFE}]*/)?{_LAST})", " +")
 _NEVER = re.compile(rb"(?!)")
 
 

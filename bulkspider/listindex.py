@@ -21,13 +21,12 @@ from bulkspider.listform import Form
 class Lane:
     """The entries of one origin, in list order: where their lines begin, and their line numbers.
 
-    gone: places in these two that turned out not to be entries to do. taken: how many the run has taken.
+    taken: how many of them the run has taken.
     """
 
     origin: str
     at: array[int] = field(default_factory=lambda: array("q"))
     lines: array[int] = field(default_factory=lambda: array("i"))
-    gone: array[int] = field(default_factory=lambda: array("i"))
     taken: int = 0
 
 
@@ -36,6 +35,7 @@ class Index:
 
     def __init__(self) -> None:
         self.lanes: dict[str, Lane] = {}
+        self._gone: dict[str, array[int]] = {}  # by origin: places in its lane that are no entries to do
         self._sites: dict[str, Lane] = {}  # by scheme and host as written, which is quicker to find in a URL
         self.known_bytes = 0
         self.unsized = 0
@@ -54,24 +54,25 @@ class Index:
         return lane
 
     def drop(self, entry: Entry, at: int) -> bool:
-        """Takes an entry out; False when it is not in the index. To be called in list order, and ended by `sweep`."""
+        """Takes an entry out; False when it is not in the index. The index is right again after `sweep`."""
         lane = self.lane_of(entry.url)
         place = bisect_left(lane.at, at)
         if place == len(lane.at) or lane.at[place] != at:
             return False
-        lane.gone.append(place)
+        self._gone.setdefault(lane.origin, array("i")).append(place)
         self._count(entry, -1)
         return True
 
     def sweep(self) -> None:
-        for lane in self.lanes.values():
+        """Ends the dropping."""
+        for origin, gone in self._gone.items():
+            lane = self.lanes[origin]
             kept = bytearray(b"\1") * len(lane.at)
-            for place in lane.gone:
+            for place in gone:
                 kept[place] = 0
-            if lane.gone:
-                lane.at = array("q", compress(lane.at, kept))
-                lane.lines = array("i", compress(lane.lines, kept))
-                del lane.gone[:]
+            lane.at = array("q", compress(lane.at, kept))
+            lane.lines = array("i", compress(lane.lines, kept))
+        self._gone.clear()
 
     def cut(self, limit: int, copy: Copy, form: Form) -> None:
         """Keeps the first `limit` entries in list order."""

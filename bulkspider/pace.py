@@ -174,7 +174,8 @@ class Pace:
         if outcome.fetched:
             self.served(origin)
             return None
-        if error is None:
+        if error is None or error.code == "no_space":
+            # Room on the disk is not the origin's to give: it costs nobody anything to wait for it.
             return Again(now)
         if error.permanent or not isinstance(error, AttemptError) or error.final:
             if error.http_status is not None:

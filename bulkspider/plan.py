@@ -102,12 +102,14 @@ class PartState:
     """What is on disk for an entry and what is known about it; `sink.py` makes and keeps it.
 
     have: the bytes that can be trusted to be there. total: the length of the whole object once it is known.
+    source: `host:port` that the validators came from; another host has other ones for the same object.
     The last three fields are the memory of this run: what was spent on getting here.
     """
 
     have: Ranges = field(default_factory=Ranges)
     total: int | None = None
     validators: Validators = Validators()
+    source: str | None = None
     rung: Rung = Rung.ETAG
     without_range: bool = False
     restarts: int = 0

@@ -95,7 +95,8 @@ class Progress:
         lines = [f"{total}: {', '.join(told) or 'nothing to do'}"]
         if counts["already"]:
             lines.append(f"{counts['already']} of them were done by an earlier run: nothing was asked for")
-        lines.append(f"{human(received)} fetched in {seconds:.1f} s ({human(received / seconds)}/s)")
+        if received:
+            lines.append(f"{human(received)} fetched in {seconds:.1f} s ({human(received / seconds)}/s)")
         if resumed:
             lines.append(f"{human(resumed)} were on disk already and were not fetched again")
         for item in run.failures:

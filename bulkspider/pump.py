@@ -111,6 +111,9 @@ class Pump(Receiver):
 
     def start(self) -> None:
         self._head.deliver(self)
+        if self.waiting_for_us and self._end is None:
+            # Delivering resumes the socket after the first bytes, whatever we said about them.
+            self._head.connection.pause()
 
     # -- the socket's side -----------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -34,6 +34,9 @@ from bulkspider.items import BulkItem
 from bulkspider.ledger import Ledger, LedgerLine
 from bulkspider.options import Options
 from bulkspider.pace import Budget, Pace
+from bulkspider.plan import Rung
+from bulkspider.rates import INTERVAL, LIMITED_READ, ControlFile, Rates
+from bulkspider.secrecy import guard_logs
 from bulkspider.sink import Part
 from bulkspider.wire import Wire, is_closing
 
@@ -45,6 +48,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 TICK = 0.25
+# Room that is left for states and the ledger.
+RESERVE = 256 * 1024
 # Disk work is short; more threads than this only queue up in the kernel.
 DISK_THREADS = 16
 STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")
@@ -53,8 +58,12 @@ STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")
 class Active(Protocol):
     """A transfer under way, as the run sees it (`transfer.py`)."""
 
+    download: Download
+    host: str
+
     def stop(self, error: BulkError) -> None: ...
     def tick(self, now: float) -> None: ...
+    def hold(self, held: bool) -> None: ...
 
 
 @dataclass(eq=False)
@@ -84,6 +93,11 @@ class Download:
     @property
     def origin(self) -> str:
         return origin_of(self.url)
+
+    @property
+    def rest(self) -> int:
+        """Bytes that are still to be written, as far as the length is known."""
+        return self.part.unwritten
 
     def expect(self, digests: dict[str, str]) -> None:
         """Hashes the origin stated: they count where the list says nothing."""
@@ -148,13 +162,20 @@ class Run:
         self._folders: dict[str, Folder] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._downloads: dict[str, Download] = {}
+        self._rungs: dict[str, Rung] = {}
         self._active: set[Active] = set()
         self._followed: dict[Download, float] = {}
         self._watch = create_looping_call(self._tick)
+        self.rates = Rates(self.options.rate_limit, self.options.rate_limit_per_host, time.monotonic())
+        self._refill = create_looping_call(self._let_flow)
+        self._held: deque[Active] = deque()
+        self._controls: list[ControlFile] = []
+        self._controls_read = 0.0
         self._stop_callbacks: list[Callable[[], None]] = []
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
+        guard_logs()
         run = cls(crawler)
         crawler.signals.connect(run._opened, signals.spider_opened)
         crawler.signals.connect(run._stopped, signals.engine_stopped)
@@ -174,6 +195,7 @@ class Run:
         self._folders[root] = folder
         ledger = self._ledgers[root] = Ledger(folder.private, writer)
         ledger.load()
+        self._controls.append(ControlFile(folder.private / "control.json"))
         return ledger
 
     def folder(self, root: str) -> Folder:
@@ -255,6 +277,19 @@ class Run:
         await maybe_deferred_to_future(self.in_thread(download.begin_anew, refuted.found))
         return again
 
+    def fits(self, download: Download) -> bool:
+        """There is room for the rest of this file beside the rests of those that are under way (FAULTS 47)."""
+        rests = {transfer.download: transfer.download.rest for transfer in self._active}
+        rests[download] = download.rest
+        return download.folder.free_space() >= sum(rests.values()) + RESERVE
+
+    def rung(self, origin: str) -> Rung:
+        """The strongest If-Range that this origin is known to answer rightly."""
+        return self._rungs.get(origin, Rung.ETAG)
+
+    def remember_rung(self, origin: str, rung: Rung) -> None:
+        self._rungs[origin] = max(rung, self.rung(origin))
+
     def forget(self, download: Download) -> None:
         """The entry has its outcome."""
         self._downloads.pop(str(download.folder.path(download.entry.name)), None)
@@ -293,6 +328,8 @@ class Run:
 
     def leave(self, transfer: Active) -> None:
         self._active.discard(transfer)
+        if transfer in self._held:
+            self._held.remove(transfer)
         self.crawler.stats.set_value("bulk/active", len(self._active))
 
     @property
@@ -317,6 +354,11 @@ class Run:
         for callback in self._stop_callbacks:
             callback()
 
+    def refuse(self, error: UsageError) -> None:
+        """Something the user gave does not fit, found out too late to refuse it before the start. Exit status 1."""
+        logger.error("%s", error)
+        self.stop(error)
+
     def disk_failed(self, error: DiskError) -> None:
         """A file system that refuses everybody ends the run instead of failing every entry (FAULTS 47, 48)."""
         if error.stops_run and not self.stopping:
@@ -339,11 +381,53 @@ class Run:
             self.stop(Stopped())
         for transfer in list(self._active):
             transfer.tick(now)
+        if now - self._controls_read >= 1.0:
+            self._controls_read = now
+            self._read_controls(now)
+
+    # -------------------------------------------------------------------------------------------- rate limits
+
+    def spend(self, transfer: Active, count: int) -> None:
+        """`count` bytes have arrived for `transfer`; over the limit, it stops reading until the account is filled."""
+        self.crawler.stats.inc_value("bulk/bytes_received", count)
+        if not self.rates.limited:
+            return
+        now = time.monotonic()
+        self.rates.spend(transfer.host, count, now)
+        if not self.rates.allows(transfer.host, now):
+            transfer.hold(True)
+            if transfer not in self._held:
+                self._held.append(transfer)
+            if not self._refill.running:
+                self._refill.start(INTERVAL, now=False)
+
+    def _let_flow(self) -> None:
+        """Lets as many stopped transfers read as the account pays for, in turn."""
+        now = time.monotonic()
+        promised: Counter[str] = Counter()
+        everybody = ""
+        for _ in range(len(self._held)):
+            transfer = self._held.popleft()
+            host = transfer.host
+            if self.rates.allows(host, now, promised=promised[everybody], promised_host=promised[host]):
+                promised[host] += LIMITED_READ
+                promised[everybody] += LIMITED_READ
+                transfer.hold(False)
+            else:
+                self._held.append(transfer)
+        if not self._held:
+            self._refill.stop()
+
+    def _read_controls(self, now: float) -> None:
+        for control in self._controls:
+            limits = control.read()
+            if limits is not None:
+                limit = limits.get("rate_limit", self.options.rate_limit)
+                per_host = limits.get("rate_limit_per_host", self.options.rate_limit_per_host)
+                logger.info("%s: rate limit %s, per host %s bytes/s", control.path, limit or "none", per_host or "none")
+                self.rates.set(limit, per_host, now)
 
     # -------------------------------------------------------------------------------------------- counting
-
-    def count_bytes(self, count: int) -> None:
-        self.crawler.stats.inc_value("bulk/bytes_received", count)
 
     def count(self, item: BulkItem) -> None:
         """One entry has its outcome."""
@@ -376,6 +460,7 @@ class Run:
     # -------------------------------------------------------------------------------------------- Scrapy's signals
 
     def _opened(self) -> None:
+        guard_logs()
         self._watch.start(TICK, now=False)
         if threading.current_thread() is threading.main_thread():
             self._listen_for_signals()
@@ -400,8 +485,9 @@ class Run:
         return received
 
     async def _stopped(self) -> None:
-        if self._watch.running:
-            self._watch.stop()
+        for loop in (self._watch, self._refill):
+            if loop.running:
+                loop.stop()
         if self._wire is not None:
             await self._wire.close()
         await maybe_deferred_to_future(self.in_thread(self.committer.close))

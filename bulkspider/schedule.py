@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bulkspider.entry import Entry, origin_of, slot_of
@@ -26,7 +26,7 @@ class Work:
     """One entry that was begun and has no outcome yet.
 
     url: where it is fetched from now. mirrors: where else it may be. scheduled: Scrapy has taken its request.
-    first_error: why it failed, once it has had all but its last chance.
+    first_error: why it failed, once it has had all but its last chance. needs_space: it waits for room on the disk.
     """
 
     entry: Entry
@@ -35,6 +35,7 @@ class Work:
     download: Download | None = None
     scheduled: bool = False
     first_error: BulkError | None = None
+    needs_space: bool = False
 
     @classmethod
     def on(cls, entry: Entry) -> Work:
@@ -50,10 +51,22 @@ class Work:
 
 
 class Schedule:
-    """total is CONCURRENT_REQUESTS (0: no limit), per_slot CONCURRENT_REQUESTS_PER_DOMAIN, slot_limits DOWNLOAD_SLOTS."""
+    """total is CONCURRENT_REQUESTS (0: no limit), per_slot CONCURRENT_REQUESTS_PER_DOMAIN.
 
-    def __init__(self, pace: Pace, *, total: int, per_slot: int, slot_limits: Mapping[str, int]) -> None:
+    slot_limits: `concurrency` of DOWNLOAD_SLOTS. fits: asks whether what is left of a file fits on its disk.
+    """
+
+    def __init__(
+        self,
+        pace: Pace,
+        *,
+        total: int,
+        per_slot: int,
+        slot_limits: Mapping[str, int],
+        fits: Callable[[Download], bool],
+    ) -> None:
         self._pace = pace
+        self._fits = fits
         self._total = total or 1 << 30
         self._per_slot = per_slot or 1 << 30
         self._slot_limits = dict(slot_limits)
@@ -85,7 +98,17 @@ class Schedule:
 
     def may_begin(self, work: Work, now: float) -> bool:
         slot = work.slot
-        return self._in_slot[slot] < self._limit(slot) and self._pace.allows(work.origin, now)
+        if self._in_slot[slot] >= self._limit(slot) or not self._pace.allows(work.origin, now):
+            return False
+        return not work.needs_space or work.download is None or self._fits(work.download)
+
+    @property
+    def stuck(self) -> bool:
+        """All that is left waits for room on the disk, and nothing is under way that might make some."""
+        waiting = [work for heap in self._waiting.values() for _, _, work in heap]
+        if not waiting or len(waiting) < len(self._works) or not all(work.needs_space for work in waiting):
+            return False
+        return not any(work.download and self._fits(work.download) for work in waiting)
 
     def blocked(self, now: float) -> set[str]:
         """Origins of which nothing new may begin now."""
@@ -106,7 +129,7 @@ class Schedule:
 
     def begin(self, work: Work) -> None:
         """A request is made for it."""
-        work.scheduled = False
+        work.scheduled = work.needs_space = False
         self._in_flight += 1
         self._in_slot[work.slot] += 1
         self._slot_origins.setdefault(work.slot, set()).add(work.origin)
@@ -142,12 +165,16 @@ class Schedule:
         if self._in_flight >= self._total:
             return None
         for origin, heap in self._waiting.items():
-            due, _, work = heap[0]
-            if due <= now and self.may_begin(work, now):
-                heapq.heappop(heap)
-                if not heap:
-                    del self._waiting[origin]
-                return work
+            # The next ones too: the first may wait for more room than there is.
+            for due, sequence, work in heap:
+                if due <= now and self.may_begin(work, now):
+                    heap.remove((due, sequence, work))
+                    heapq.heapify(heap)
+                    if not heap:
+                        del self._waiting[origin]
+                    return work
+                if not work.needs_space:
+                    break
         return None
 
     def begin_last_pass(self, now: float) -> None:

@@ -9,16 +9,17 @@ on the PartState kept here. All methods are called from worker threads, never fr
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import json
 import os
 import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bulkspider.errors import DiskError, disk_error
 from bulkspider.folder import Folder, lstat_at, require_regular
@@ -38,6 +39,22 @@ WRITTEN_EVERY_SECONDS = 2.0
 DURABLE_EVERY_SECONDS = 30.0
 # Files of other downloaders that say "this one is full of holes".
 CONTROL_FILES = (".aria2", ".st")
+
+
+_KEEP_SIZE = 1  # FALLOC_FL_KEEP_SIZE, fallocate(2)
+
+
+def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
+    """fallocate(2) itself: os.posix_fallocate writes zeros where the file system cannot reserve."""
+    try:
+        function = ctypes.CDLL(None, use_errno=True).fallocate
+    except (OSError, AttributeError):
+        return None
+    function.argtypes = [ctypes.c_int, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
+    return cast("Callable[[int, int, int, int], int]", function)
+
+
+_fallocate = _find_fallocate()
 
 
 def _boot_id() -> str | None:
@@ -95,6 +112,7 @@ class Part:
         self._synced_bytes = 0
         self._synced_at = self._saved_at
         self._old_size = 0
+        self._reserved = 0
 
     # ------------------------------------------------------------------------------------------- opening, closing
 
@@ -279,6 +297,7 @@ class Part:
                 "etag": self.state.validators.etag,
                 "last_modified": self.state.validators.last_modified,
                 "date": self.state.validators.date,
+                "host": self.state.source,
                 "total": self.state.total,
                 "written": [list(pair) for pair in self.state.have],
                 "durable": [list(pair) for pair in self._durable],
@@ -334,6 +353,7 @@ class Part:
         self.state.have = have
         self.state.total = total if isinstance(total, int) else None
         self.state.validators = validators
+        self.state.source = _text(saved.get("host"))
 
     # ---------------------------------------------------------------------------- restarts, foreign files, the end
 
@@ -367,7 +387,7 @@ class Part:
                 self._rename(STATE, OLD_STATE)
             os.close(self._fd)
             self._fd = -1
-        self._inode = 0
+        self._inode = self._reserved = 0
         self._durable = Ranges()
         self.state = PartState(restarts=self.state.restarts, rung=self.state.rung)
 
@@ -485,13 +505,34 @@ class Part:
             os.unlink(self._base + STATE, dir_fd=self._dir_fd)
         self.drop_old()
 
-    def learn(self, *, total: int | None = None, validators: Validators | None = None) -> None:
+    @property
+    def unwritten(self) -> int:
+        """Bytes for which the disk has yet to find room; 0 while the length is unknown."""
+        if self.state.total is None:
+            return 0
+        return max(0, self.state.total - max(self.state.have.count, self._reserved))
+
+    def preallocate(self) -> None:
+        """Reserves room for the whole file where the file system can; never writes zeros (FAULTS 49). The file's size
+        stays what was written."""
+        total = self.state.total
+        if total and self._reserved < total and _fallocate is not None:
+            if _fallocate(self.fd, _KEEP_SIZE, 0, total) == 0:
+                self._reserved = total
+            elif ctypes.get_errno() in (errno.ENOSPC, errno.EDQUOT):
+                raise disk_error(OSError(ctypes.get_errno(), ""), self.path)
+
+    def learn(
+        self, *, total: int | None = None, validators: Validators | None = None, source: str | None = None
+    ) -> None:
         """Keeps what an accepted answer told of the object."""
         with self._lock:
             if total is not None:
                 self.state.total = total
             if validators is not None and (validators.etag or validators.last_modified):
-                self.state.validators = replace(validators)
+                self.state.validators = validators
+            if source is not None:
+                self.state.source = source
 
 
 def keep_aside(name: str, base: str, dir_fd: int) -> None:

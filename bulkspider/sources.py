@@ -72,7 +72,7 @@ class ListSource:
         self._heap = [(lane.at[0], lane) for lane in self._lanes.values()]
         heapq.heapify(self._heap)
         self._aside: set[str] = set()
-        self._blocked: Collection[str] = ()  # those of the last look at _aside
+        self._blocked: Collection[str] = ()  # holds all that are set aside, as it was then
 
     @property
     def exhausted(self) -> bool:
@@ -94,6 +94,7 @@ class ListSource:
             if lane.origin in blocked:
                 heapq.heappop(heap)
                 self._aside.add(lane.origin)
+                self._blocked = blocked
                 continue
             entry = self._read(at, lane.lines[lane.taken])
             lane.taken += 1
@@ -158,12 +159,10 @@ def check_list(
         keep=re.compile(fnmatch.translate(match)) if match is not None else None,
         stop=bad_lines == "stop",
     )
+    temporary, copy = "", None
     try:
         fd, temporary = tempfile.mkstemp(prefix="list.", dir=folder)  # mode 0600: lists hold signed URLs and headers
-    except OSError as error:
-        raise UsageError(f"cannot copy the list into {os.fspath(folder)}: {error.strerror}") from None
-    copy = Copy(fd)
-    try:
+        copy = Copy(fd)
         for lines in copy_lines(path, fd):
             check.feed(lines)
         check.settle(copy, limit)
@@ -172,10 +171,13 @@ def check_list(
         if not len(check.index) and not check.bad:
             raise ListError(_nothing_to_do(check, shown(path), match))
         os.replace(temporary, Path(folder) / "list")
-    except BaseException:
-        copy.close()
+    except BaseException as error:
+        if copy is not None:
+            copy.close()
         with suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise UsageError(f"cannot copy the list into {os.fspath(folder)}: {error.strerror}") from None
         raise
     return ListSource(copy, check)
 

@@ -7,11 +7,10 @@ too, because only the origin can say what they are worth.
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
 from typing import TYPE_CHECKING
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 from scrapy.http import Headers
 from scrapy.utils.defer import maybe_deferred_to_future
@@ -19,12 +18,14 @@ from twisted.internet.defer import Deferred
 
 from bulkspider import plan
 from bulkspider.digest import from_headers
-from bulkspider.entry import origin_of, redact
+from bulkspider.entry import origin_of, redact, slot_of
 from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped
 from bulkspider.pace import Outcome, parse_retry_after
 from bulkspider.plan import Ask, Do, Expected, Verdict
 from bulkspider.pump import Intake, Pump, Sample
-from bulkspider.wire import Head
+from bulkspider.rates import LIMITED_READ
+from bulkspider.secrecy import add_secrets
+from bulkspider.wire import READ_SIZE, Head
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
+# From here on losing a file at 99 % hurts.
+LARGE = 1 << 30
 # The plan alone ends every loop; this is the belt to its braces.
 MAX_EXCHANGES = 16
 
@@ -44,9 +47,10 @@ class Transfer:
     def __init__(self, run: Run, download: Download, request: Request) -> None:
         self.head: Head | None = None
         self._run = run
-        self._download = download
+        self.download = download
         self._request = request
         self._part = download.part
+        self.host = slot_of(request.url)
         self._pump: Pump | None = None
         self._pending: Deferred[Head] | None = None
         self._stopped: BulkError | None = None
@@ -55,7 +59,7 @@ class Transfer:
 
     async def perform(self) -> Outcome:
         """Makes the attempt. Never raises for what networks, origins and disks do: that is in the Outcome."""
-        run, download = self._run, self._download
+        run, download = self._run, self.download
         run.enter(self)
         download.attempts += 1
         download.connections = max(download.connections, 1)
@@ -86,7 +90,7 @@ class Transfer:
         return outcome
 
     def _meet_part(self) -> None:
-        download, state = self._download, self._part.state
+        download, state = self.download, self._part.state
         download.resumed_from = download.largest = state.have.count
         if state.have:
             self._run.crawler.stats.inc_value("bulk/bytes_resumed", state.have.count)
@@ -100,14 +104,14 @@ class Transfer:
     async def _settle(self, outcome: Outcome) -> Outcome:
         """Keeps what came, in the state too; tells whether the part grew."""
         have = self._part.state.have.count
-        grew = have > self._download.largest
-        self._download.largest = max(have, self._download.largest)
+        grew = have > self.download.largest
+        self.download.largest = max(have, self.download.largest)
         if not outcome.fetched:
             await maybe_deferred_to_future(self._run.in_thread(self._keep))
         return Outcome(fetched=outcome.fetched, grew=grew, error=outcome.error)
 
     def _keep(self) -> None:
-        with self._download.hashing:
+        with self.download.hashing:
             if self._part.is_open:
                 try:
                     self._part.save()
@@ -128,7 +132,7 @@ class Transfer:
         if pump is None:
             return
         pump.tick(now)
-        self._run.follow(self._download)
+        self._run.follow(self.download)
         options = self._run.options
         if pump.waiting_for_us:
             self._window_start, self._window_bytes = now, pump.received_bytes
@@ -140,6 +144,11 @@ class Transfer:
                 self._break(f"slower than BULK_MIN_SPEED ({speed:.0f} bytes/s)", "slow")
             self._window_start, self._window_bytes = now, pump.received_bytes
 
+    def hold(self, held: bool) -> None:
+        """Stops or lets flow the body, on behalf of a rate limit."""
+        if self._pump is not None:
+            self._pump.hold(held)
+
     def _break(self, why: str, code: str) -> None:
         if self._pump is not None:
             self._pump.abort(AttemptError(why, code=code))
@@ -147,7 +156,7 @@ class Transfer:
     # ---------------------------------------------------------------------------------------------- the attempt
 
     async def _attempt(self) -> Outcome:
-        state = self._part.state
+        self._know_origin()
         for _ in range(MAX_EXCHANGES):
             if self._part.foreign is not None:
                 verdict, asked = await self._meet_foreign()
@@ -161,6 +170,7 @@ class Transfer:
             assert head is not None
             if verdict.rung is not None:
                 state.rung = verdict.rung
+                self._run.remember_rung(self._source, verdict.rung)
             state.without_range = state.without_range or verdict.without_range
             if verdict.do is Do.WRITE:
                 try:
@@ -179,10 +189,22 @@ class Transfer:
             if verdict.do is Do.FAIL:
                 assert verdict.error is not None
                 raise self._with_retry_after(verdict.error, head)
-            logger.info("%s: %s; %s", self._download.entry.name, verdict.why, _SAY[verdict.do])
+            logger.info("%s: %s; %s", self.download.entry.name, verdict.why, _SAY[verdict.do])
             if verdict.do is Do.RESTART:
                 await self._begin_anew()
         raise AttemptError("the origin's answers make no sense together", code="unstable")
+
+    @property
+    def _source(self) -> str:
+        return origin_of(self._request.url)
+
+    def _know_origin(self) -> None:
+        """What the part was begun with counts only where it came from (FAULTS 12); what If-Range an origin
+        understands, we may have found out before (FAULTS 11)."""
+        state = self._part.state
+        if state.have and state.source not in (None, self._source):
+            state.validators = plan.Validators()
+        state.rung = max(state.rung, self._run.rung(self._source))
 
     def _next_ask(self) -> Ask:
         state = self._part.state
@@ -212,20 +234,14 @@ class Transfer:
         headers = Headers(self._request.headers)
         for name in ("Range", "If-Range"):
             headers.pop(name, None)
-        entry = self._download.entry
-        if _same_origin(entry.url, self._request.url):
-            for name, value in entry.headers:
-                headers[name] = value
-        credentials = userinfo(self._download.url)
-        if credentials and "Authorization" not in headers and _same_origin(self._download.url, self._request.url):
-            headers["Authorization"] = credentials
+        add_secrets(headers, self.download.entry, self.download.url, self._request.url)
         for name, value in asked.headers().items():
             headers[name] = value
         return headers
 
     @property
     def _expected(self) -> Expected:
-        entry = self._download.entry
+        entry = self.download.entry
         return Expected(
             name=entry.name,
             url_path=urlsplit(self._request.url).path,
@@ -235,22 +251,24 @@ class Transfer:
 
     async def _take(self, head: Head, verdict: Verdict) -> Outcome:
         """Carries out WRITE."""
-        run, download, part = self._run, self._download, self._part
+        run, download, part = self._run, self.download, self._part
         if verdict.fresh:
             logger.info("%s: %s; begun anew", download.entry.name, verdict.why)
             await self._begin_anew()
         state = part.state
         if not state.have or not (state.validators.etag or state.validators.last_modified):
             part.learn(validators=head.answer.validators)
-        part.learn(total=verdict.total)
+        part.learn(total=verdict.total, source=self._source)
         download.flags |= verdict.flags
         download.final_url = redact(self._request.url)
-        part.details["host"] = origin_of(self._request.url)
+        self._warn_of_no_ranges(head, verdict)
+        await self._find_room(head)
         self._expect_digests(head)
         intake = Intake(part, verdict.first, verdict.end)
         pump = Pump(head, intake, run.in_thread, self._count)
         self._window_start, self._window_bytes = time.monotonic(), 0
         self._pump = pump
+        head.connection.read_in_pieces(LIMITED_READ if run.rates.limited else READ_SIZE)
         pump.start()
         try:
             end = await maybe_deferred_to_future(pump.done)
@@ -275,25 +293,50 @@ class Transfer:
         part.learn(total=total)
         return Outcome(fetched=True) if state.complete else self._more()
 
+    async def _find_room(self, head: Head) -> None:
+        """Before the first byte of many: a disk that fills up in the middle of 64 files helps none of them."""
+        run, download = self._run, self.download
+        if download.part.state.total is None:
+            return
+        if not run.fits(download):
+            await maybe_deferred_to_future(run.in_thread(download.part.drop_old))
+            if not run.fits(download):
+                head.drop()
+                raise AttemptError(
+                    f"no room for its {download.rest} bytes on the file system of {download.folder.root}",
+                    code="no_space",
+                )
+        if run.options.preallocate:
+            await maybe_deferred_to_future(run.in_thread(download.part.preallocate))
+
+    def _warn_of_no_ranges(self, head: Head, verdict: Verdict) -> None:
+        """RFC 9110 §14.3: such a file can only be fetched in one go."""
+        if head.answer.accept_ranges == "none" and (verdict.total or 0) > LARGE:
+            logger.warning(
+                "%s: %d bytes, and the origin does not resume; a lost connection will begin it anew",
+                self.download.entry.name,
+                verdict.total,
+            )
+
     def _more(self) -> Outcome:
         """The answer is done and there is more to ask for; if it brought nothing new, that is an error."""
-        if self._part.state.have.count > self._download.largest:
+        if self._part.state.have.count > self.download.largest:
             return Outcome()
         raise AttemptError("the answer brought nothing new", code="no_progress")
 
     def _count(self, count: int) -> None:
-        self._download.bytes_received += count
-        self._run.count_bytes(count)
+        self.download.bytes_received += count
+        self._run.spend(self, count)
 
     def _expect_digests(self, head: Head) -> None:
         stated = from_headers(head.fields)
         if head.answer.encoding is None or head.status == 206:
-            self._download.expect(dict(stated.representation))
+            self.download.expect(dict(stated.representation))
         if head.status == 200 and head.answer.encoding is None and not head.answer.has_content_range:
-            self._download.expect(dict(stated.content))
+            self.download.expect(dict(stated.content))
 
     async def _begin_anew(self) -> None:
-        await maybe_deferred_to_future(self._run.in_thread(self._download.begin_anew))
+        await maybe_deferred_to_future(self._run.in_thread(self.download.begin_anew))
 
     def _with_retry_after(self, error: BulkError, head: Head) -> BulkError:
         if isinstance(error, AttemptError) and error.http_status is not None:
@@ -315,7 +358,7 @@ class Transfer:
 
         Returns the proven length; leaves `length_proven` False and returns `reached` when the origin gives no means.
         """
-        download = self._download
+        download = self.download
         head = await self._exchange(Ask(first=reached, want=reached))
         piece = head.answer.content_range
         head.drop()
@@ -377,21 +420,21 @@ class Transfer:
             part.learn(total=total, validators=head.answer.validators)
         if (
             foreign.size == foreign.usable == part.state.total
-            and foreign.where == self._download.entry.name.rpartition("/")[2]
+            and foreign.where == self.download.entry.name.rpartition("/")[2]
         ):
-            self._download.flags.add("adopted")
+            self.download.flags.add("adopted")
             await maybe_deferred_to_future(self._run.in_thread(part.adopt))
             return Verdict(Do.COMPLETE, total=foreign.size), Ask()
-        logger.info("%s: continuing the %d bytes that were there", self._download.entry.name, foreign.usable)
+        logger.info("%s: continuing the %d bytes that were there", self.download.entry.name, foreign.usable)
         await maybe_deferred_to_future(self._run.in_thread(part.take_over))
-        self._download.resumed_from = self._download.largest = foreign.usable
+        self.download.resumed_from = self.download.largest = foreign.usable
         self._run.crawler.stats.inc_value("bulk/bytes_resumed", foreign.usable)
         return None, Ask()
 
     async def _refuse_foreign(self, why: str) -> None:
         logger.info(
             "%s: the file that was there is not a part of this one (%s); it is kept as .old",
-            self._download.entry.name,
+            self.download.entry.name,
             why,
         )
         await maybe_deferred_to_future(self._run.in_thread(self._part.refuse_foreign))
@@ -419,15 +462,3 @@ _SAY = {
     Do.RESTART: "begun anew",
     Do.ASK_AGAIN: "asking again",
 }
-
-
-def userinfo(url: str) -> str | None:
-    """The Authorization value for `user:password@` in a URL (RFC 7617 §2)."""
-    raw = urlsplit(url).netloc.rpartition("@")[0]
-    if not raw:
-        return None
-    return "Basic " + base64.b64encode(unquote_to_bytes(raw)).decode("ascii")
-
-
-def _same_origin(one: str, other: str) -> bool:
-    return urlsplit(one).scheme == urlsplit(other).scheme and origin_of(one) == origin_of(other)

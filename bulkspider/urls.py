@@ -22,7 +22,8 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # A URL of this form is its own normal form; nearly every URL of a list is. A port of five digits is looked at closer.
 SITE = r"https?://(?:[a-z0-9-]{1,63}\.)*[a-z0-9-]{1,63}(?::[1-9][0-9]{0,3})?"
-PATH = r"/[A-Za-z0-9_.~!$&()+;=:@%/?-]*"
+SAFE = r"A-Za-z0-9_.~!$&()+;=:@%/-"
+PATH = rf"/[{SAFE}]*(?:\?[?{SAFE}]+)?"
 _NORMAL = re.compile(SITE + PATH)
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")

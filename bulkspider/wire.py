@@ -195,8 +195,6 @@ class _Connection:
         for layer in (self._transport, getattr(self._transport, "protocol", None)):
             if isinstance(layer, Protocol) and hasattr(layer, "getHandle"):
                 self._tls = layer.getHandle()
-        if self._tls is None:
-            self._transport.bufferSize = READ_SIZE
         self._watch_close()
 
     def _watch_close(self) -> None:
@@ -223,6 +221,11 @@ class _Connection:
         if self._tls is not None or (self._reason is not None and not self._reason.check(net.ConnectionDone)):
             return End.LOST
         return End.CLOSED
+
+    def read_in_pieces(self, size: int) -> None:
+        """How many bytes one read takes at most. Twisted's `bufferSize`; over TLS it gives records of 16 KiB anyway."""
+        if self._transport is not None and self._tls is None:
+            self._transport.bufferSize = size
 
     def pause(self) -> None:
         self._transport.pauseProducing()

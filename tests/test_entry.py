@@ -210,6 +210,10 @@ def test_an_error_never_shows_a_secret() -> None:
         "a http://h/x http://user:s3cret@h/x",
         "a http://h/x http://user:s3cret@h/x?a=b",
         "a http://h/x header:Range=s3cret",
+        "a http://h/x header:Authorization=Bearer s3cret",
+        "a http://h/x header:Authorization=Bearer s3cret==",
+        "a http://h/x header:Authorization=Custom size=1 s3cret=1",
+        "a,http://h/x,header:Cookie=a,s3cret",
         "a\thttp://h/x?sig=s3cret size=5",
     ):
         with pytest.raises(EntryError) as caught:
@@ -372,6 +376,7 @@ def test_a_bad_json_row_is_told(text: str, says: str) -> None:
         ("%2fetc", "leave"),
         ("..%5cx", "leave"),
         ("C%3a/x", "leave"),
+        ("a:b", "leave"),  # a drive
         ("a\\b", "backslash"),
         ("a\0b", "control"),
         ("a\nb", "control"),
@@ -441,7 +446,6 @@ def test_an_unsafe_name_is_refused(name: str, says: str) -> None:
         "a%2Fb",
         "日本語/ファイル.bin",
         "a\u200db",
-        "a:b",
         "ab:c",
         "a" * 238,
         "a" * 255 + "/" + "b" * 238,
@@ -497,9 +501,17 @@ def test_a_url_has_one_normal_form(url: str, normal: str) -> None:
     assert safe_url_string(normal) == normal  # the URL of the Request is the same
 
 
+@pytest.mark.skipif("[" not in safe_url_string("http://[::1]/"), reason="this w3lib, and so this Scrapy, knows no IPv6")
 def test_an_ipv6_host_keeps_its_brackets() -> None:
     assert normal_url("http://[2001:DB8::1]:8080/x") == "http://[2001:db8::1]:8080/x"
     assert origin_of("http://[2001:db8::1]/x") == "[2001:db8::1]:80"
+
+
+@given(st.text(alphabet=string.ascii_letters + string.digits + "_.~!$&()+;=:@%/?-*,'[]|^{}`\\\"<> ä#", max_size=30))
+def test_scrapy_has_nothing_to_change_in_a_normal_url(path: str) -> None:
+    normal = normal_url(f"https://h.example/{path}")
+    assert safe_url_string(normal) == normal
+    assert normal_url(normal) == normal
 
 
 def test_origin_and_slot() -> None:
@@ -515,8 +527,7 @@ def test_userinfo_is_taken_out_and_nothing_else() -> None:
 
 
 SIGNED = [
-    "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=A%2FB&X-Amz-Date=1&X-Amz-Expires=2&X-Amz-SignedHeaders=host"
-    "&X-Amz-Security-Token=q&X-Amz-Signature=abc",
+    "X-Amz-Algorithm=a&X-Amz-Credential=A%2FB&X-Amz-Date=1&X-Amz-Expires=2&X-Amz-Security-Token=q&X-Amz-Signature=abc",
     "AWSAccessKeyId=A&Signature=b%3D&Expires=1",
     "Policy=e30_&Signature=x~&Key-Pair-Id=K",
     "X-Goog-Algorithm=a&X-Goog-Credential=b&X-Goog-Date=c&X-Goog-Expires=d&X-Goog-SignedHeaders=e&X-Goog-Signature=f",
@@ -589,24 +600,25 @@ def test_secrets_are_not_shown(text: str, shown: str) -> None:
 
 FRAGMENTS = st.sampled_from(
     [
-        "https://",
-        "user:pw@",
-        "h",
-        "/",
-        "?",
-        "&",
-        "=",
-        "sig",
-        "token",
-        "X-Amz-Signature",
-        "abc",
-        " ",
-        "\n",
-        "'",
-        '"',
-        "#",
+        *(
+            "https://",
+            "user:pw@",
+            "h",
+            "/",
+            "?",
+            "&",
+            "=",
+            "sig",
+            "token",
+            "X-Amz-Signature",
+            "abc",
+            " ",
+            "\n",
+            "'",
+            '"',
+        ),
+        *("#", "%3D", "%3F", "%26", "Authorization", ": ", "Cookie", "header:", "***", "@", ":", "<", ">", ";"),
     ]
-    + ["%3D", "%3F", "%26", "Authorization", ": ", "Cookie", "header:", "***", "@", ":", "<", ">", ";"]
 )
 
 
@@ -660,75 +672,63 @@ def test_an_entry_can_be_logged() -> None:
 
 NAME = st.sampled_from(
     [
-        "a",
-        "A.bin",
-        "ab",
-        "con",
-        "con.txt",
-        "CON",
-        "conx",
-        "nul/x",
-        "x/aux.y",
-        "a.part",
-        "x.part.json",
-        "a.PART.OLD",
-        ".a",
+        *(
+            "a",
+            "A.bin",
+            "ab",
+            "con",
+            "con.txt",
+            "CON",
+            "conx",
+            "nul/x",
+            "x/aux.y",
+            "a.part",
+            "x.part.json",
+            "a.PART.OLD",
+        ),
+        *(".a", "a.", "a-", "-a", "a/b", "a//b", "a/", "/a", "a/.b", "a/-b", "a./b", "a/..", "a..b", "_", "ä", "a b"),
+        *("a%20", "~a", "x" * 237, "x" * 238, "x" * 239, "y/" + "x" * 236, "#a", "lpt1", "com0.x", "a.part.json.tmp"),
+        *(".bulkspider/a", "a/.bulkspider", "a:b", "a'b", "a\\b", "con/a", "a/con", "a/con.x/b"),
     ]
-    + [
-        "a.",
-        "a-",
-        "-a",
-        "a/b",
-        "a//b",
-        "a/",
-        "/a",
-        "a/.b",
-        "a/-b",
-        "a./b",
-        "a/..",
-        "a..b",
-        "_",
-        "ä",
-        "a b",
-        "a%20",
-        "~a",
-    ]
-    + ["x" * 237, "x" * 238, "x" * 239, "y/" + "x" * 236, "#a", "lpt1", "com0.x", "a.part.json.tmp", ".bulkspider/a"]
 )
 MARK = st.sampled_from([" ", "  ", "\t", ",", ", ", " \t", "", ";", '"'])
 URL = st.sampled_from(
-    ["http://h/x", "https://h.example.com:8080/a/b.c?d=e&f=%2F", "http://h", "http://h/", "http://H/x", "http://h:0/x"]
-    + ["http://h:99999/x", "http://-h/x", "http://h..i/x", f"http://{'h' * 63}/x", f"http://{'h' * 64}/x", "ftp://h/x"]
-    + [
-        "http://u:p@h/x",
-        "http://h/x#y",
-        "http://h/ä",
-        "http://h/a'b",
-        "http://h/a,b",
-        "http://h/[x]",
-        "http://h/x?a=***",
+    [
+        *(
+            "http://h/x",
+            "https://h.example.com:8080/a/b.c?d=e&f=%2F",
+            "http://h",
+            "http://h/",
+            "http://H/x",
+            "http://h:0/x",
+        ),
+        *(
+            "http://h:99999/x",
+            "http://-h/x",
+            "http://h..i/x",
+            "ftp://h/x",
+            "http://u:p@h/x",
+            "http://h/x#y",
+            "http://h/ä",
+        ),
+        *("http://h/a'b", "http://h/a,b", "http://h/[x]", "http://h/x?a=***", "http://1.2.3.4/x", "http://[::1]/x"),
+        *(
+            "https://h/con",
+            "https://h/a.part",
+            "https://h/a/b/x.tar.gz",
+            "https://h/.x",
+            "http://h_i/x",
+            "https://h/a%2Fb",
+        ),
+        *("https://h/x\\y", "http://h/nul.x", f"http://{'h' * 63}/x", f"http://{'h' * 64}/x"),
+        f"http://{'.'.join(['h' * 50] * 6)}/x",
     ]
-    + [
-        "http://1.2.3.4/x",
-        "http://[::1]/x",
-        "https://h/con",
-        "https://h/a.part",
-        "https://h/a/b/x.tar.gz",
-        "https://h/.x",
-    ]
-    + [f"http://{'.'.join(['h' * 50] * 6)}/x", "http://h_i/x", "https://h/a%2Fb", "https://h/x\\y", "http://h/nul.x"]
 )
 FIELD = st.sampled_from(
     [
-        "size=1",
-        "size=01",
-        "size=",
-        f"size={'9' * 18}",
-        f"size={'9' * 19}",
-        f"sha256={SHA256}",
-        f"sha256={SHA256.upper()}",
+        *("size=1", "size=01", "size=", f"size={'9' * 18}", f"size={'9' * 19}", f"sha256={SHA256}", "sha256=abc", ""),
+        *(f"sha256={SHA256.upper()}", f"md5={MD5}", "x"),
     ]
-    + ["sha256=abc", f"md5={MD5}", "", "x"]
 )
 LINE = st.tuples(
     NAME | st.just(""), MARK, URL, st.lists(st.tuples(MARK, FIELD), max_size=3), st.sampled_from(["", "\r", " "])
@@ -743,14 +743,17 @@ def both(form: Form, text: str) -> None:
     fast = form.plain(text.encode(), 3)
     assert fast is None or fast == slow
     name = form.plain_name(text.encode())
-    assert name is None or slow is not None
-    assert name is None or name.decode() == slow.name
-    assert name is None or name.lower() == fold(slow.name).encode()
+    if name is not None:
+        assert slow is not None
+        assert name.decode() == slow.name
+        assert name.lower() == fold(slow.name).encode()
 
 
 @pytest.mark.parametrize("header", ["", "name url", "name,url", "name\turl", "url", "name,url,size", "url name"])
 @given(parts=LINE)
-def test_the_fast_path_and_the_full_parser_agree(header: str, parts: tuple[str, str, str, list[str], str]) -> None:
+def test_the_fast_path_and_the_full_parser_agree(
+    header: str, parts: tuple[str, str, str, list[tuple[str, str]], str]
+) -> None:
     name, mark, url, more, end = parts
     form = Form(parse_header(header) if header else None)
     both(form, name + mark + url + "".join(m + field for m, field in more) + end)

@@ -8,6 +8,7 @@ a list of 100,000 lines never becomes 100,000 Requests. Callback and errback han
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import deque
@@ -24,7 +25,7 @@ from twisted.internet.defer import Deferred
 
 from bulkspider.arguments import Prepared, prepare
 from bulkspider.entry import Entry, redact, url_key, without_userinfo
-from bulkspider.errors import AttemptError, BulkError, Stopped, UsageError
+from bulkspider.errors import AttemptError, BulkError, Stopped, UsageError, disk_error
 from bulkspider.finish import prove_again
 from bulkspider.items import BulkItem
 from bulkspider.ledger import LedgerLine, Proof, proves
@@ -32,6 +33,8 @@ from bulkspider.pace import Again, GiveUp, Outcome
 from bulkspider.pipelines import BulkPipeline
 from bulkspider.run import Run
 from bulkspider.schedule import Schedule, Work
+from bulkspider.sums import parse as parse_checksums
+from bulkspider.verify import Finding, verify
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -43,6 +46,8 @@ logger = logging.getLogger(__name__)
 
 # Skipping what the ledger proves must not keep the reactor from its other work.
 SLICE_SECONDS = 0.01
+# Files that are hashed, or wait for it, while the list is read on.
+VERIFY_AHEAD = 8
 # Answers that must reach our callback. Not 3xx: those are the redirect middleware's.
 STATUSES = [304, *range(400, 600)]
 
@@ -84,6 +89,9 @@ class BulkSpider(Spider):
         self.folder = prepared.folder
         self.source = prepared.source
         self.list_path = prepared.list_path
+        self._sums = prepared.sums
+        self._sums_url = prepared.sums_url
+        self._verifying = prepared.verify
         self._ready: deque[BulkItem] = deque()
         self._checking = 0
         self._yielding: Work | None = None
@@ -94,6 +102,12 @@ class BulkSpider(Spider):
     async def start(self) -> AsyncIterator[Any]:
         """Yields one Request at a time, whenever one is due and its origin has a free slot."""
         self._set_up()
+        if self._sums_url is not None and not await self._fetch_sums(self._sums_url):
+            return
+        if self._verifying:
+            async for item in self._verify():
+                yield item
+            return
         while True:
             while self._ready:
                 yield self._ready.popleft()
@@ -115,6 +129,8 @@ class BulkSpider(Spider):
                 self._yielding = None
                 if not work_now.scheduled:
                     self._dropped(work_now)
+            elif self.schedule.stuck:
+                self.run.disk_failed(disk_error(OSError(errno.ENOSPC, ""), self.folder.root))
             elif not self._ready and not self._is_done():
                 await self._event(now)
 
@@ -135,6 +151,7 @@ class BulkSpider(Spider):
                 slot: int(values.get("concurrency", per_slot))
                 for slot, values in settings.getdict("DOWNLOAD_SLOTS").items()
             },
+            fits=run.fits,
         )
         self._feeds = bool(settings.getdict("FEEDS"))
         stats = self.crawler.stats
@@ -157,7 +174,7 @@ class BulkSpider(Spider):
         slice_ends = now + SLICE_SECONDS
         blocked = self.schedule.blocked(now)
         while not self._ready and not self.run.stopping:
-            entry = self.source.take(blocked)
+            entry = self._take(blocked)
             if entry is None:
                 return None
             if not self._is_proven(entry):
@@ -171,6 +188,46 @@ class BulkSpider(Spider):
                 await self._pause()
                 slice_ends = time.monotonic() + SLICE_SECONDS
         return None
+
+    def _take(self, blocked: set[str]) -> Entry | None:
+        """The next entry, with what a checksum file says of it."""
+        entry = self.source.take(blocked)
+        return entry if entry is None or self._sums is None else self._sums.add_to(entry)
+
+    async def _fetch_sums(self, url: str) -> bool:
+        """Gets the checksum file before the first entry; without it nothing is begun."""
+        request = Request(without_userinfo(url), dont_filter=True, meta={"allow_offsite": True})
+        try:
+            response = await self.crawler.engine.download_async(request)
+            if response.status != 200:
+                raise UsageError(f"{redact(url)}: the checksum file could not be fetched ({response.status})")
+            self._sums = parse_checksums(response.body.decode("utf-8", "surrogateescape"), redact(url))
+        except UsageError as error:
+            self.run.refuse(error)
+            return False
+        except Exception as error:
+            self.run.refuse(UsageError(f"{redact(url)}: the checksum file could not be fetched ({redact(str(error))})"))
+            return False
+        return True
+
+    async def _verify(self) -> AsyncIterator[BulkItem]:
+        """Re-reads the output, several files at once, and asks nobody."""
+        pending: deque[tuple[Entry, Deferred[Finding]]] = deque()
+        while not self.run.stopping:
+            while len(pending) < VERIFY_AHEAD and (entry := self._take(set())) is not None:
+                task = (verify, entry, self.folder, self.ledger, self.run.is_stopping)
+                pending.append((entry, self.run.in_thread(*task, hashing=True)))
+            if not pending:
+                break
+            entry, finding = pending.popleft()
+            try:
+                found = await maybe_deferred_to_future(finding)
+            except BulkError as error:
+                found = Finding("interrupted" if isinstance(error, Stopped) else "failed", error=error)
+            item = self._item(entry, found.status, error=found.error)
+            item.size, item.flags, item.checksums = found.size, list(found.flags), dict(found.digests)
+            item.sha256 = found.digests.get("sha256")
+            yield item
 
     async def _event(self, now: float) -> None:
         """Waits for an outcome, a stop, or the next time at which something may be due; a second at most."""
@@ -284,6 +341,7 @@ class BulkSpider(Spider):
                 wait = next_step.at - now
                 when = f"in {wait:.1f} s" if wait > 0 else "at once"
                 logger.info("%s: %s; trying again %s", work.entry.name, redact(str(error)), when)
+                work.needs_space = error.code == "no_space"
             self.schedule.wait(work, next_step.at)
         elif isinstance(next_step, GiveUp):
             yield from self._give_up(work, next_step.error)

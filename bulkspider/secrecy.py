@@ -1,0 +1,101 @@
+"""Secrets: to whom they may be shown.
+
+The headers that a list gives go to the entry's own origin only; `user:password@` of a URL and the netrc file become an
+Authorization for exactly the host they were written for, hop by hop (RFC 9110 §15.4: a redirect must not carry them
+on). Logs show none of them, whoever writes the record: Scrapy logs whole URLs, signatures included.
+"""
+
+from __future__ import annotations
+
+import base64
+import logging
+import netrc
+import os
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from scrapy.http import Headers
+
+from bulkspider.entry import Entry, origin_of, redact
+
+logger = logging.getLogger(__name__)
+
+
+def add_secrets(headers: Headers, entry: Entry, listed_url: str, request_url: str) -> None:
+    """Adds to `headers` what `request_url` may see of an entry's secrets.
+
+    listed_url: the URL or mirror of the list that led to this request. An Authorization that somebody else set, such
+    as Scrapy's HttpAuthMiddleware, stands, unless the list itself names another.
+    """
+    if same_origin(entry.url, request_url):
+        for name, value in entry.headers:
+            headers[name] = value
+    if "Authorization" not in headers:
+        credentials = userinfo(listed_url) if same_origin(listed_url, request_url) else None
+        credentials = credentials or from_netrc(urlsplit(request_url).hostname or "")
+        if credentials:
+            headers["Authorization"] = credentials
+
+
+def same_origin(one: str, other: str) -> bool:
+    """Scheme, host and port are equal (RFC 9110 §4.3.1)."""
+    return urlsplit(one).scheme == urlsplit(other).scheme and origin_of(one) == origin_of(other)
+
+
+def userinfo(url: str) -> str | None:
+    """The Authorization value for `user:password@` in a URL (RFC 7617 §2), None without one."""
+    raw, at, _ = urlsplit(url).netloc.rpartition("@")
+    return _basic(unquote_to_bytes(raw)) if at else None
+
+
+def from_netrc(host: str) -> str | None:
+    """The Authorization value for a host named in $NETRC or ~/.netrc; its `default` is for nobody in particular."""
+    known = _netrc()
+    if known is None or host not in known.hosts:
+        return None
+    login, _, password = known.hosts[host]
+    return _basic(f"{login}:{password or ''}".encode())
+
+
+@lru_cache(maxsize=1)
+def _netrc() -> netrc.netrc | None:
+    path = os.environ.get("NETRC") or os.path.expanduser("~/.netrc")
+    try:
+        return netrc.netrc(path)
+    except FileNotFoundError:
+        return None
+    except (OSError, netrc.NetrcParseError) as error:
+        logger.warning("%s is not used: %s", path, error)
+        return None
+
+
+def _basic(user_and_password: bytes) -> str:
+    return "Basic " + base64.b64encode(user_and_password).decode("ascii")
+
+
+class RedactingFilter(logging.Filter):
+    """Takes secrets out of every record that passes a handler, tracebacks included."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        try:
+            message = record.getMessage()
+        except Exception:  # a broken record is the handler's to complain about
+            return True
+        clean = redact(message)
+        if clean != message:
+            record.msg, record.args = clean, None
+        if record.exc_info and not record.exc_text:
+            record.exc_text = _formatter.formatException(record.exc_info)
+        if record.exc_text:
+            record.exc_text = redact(record.exc_text)
+        return True
+
+
+_formatter = logging.Formatter()
+_filter = RedactingFilter()
+
+
+def guard_logs() -> None:
+    """Puts the filter before every handler there is; may be called again when handlers have changed."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_filter)
