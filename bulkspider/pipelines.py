@@ -41,15 +41,16 @@ class BulkPipeline:
         """Items that are not BulkItems pass untouched."""
         if not isinstance(item, BulkItem):
             return item
-        if not item.status:
-            await self._finish(item)
+        download = self._run.at(item.path)
+        if download is not None:
+            if not item.status:
+                await self._finish(item, download)
+            await self._run.forget(download)
         self._run.count(item)
         return item
 
-    async def _finish(self, item: BulkItem) -> None:
-        assert item.path is not None
+    async def _finish(self, item: BulkItem, download: Download) -> None:
         spider = cast("BulkSpider", self._crawler.spider)
-        download = self._run.at(item.path)
         try:
             line = await self._run.finish(download)
         except BulkError as error:
@@ -60,7 +61,6 @@ class BulkPipeline:
         else:
             spider.finished(item.name)
             line.describe(item)
-        self._run.forget(download)
 
     async def _refused(self, download: Download, error: BulkError) -> BulkItem | None:
         spider = cast("BulkSpider", self._crawler.spider)

@@ -83,6 +83,9 @@ class Progress:
         run = self._run
         for line in self._summary(run):
             logger.info("%s", line)
+        if isinstance(spider, BulkSpider):
+            for warning in spider.source.warnings:
+                logger.warning("%s", warning)
 
     def _summary(self, run: Run) -> list[str]:
         counts = run.counts

@@ -138,6 +138,7 @@ class Download:
         with self.hashing:
             self.part.state.restarts += 1
             self.part.set_aside(refuted)
+            self.expected = dict(self.entry.digests)
             self.follower = None
             self.largest = 0
 
@@ -228,9 +229,9 @@ class Run:
             )
         return self._downloads[place]
 
-    def at(self, path: str) -> Download:
-        """The Download whose final path is `path`. Raises KeyError."""
-        return self._downloads[path]
+    def at(self, path: str | None) -> Download | None:
+        """The Download whose final path is `path`, if it is under way."""
+        return self._downloads.get(path) if path else None
 
     async def finish(self, download: Download) -> LedgerLine:
         """Proves the part, gives it its name and its line in the ledger. Raises Refuted, DiskError, Stopped, and
@@ -290,11 +291,11 @@ class Run:
     def remember_rung(self, origin: str, rung: Rung) -> None:
         self._rungs[origin] = max(rung, self.rung(origin))
 
-    def forget(self, download: Download) -> None:
-        """The entry has its outcome."""
-        self._downloads.pop(str(download.folder.path(download.entry.name)), None)
-        download.part.close()
+    async def forget(self, download: Download) -> None:
+        """The entry has its outcome; what a restart set aside comes back if the new part did not overtake it."""
+        del self._downloads[str(download.folder.path(download.entry.name))]
         self._followed.pop(download, None)
+        await maybe_deferred_to_future(self.in_thread(download.part.give_up))
 
     # -------------------------------------------------------------------------------------------- threads
 

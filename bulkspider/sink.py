@@ -440,18 +440,16 @@ class Part:
                 raise disk_error(error, self.path) from error
 
     def give_up(self) -> None:
-        """The entry failed: if an older version's part holds more than the new one, it comes back."""
+        """The entry has its outcome. If an older version's part holds more than this one ever got, it comes back."""
         with self._lock:
-            if not self.is_open or self._old_size <= self.state.have.count:
-                return
-            with contextlib.suppress(OSError):
-                if self._fd >= 0:
-                    os.close(self._fd)
-                    self._fd = -1
-                self._rename(OLD_PART, PART)
-                self._rename(OLD_STATE, STATE)
-                self._old_size = 0
+            if self._old_size > self.state.have.count:
+                with contextlib.suppress(OSError, DiskError):
+                    self.open()
+                    self._rename(OLD_PART, PART)
+                    self._rename(OLD_STATE, STATE)
                 self._known = False
+            self._old_size = 0
+            self.close()
 
     def _drop_old_if_overtaken(self) -> None:
         if self._old_size and self.state.have.count > self._old_size:
@@ -501,6 +499,7 @@ class Part:
 
     def drop_state(self) -> None:
         """The entry is in the ledger: its state and what a restart set aside may go."""
+        self._old_size = 0
         with contextlib.suppress(OSError):
             os.unlink(self._base + STATE, dir_fd=self._dir_fd)
         self.drop_old()

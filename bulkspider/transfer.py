@@ -168,6 +168,10 @@ class Transfer:
             state = self._part.state
             head = self.head
             assert head is not None
+            if verdict.do is Do.LEARN_LENGTH:
+                head.drop()
+                verdict = await self._learn_length(asked)
+            self.download.flags |= verdict.flags
             if verdict.rung is not None:
                 state.rung = verdict.rung
                 self._run.remember_rung(self._source, verdict.rung)
@@ -181,8 +185,6 @@ class Transfer:
                     verdict = plan.restart(state, error.message)
             else:
                 head.drop()
-            if verdict.do is Do.LEARN_LENGTH:
-                verdict = await self._learn_length(asked)
             if verdict.do is Do.COMPLETE:
                 self._part.learn(total=verdict.total)
                 return Outcome(fetched=True)
@@ -259,7 +261,6 @@ class Transfer:
         if not state.have or not (state.validators.etag or state.validators.last_modified):
             part.learn(validators=head.answer.validators)
         part.learn(total=verdict.total, source=self._source)
-        download.flags |= verdict.flags
         download.final_url = redact(self._request.url)
         self._warn_of_no_ranges(head, verdict)
         await self._find_room(head)
@@ -280,8 +281,10 @@ class Transfer:
         if ending.total is None:
             return self._more()
         total = ending.total
-        download.length_proven = not ending.unproven
-        if ending.unproven and total != download.entry.size:
+        download.length_proven = not ending.unproven or total == download.entry.size
+        if not download.length_proven:
+            if total < (download.entry.size or 0):
+                raise AttemptError(f"the connection was closed at byte {total}", code="lost")
             total = await self._prove_length(total)
         if state.have.end > total:
             await self._begin_anew()
@@ -350,7 +353,8 @@ class Transfer:
         head = await self._exchange(Ask(), method="HEAD")
         length = head.fields.get("content-length", "")
         if head.status == 200 and length.isdigit() and head.answer.encoding is None:
-            return plan.judge_length(self._part.state, asked, int(length))
+            validators = head.answer.validators
+            return plan.judge_length(self._part.state, asked, int(length), validators, self._expected)
         return plan.without_range(self._part.state, "416, and no way to learn the length", "bad_range")
 
     async def _prove_length(self, reached: int) -> int:

@@ -122,6 +122,7 @@ class Head:
 
     def __init__(self, response: IResponse) -> None:
         self._response = cast(Any, response)
+        self._taken = False
         pairs = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, values in response.headers.getAllRawHeaders()
@@ -136,6 +137,7 @@ class Head:
 
     def deliver(self, receiver: Receiver) -> None:
         """Lets the body flow to `receiver`, which hears of its end by `ended`."""
+        self._taken = True
         if self._response.length == 0:
             receiver.ended(End.FRAMED)
             return
@@ -143,8 +145,9 @@ class Head:
 
     def drop(self) -> None:
         """The body is not wanted: short ones are left to run dry so that the connection lives on, others are cut."""
-        if self._response.length == 0:
+        if self._taken or self._response.length == 0:
             return
+        self._taken = True
         if self._response.length is UNKNOWN_LENGTH or self._response.length > 64 * 1024:
             self.connection.abort()
             return

@@ -27,6 +27,10 @@ QUICK = {
 }
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="the long forms of the crash tests: 20 files, 50 kills")
+
+
 @dataclass
 class Ended:
     """A crawl that has ended."""

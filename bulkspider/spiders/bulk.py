@@ -161,7 +161,7 @@ class BulkSpider(Spider):
         for warning in self.source.warnings:
             logger.warning("%s", warning)
         for bad in self.source.bad:
-            error = BulkError(str(bad), code="bad_line", permanent=True)
+            error = BulkError(str(bad.problem), code="bad_line", permanent=True)
             self._ready.append(self._item(Entry(line=bad.line, name=bad.name or "", url=""), "failed", error=error))
 
     def _is_done(self) -> bool:
