@@ -13,6 +13,7 @@ from typing import Any
 
 from bulkspider.errors import UsageError
 from bulkspider.folder import Folder
+from bulkspider.freshurl import load_hook
 from bulkspider.options import Options, nearest
 from bulkspider.sources import ListSource, check_list, folder_name
 from bulkspider.sums import Sums, read_sums
@@ -37,7 +38,9 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
     unknown = [f"unknown argument {name}{nearest(name, ARGUMENTS)}" for name in arguments if name not in ARGUMENTS]
     if unknown:
         raise UsageError("\n".join(unknown))
-    Options.from_settings(settings)
+    options = Options.from_settings(settings)
+    if options.fresh_url:
+        load_hook(options.fresh_url)
     path = arguments.get("list")
     if not path:
         raise UsageError("which list? Say -a list=FILE (`name url` a line), for example -a list=input/tmp")

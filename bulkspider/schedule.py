@@ -27,6 +27,7 @@ class Work:
 
     url: where it is fetched from now. mirrors: where else it may be. scheduled: Scrapy has taken its request.
     first_error: why it failed, once it has had all but its last chance. needs_space: it waits for room on the disk.
+    refreshed_in_vain: its URL was renewed and has brought nothing since.
     """
 
     entry: Entry
@@ -36,6 +37,7 @@ class Work:
     scheduled: bool = False
     first_error: BulkError | None = None
     needs_space: bool = False
+    refreshed_in_vain: bool = False
 
     @classmethod
     def on(cls, entry: Entry) -> Work:
@@ -210,3 +212,9 @@ class Schedule:
         waiting.extend(self._last_pass)
         self._last_pass.clear()
         return waiting
+
+    def abandon(self) -> list[Work]:
+        """The run has ended: takes out everything."""
+        left = [*self.interrupt(), *self._works.values()]
+        self._works.clear()
+        return list(dict.fromkeys(left))

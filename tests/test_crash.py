@@ -22,8 +22,8 @@ from faulty import FaultyOrigin, good, make_body
 KIB = 1024
 MIB = 1024 * KIB
 OVERLAP = 64 * KIB
-# A part that was killed before its first state is met as a foreign one: its head and three samples are compared.
-SAMPLES = 4 * 64 * KIB
+# A part that was killed before its first state is met as a foreign one: its head, its tail and samples between are compared.
+SAMPLES = 5 * 64 * KIB
 TOGETHER = {"CONCURRENT_REQUESTS": "100", "CONCURRENT_REQUESTS_PER_DOMAIN": "100"}
 
 

@@ -24,6 +24,8 @@ from holding import Gathering, Holds
 UNHURRIED = {"BULK_STALL_TIMEOUT": "60", "BULK_HEADERS_TIMEOUT": "60"}
 MIB = 1024 * 1024
 SAMPLE = OVERLAP = 64 * 1024
+# What the comparison of a foreign file may cost: head, tail, three places between, and the overlap of the join.
+COMPARED = 6 * SAMPLE
 
 
 class Silent(Bulk):
@@ -309,7 +311,7 @@ def test_an_older_tools_partial_is_compared_and_continued(bulk: Bulk) -> None:
             assert first_byte[0] == 0, "its head was not compared"
             assert first_byte[-1] is not None
             assert 2_500_000 - OVERLAP <= first_byte[-1] <= 2_500_000
-            assert sum(request.bytes_sent for request in requests) <= 500_000 + 5 * SAMPLE
+            assert sum(request.bytes_sent for request in requests) <= 500_000 + COMPARED
             row = ended.row(name)
             assert (row["status"], row["resumed_from"]) == ("complete", 2_500_000)
         assert leftovers(bulk.output) == []
@@ -350,7 +352,7 @@ def test_a_whole_file_of_an_older_tool_is_adopted_and_others_of_its_size_or_larg
         assert (row["status"], row["flags"], row["size"]) == ("complete", ["adopted"], len(body))
         now = os.stat(bulk.output / "same.bin")
         assert (now.st_ino, now.st_mtime_ns) == (same.st_ino, same.st_mtime_ns)
-        assert sum(request.bytes_sent for request in origin.requests_for("same.bin")) <= 5 * SAMPLE
+        assert sum(request.bytes_sent for request in origin.requests_for("same.bin")) <= COMPARED
         assert (bulk.output / "changed.bin.old").read_bytes() == changed
         assert (bulk.output / "tail.bin.old").read_bytes() == tail
         assert (bulk.output / "longer.bin.old").read_bytes() == body + b"more"
@@ -401,9 +403,9 @@ def test_a_touched_file_is_hashed_or_compared_again_and_a_deleted_one_fetched_ag
         assert ended.row("spoiled.bin")["status"] == "verified"
         assert origin.requests_for("spoiled.bin") != []
         assert ended.row("plain.bin")["flags"] == ["adopted"]
-        assert 0 < sum(r.bytes_sent for r in origin.requests_for("plain.bin")) <= 5 * SAMPLE
+        assert 0 < sum(r.bytes_sent for r in origin.requests_for("plain.bin")) <= COMPARED
         assert [request.range for request in origin.requests_for("deleted.bin")] == [None]
-        assert 0 < sum(r.bytes_sent for r in origin.requests_for("shortened.bin")) <= 100_000 + 5 * SAMPLE
+        assert 0 < sum(r.bytes_sent for r in origin.requests_for("shortened.bin")) <= 100_000 + COMPARED
 
         origin.requests.clear()
         assert bulk.run().status == 0
@@ -428,7 +430,7 @@ def test_a_file_whose_url_changed_in_the_list_is_compared_with_the_new_url(bulk:
         assert ended.file("b.bin") == other
         assert (bulk.output / "b.bin.old").read_bytes() == body
         assert ended.row("a.bin")["already"] is False
-        assert 0 < sum(r.bytes_sent for r in origin.requests_for("v2/a")) <= 5 * SAMPLE
+        assert 0 < sum(r.bytes_sent for r in origin.requests_for("v2/a")) <= COMPARED
         assert "a.bin: the list has another URL for it now" in ended.log
         # A fresh signature names the same object.
         assert ended.row("s.bin")["already"] is True

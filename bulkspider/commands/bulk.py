@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import Any, ClassVar
 
 from scrapy.commands import BaseRunSpiderCommand
@@ -46,6 +48,8 @@ class Command(BaseRunSpiderCommand):
         super().process_options(args, opts)
         assert self.settings is not None
         calm(self.settings)
+        # Where BULK_FRESH_URL and the like are looked for, as in a project's own folder.
+        sys.path.append(os.getcwd())
         if opts.jobs:
             if not opts.jobs.isdigit():
                 raise UsageError(f"-j {opts.jobs}: must be a number")

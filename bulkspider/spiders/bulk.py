@@ -24,9 +24,10 @@ from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
 from twisted.internet.defer import Deferred
 
 from bulkspider.arguments import Prepared, prepare
-from bulkspider.entry import Entry, redact, url_key, without_userinfo
+from bulkspider.entry import Entry, origin_of, redact, url_key, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, Stopped, UsageError, disk_error
 from bulkspider.finish import prove_again
+from bulkspider.freshurl import EXPIRED, FreshUrls
 from bulkspider.items import BulkItem
 from bulkspider.ledger import LedgerLine, Proof, proves
 from bulkspider.pace import Again, GiveUp, Outcome
@@ -153,6 +154,7 @@ class BulkSpider(Spider):
             },
             fits=run.fits,
         )
+        self.fresh_urls = FreshUrls(self.list_path, run.options.fresh_url, run.in_thread)
         self._feeds = bool(settings.getdict("FEEDS"))
         stats = self.crawler.stats
         stats.set_value("bulk/entries", self.source.entries)
@@ -332,8 +334,12 @@ class BulkSpider(Spider):
             yield self._done(work, "failed", _more_telling(work.first_error, error))
             return
         now = time.monotonic()
+        if outcome.grew:
+            work.refreshed_in_vain = False
         next_step = self.run.pace.after(work.origin, outcome, work.download.budget, now)
-        if next_step is None:
+        if error is not None and error.http_status in EXPIRED and not work.refreshed_in_vain:
+            deferred_from_coro(self._refresh(work, error))
+        elif next_step is None:
             # All bytes are here. BulkPipeline proves and names them; the status is empty until then.
             yield self._item(work.entry, "", work=work)
         elif isinstance(next_step, Again):
@@ -345,6 +351,23 @@ class BulkSpider(Spider):
             self.schedule.wait(work, next_step.at)
         elif isinstance(next_step, GiveUp):
             yield from self._give_up(work, next_step.error)
+
+    async def _refresh(self, work: Work, error: BulkError) -> None:
+        """The link has expired, it seems: the entry goes on from a fresh one, or ends as it would have."""
+        try:
+            url = await self.fresh_urls.find(work.entry, work.url)
+        except Exception as failure:
+            logger.error("%s: no fresh URL (%s: %s)", work.entry.name, type(failure).__name__, redact(str(failure)))
+            url = None
+        if url is None:
+            self._ready.extend(self._give_up(work, error))
+        else:
+            logger.info("%s: %s; going on from a fresh URL", work.entry.name, redact(str(error)))
+            # A fresh link that is refused as well is not renewed again before it has brought some bytes.
+            work.refreshed_in_vain = True
+            work.url = url
+            self.schedule.wait(work, time.monotonic())
+        self._signal()
 
     def _give_up(self, work: Work, error: BulkError) -> Iterator[BulkItem]:
         """The next mirror, one more pass at the end of the list, or a failed item."""
@@ -407,6 +430,7 @@ class BulkSpider(Spider):
         return True
 
     def _already(self, entry: Entry, line: LedgerLine) -> None:
+        self.run.pace.served(origin_of(entry.url))
         item = self._item(entry, line.status, line=line)
         if self._feeds:
             self._ready.append(item)
@@ -473,8 +497,10 @@ class BulkSpider(Spider):
         if run is None:
             self.folder.close()
             return
-        for item in [*self._ready, *self._interrupt_waiting()]:
+        for item in self._ready:
             run.count(item)
+        for work in self.schedule.abandon():
+            run.count(self._item(work.entry, "interrupted", work=work, error=run.stop_reason))
         if left := self.source.waiting + self._checking:
             run.counts["left"] = left
             self.crawler.stats.set_value("bulk/left", left)
