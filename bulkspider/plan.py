@@ -436,7 +436,7 @@ def _judge_status(asked: Ask, answer: Answer) -> Verdict:
             http_status=status,
             permanent=status in PERMANENT,
             # Neither "later" (5xx and their kin) nor "no": asking at once again gives the same.
-            final=400 <= status < 500,
+            final=status < 500,
         )
     return Verdict(Do.FAIL, error=error)
 

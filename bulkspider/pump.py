@@ -23,9 +23,10 @@ from bulkspider.sink import Part
 from bulkspider.wire import Head, Receiver
 
 # Large enough that a write costs little beside its bytes, small enough for 64 transfers in 120 MB.
-PIECE = 1024 * 1024
-# What waits in memory at most, besides the piece being written, before the socket is stopped.
-HIGH_WATER = 512 * 1024
+PIECE = 512 * 1024
+# What waits in memory at most, besides the piece being written, before the socket is stopped: less than a piece, so
+# that a slow disk is told soon.
+HIGH_WATER = 256 * 1024
 
 
 class Intake:
@@ -195,9 +196,9 @@ class Pump(Receiver):
             self._end = End.CUT
             self._gathered, self._gathered_size = [], 0
             self._head.connection.abort()
-        if self._gathered_size >= PIECE or self._end is not None:
+        if self._gathered_size >= PIECE or self._paused or self._end is not None:
             self._write()
-        if self._paused and self._end is None and self._gathered_size < HIGH_WATER:
+        if self._paused and self._end is None:
             self._paused = False
             self.last_byte = time.monotonic()
             if not self._held:

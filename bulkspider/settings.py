@@ -17,9 +17,8 @@ ROBOTSTXT_OBEY = False
 # Scrapy's default is to accept any certificate.
 DOWNLOAD_VERIFY_CERTIFICATES = True
 
-# IPv6 and IPv4, whichever answers; and a fresh look-up for every attempt of a run that lasts for days.
-TWISTED_DNS_RESOLVER = "scrapy.resolver.CachingHostnameResolver"
-DNSCACHE_ENABLED = False
+# IPv6 and IPv4, whichever answers; and a fresh look-up for every connection of a run that lasts for days.
+TWISTED_DNS_RESOLVER = "bulkspider.resolver.FreshResolver"
 
 # A person reads this log: our own lines, not the crawler's housekeeping.
 LOG_LEVEL = "INFO"

@@ -27,6 +27,8 @@ LAYERS = (
         "sums",
         "finish",
         "sources",
+        "freshurl",
+        "resolver",
         "listcheck",
         "listindex",
         "collisions",

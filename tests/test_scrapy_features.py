@@ -86,6 +86,18 @@ def test_a_list_sorted_by_host_keeps_two_hosts_busy_at_once(bulk: Bulk) -> None:
     assert len(ended.rows) == 204
 
 
+def test_two_ports_of_one_host_are_two_origins(bulk: Bulk) -> None:
+    """A resolver that remembers the port of its first question sends the second one there."""
+    bodies = [make_body(20_000, f"port {n}") for n in range(2)]
+    with FaultyOrigin(default=good, resource=bodies[0]) as one, FaultyOrigin(default=good, resource=bodies[1]) as two:
+        bulk.write_list({f"{n}/{m}.bin": o.url(f"{m}.bin") for m in range(3) for n, o in enumerate((one, two))})
+        ended = bulk.run(settings={"CONCURRENT_REQUESTS": "1"})
+        assert ended.status == 0, ended.log
+        for n, body in enumerate(bodies):
+            assert [ended.file(f"{n}/{m}.bin") == body for m in range(3)] == [True] * 3
+        assert (len(one.requests), len(two.requests)) == (3, 3)
+
+
 # --- Redirects --------------------------------------------------------------------------------------------------------
 
 
