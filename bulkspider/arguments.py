@@ -37,7 +37,7 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
     """Raises UsageError, ListError or DiskError, each of which says what to do; nothing is left open then."""
     unknown = [f"unknown argument {name}{nearest(name, ARGUMENTS)}" for name in arguments if name not in ARGUMENTS]
     if unknown:
-        raise UsageError("\n".join(unknown))
+        raise UsageError("\n".join([*unknown, f"known arguments: {', '.join(ARGUMENTS)}"]))
     options = Options.from_settings(settings)
     if options.fresh_url:
         load_hook(options.fresh_url)

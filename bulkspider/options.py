@@ -36,6 +36,15 @@ def parse_size(value: object) -> int:
     return int(float(match[1]) * 1024 ** _POWER[match[2].upper()])
 
 
+def human(count: float) -> str:
+    """A number of bytes with a binary unit, for people: 1.5 GiB."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(count) < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} TiB"
+
+
 def _size(value: object) -> int:
     return parse_size(value)
 
@@ -113,6 +122,7 @@ class Options:
     rate_limit: int | None = _setting(None, _rate)
     rate_limit_per_host: int | None = _setting(None, _rate)
     fresh_url: str | None = _setting(None, _text)
+    store: str | None = _setting(None, _text)
     preallocate: bool = _setting(False, _flag)
     require_proof: bool = _setting(False, _flag)
     fallback_http_handler: Any = _setting(None, _any)

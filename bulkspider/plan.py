@@ -262,7 +262,7 @@ def ask(state: PartState, *, overlap: int, first: int | None = None, end: int | 
         if end is None or state.without_range:
             return Ask(None, None, want=0)
         return Ask(want, end, want=want)
-    start = want - min(overlap, want - _held_from(state.have, want))
+    start = max(want - overlap, state.have.first_of(want))
     if start == 0 and end is None:
         # So few bytes that all of them fit into the overlap: the whole body, compared as it comes, needs no Range.
         return Ask(None, None, want=want)
@@ -276,14 +276,6 @@ def ask(state: PartState, *, overlap: int, first: int | None = None, end: int | 
         # This origin answers If-Range with an ETag wrongly; some of those accept the date (FAULTS 11).
         return Ask(start, end, want, state.validators.strong_date, Rung.DATE)
     return Ask(start, end, want, None, Rung.PLAIN)
-
-
-def _held_from(have: Ranges, offset: int) -> int:
-    """The first byte of the held interval that ends exactly at `offset`; `offset` when there is none."""
-    for first, end in have:
-        if end >= offset:
-            return first if first < offset <= end else offset
-    return offset
 
 
 def samples(size: int) -> list[tuple[int, int]]:

@@ -16,6 +16,8 @@ from scrapy import signals
 from scrapy.exceptions import NotConfigured
 from scrapy.utils.asyncio import create_looping_call
 
+from bulkspider.listcopy import shown
+from bulkspider.options import human
 from bulkspider.run import STATUSES, Run
 from bulkspider.spiders.bulk import BulkSpider
 
@@ -57,7 +59,7 @@ class Progress:
     def _opened(self, spider: BulkSpider) -> None:
         self._began = time.monotonic()
         interval = self._crawler.settings.getfloat("LOGSTATS_INTERVAL")
-        logger.info("%s: %s", spider.list_path, plural(spider.source.entries, "entry", "entries"))
+        logger.info("%s: %s", shown(spider.list_path), plural(spider.source.entries, "entry", "entries"))
         if interval:
             self._line.start(interval, now=False)
 
@@ -81,13 +83,13 @@ class Progress:
         if self._line.running:
             self._line.stop()
         run = self._run
-        for line in self._summary(run):
+        for line in self._summary(run, spider):
             logger.info("%s", line)
         if isinstance(spider, BulkSpider):
             for warning in spider.source.warnings:
                 logger.warning("%s", warning)
 
-    def _summary(self, run: Run) -> list[str]:
+    def _summary(self, run: Run, spider: Spider) -> list[str]:
         counts = run.counts
         told = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
         if counts["left"]:
@@ -107,7 +109,10 @@ class Progress:
             lines.append(f"failed: {item.name}: {error['message']} [{error['code']}]")
         if counts["failed"] > len(run.failures):
             lines.append(f"… and {counts['failed'] - len(run.failures)} more failures; -O report.jsonl lists all")
-        if run.exit_status not in (0, 4, 5):
+        if isinstance(spider, BulkSpider) and spider.verifying:
+            if counts["failed"]:
+                lines.append("to fetch what is missing or was refused, run the same without verify=1")
+        elif run.exit_status not in (0, 1, 4, 5):
             lines.append(f"to go on, run the same again: {command_line()}")
         return lines
 
@@ -120,15 +125,6 @@ def command_line() -> str:
         if word.rpartition("/")[2] == "scrapy":
             return shlex.join(["scrapy", *arguments[at + 1 :]])
     return shlex.join(arguments)
-
-
-def human(count: float) -> str:
-    """A number of bytes, with a binary unit."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    return f"{count:.2f} TiB"
 
 
 def plural(count: int, one: str, many: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -64,6 +65,29 @@ class Intake:
     @property
     def full(self) -> bool:
         return self.end is not None and self.at >= self.end
+
+    # For who writes into the file himself (`splice.py`):
+
+    @property
+    def unheld(self) -> int:
+        """How many bytes from `at` on are to be written without a comparison; 0 where there is one to make first."""
+        if self.end is None or self._known.end_of(self.at) > self.at:
+            return 0
+        next_held = self._known.next_after(self.at)
+        return (self.end if next_held is None else min(self.end, next_held)) - self.at
+
+    def wrote(self, count: int) -> None:
+        """`count` bytes were written to `fd` at `at`."""
+        self._part.record(self.at, self.at + count)
+        self.at += count
+
+    @property
+    def fd(self) -> int:
+        return self._part.fd
+
+    @property
+    def path(self) -> Path:
+        return self._part.path
 
 
 class Sample:

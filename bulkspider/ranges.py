@@ -6,18 +6,20 @@ file and a crash can never claim the bytes between two of them. Pure; knows noth
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 
 
 class Ranges:
-    """A mutable set of bytes, kept as disjoint, sorted, non-touching intervals."""
+    """A set of bytes, kept as disjoint, sorted, non-touching intervals.
 
-    __slots__ = ("_ends", "_firsts")
+    There are as many of them as connections fill a file, so plain scans are fast. Every change replaces the whole
+    tuple: a reader in another thread sees the set before or after it, never in between.
+    """
+
+    __slots__ = ("_pairs",)
 
     def __init__(self, intervals: Iterable[Iterable[int]] = ()) -> None:
-        self._firsts: list[int] = []
-        self._ends: list[int] = []
+        self._pairs: tuple[tuple[int, int], ...] = ()
         for first, end in intervals:
             self.add(first, end)
 
@@ -27,32 +29,28 @@ class Ranges:
             raise ValueError("a byte range cannot start before 0")
         if end <= first:
             return
-        low = bisect_left(self._ends, first)
-        high = bisect_right(self._firsts, end)
-        if low < high:
-            first = min(first, self._firsts[low])
-            end = max(end, self._ends[high - 1])
-        self._firsts[low:high] = [first]
-        self._ends[low:high] = [end]
+        before = [pair for pair in self._pairs if pair[1] < first]
+        after = [pair for pair in self._pairs if pair[0] > end]
+        touched = self._pairs[len(before) : len(self._pairs) - len(after)]
+        if touched:
+            first, end = min(first, touched[0][0]), max(end, touched[-1][1])
+        self._pairs = (*before, (first, end), *after)
 
     def clip(self, size: int) -> None:
         """Drops every byte at or beyond `size`."""
-        keep = bisect_left(self._firsts, size)
-        del self._firsts[keep:], self._ends[keep:]
-        if keep and self._ends[-1] > size:
-            self._ends[-1] = size
+        self._pairs = tuple((first, min(end, size)) for first, end in self._pairs if first < size)
 
     def end_of(self, offset: int) -> int:
         """The end of the interval that holds byte `offset`, or `offset` itself if none does."""
-        index = bisect_right(self._firsts, offset) - 1
-        return max(offset, self._ends[index]) if index >= 0 else offset
+        return next((end for first, end in self._pairs if first <= offset < end), offset)
+
+    def first_of(self, offset: int) -> int:
+        """The first byte of the interval that holds or ends at `offset`, or `offset` itself if none does."""
+        return next((first for first, end in self._pairs if first <= offset <= end), offset)
 
     def next_after(self, offset: int) -> int | None:
         """The first byte at or after `offset` that is held, or None."""
-        if self.end_of(offset) > offset:
-            return offset
-        index = bisect_left(self._firsts, offset)
-        return self._firsts[index] if index < len(self._firsts) else None
+        return next((max(first, offset) for first, end in self._pairs if end > offset), None)
 
     def holds(self, first: int, end: int) -> bool:
         """True if every byte of [first, end) is held."""
@@ -61,7 +59,7 @@ class Ranges:
     def holes(self, total: int) -> Iterator[tuple[int, int]]:
         """The intervals of [0, total) that are not held, in order."""
         at = 0
-        for first, end in self:
+        for first, end in self._pairs:
             if first >= total:
                 break
             if first > at:
@@ -73,33 +71,34 @@ class Ranges:
     @property
     def front(self) -> int:
         """How many bytes are held without a gap from byte 0 on."""
-        return self._ends[0] if self._firsts and self._firsts[0] == 0 else 0
+        return self.end_of(0)
 
     @property
     def end(self) -> int:
         """One past the last byte held; 0 when empty."""
-        return self._ends[-1] if self._ends else 0
+        pairs = self._pairs
+        return pairs[-1][1] if pairs else 0
 
     @property
     def count(self) -> int:
         """How many bytes are held."""
-        return sum(self._ends) - sum(self._firsts)
+        return sum(end - first for first, end in self._pairs)
 
     def copy(self) -> Ranges:
         twin = Ranges()
-        twin._firsts, twin._ends = self._firsts[:], self._ends[:]
+        twin._pairs = self._pairs
         return twin
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return zip(self._firsts[:], self._ends[:], strict=True)
+        return iter(self._pairs)
 
     def __bool__(self) -> bool:
-        return bool(self._firsts)
+        return bool(self._pairs)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Ranges) and list(self) == list(other)
+        return isinstance(other, Ranges) and self._pairs == other._pairs
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        return f"Ranges({list(self)})"
+        return f"Ranges({list(self._pairs)})"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import threading
 from dataclasses import dataclass
 
 from bulkspider.options import parse_size
@@ -56,6 +57,8 @@ class Rates:
     """The buckets of one run."""
 
     def __init__(self, limit: int | None, per_host: int | None, now: float) -> None:
+        # Threads that move bytes themselves pay for them too.
+        self._lock = threading.Lock()
         self._all = Bucket()
         self._hosts: dict[str, Bucket] = {}
         self._per_host: float | None = None
@@ -63,10 +66,11 @@ class Rates:
 
     def set(self, limit: float | None, per_host: float | None, now: float) -> None:
         """Bytes per second, None for no limit."""
-        self._per_host = per_host
-        self._all.set(limit, now)
-        for bucket in self._hosts.values():
-            bucket.set(per_host, now)
+        with self._lock:
+            self._per_host = per_host
+            self._all.set(limit, now)
+            for bucket in self._hosts.values():
+                bucket.set(per_host, now)
 
     @property
     def limited(self) -> bool:
@@ -74,12 +78,14 @@ class Rates:
 
     def spend(self, host: str, count: int, now: float) -> None:
         """`count` bytes have arrived from `host`."""
-        self._all.spend(count, now)
-        self._of(host, now).spend(count, now)
+        with self._lock:
+            self._all.spend(count, now)
+            self._of(host, now).spend(count, now)
 
     def allows(self, host: str, now: float, *, promised: int = 0, promised_host: int = 0) -> bool:
         """May one more read from `host` begin, when so many bytes are promised to others (of this host) already?"""
-        return self._all.fill(now) > promised and self._of(host, now).fill(now) > promised_host
+        with self._lock:
+            return self._all.fill(now) > promised and self._of(host, now).fill(now) > promised_host
 
     def _of(self, host: str, now: float) -> Bucket:
         if host not in self._hosts:

@@ -25,6 +25,7 @@ from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from bulkspider.claims import Claims
 from bulkspider.digest import Follower
 from bulkspider.entry import Entry, origin_of, redact, url_key
 from bulkspider.errors import BulkError, DiskError, Stopped, UsageError
@@ -32,7 +33,7 @@ from bulkspider.finish import Committer, Finished, Proof, Refuted, algorithms_fo
 from bulkspider.folder import Folder
 from bulkspider.items import BulkItem
 from bulkspider.ledger import Ledger, LedgerLine
-from bulkspider.options import Options
+from bulkspider.options import Options, human
 from bulkspider.pace import Budget, Pace
 from bulkspider.plan import Rung
 from bulkspider.rates import INTERVAL, LIMITED_READ, ControlFile, Rates
@@ -52,6 +53,8 @@ TICK = 0.25
 RESERVE = 256 * 1024
 # Disk work is short; more threads than this only queue up in the kernel.
 DISK_THREADS = 16
+# One for each transfer whose socket a thread has taken; threads are made when they are needed.
+MOVER_THREADS = 512
 STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")
 
 
@@ -77,6 +80,7 @@ class Download:
     expected: dict[str, str]
     policy: str
     url: str
+    also: tuple[str, ...] = ()
     begun: float = field(default_factory=time.monotonic)
     attempts: int = 0
     bytes_received: int = 0
@@ -99,6 +103,12 @@ class Download:
         """Bytes that are still to be written, as far as the length is known."""
         return self.part.unwritten
 
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """What is hashed: what is expected, and, unless BULK_DIGEST is off, what somebody wants `also`."""
+        also = () if self.policy == "off" else self.also
+        return tuple(dict.fromkeys([*algorithms_for(self.expected, self.policy), *also]))
+
     def expect(self, digests: dict[str, str]) -> None:
         """Hashes the origin stated: they count where the list says nothing."""
         for algorithm, value in digests.items():
@@ -106,7 +116,7 @@ class Download:
 
     def follow(self, stop: Callable[[], bool], *, until: int | None = None) -> None:
         """Hashes what has arrived since; in a worker thread, beside the transfer. At most one thread at a time."""
-        wanted = algorithms_for(self.expected, self.policy)
+        wanted = self.algorithms
         if not wanted or not self.hashing.acquire(blocking=until is not None):
             return
         try:
@@ -150,6 +160,9 @@ class Run:
         self.crawler = crawler
         self.options = Options.from_settings(cast(Any, crawler.settings))
         self.pace = Pace(self.options)
+        self.claims = Claims()
+        self.entries: int | None = None
+        self.finished = False
         self.stopping = False
         self.stop_reason: BulkError | None = None
         self.signal: int | None = None
@@ -159,6 +172,7 @@ class Run:
         self.committer = Committer()
         self._wire: Wire | None = None
         self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="bulk-disk")
+        self._movers = ThreadPoolExecutor(MOVER_THREADS, thread_name_prefix="bulk-move")
         self._hashers = ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="bulk-hash")
         self._folders: dict[str, Folder] = {}
         self._ledgers: dict[str, Ledger] = {}
@@ -259,7 +273,7 @@ class Run:
 
     def _prove(self, download: Download, total: int) -> Proof:
         download.part.open()
-        if algorithms_for(download.expected, download.policy):
+        if download.algorithms:
             download.follow(self.is_stopping, until=total)
         return prove(
             download.part,
@@ -298,6 +312,10 @@ class Run:
         await maybe_deferred_to_future(self.in_thread(download.part.give_up))
 
     # -------------------------------------------------------------------------------------------- threads
+
+    def in_own_thread(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """For work that lasts as long as a transfer."""
+        return self.from_future(self._movers.submit(function, *args))
 
     def in_thread(self, function: Callable[..., T], *args: Any, hashing: bool = False) -> Deferred[T]:
         """Runs `function` in a worker thread; its result arrives on the reactor's."""
@@ -370,7 +388,7 @@ class Run:
     def follow(self, download: Download) -> None:
         """Hashes beside the transfer; called while bytes arrive, works at most once per tick."""
         now = time.monotonic()
-        if now - self._followed.get(download, 0.0) < 1.0 or not algorithms_for(download.expected, download.policy):
+        if now - self._followed.get(download, 0.0) < 1.0 or not download.algorithms:
             return
         self._followed[download] = now
         # What goes wrong here goes wrong again, and is told, when the file is proven.
@@ -378,7 +396,7 @@ class Run:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if not self.stopping and is_closing(self.crawler):
+        if not self.stopping and not self.finished and is_closing(self.crawler):
             self.stop(Stopped())
         for transfer in list(self._active):
             transfer.tick(now)
@@ -388,9 +406,12 @@ class Run:
 
     # -------------------------------------------------------------------------------------------- rate limits
 
+    def count_bytes(self, count: int) -> None:
+        self.crawler.stats.inc_value("bulk/bytes_received", count)
+
     def spend(self, transfer: Active, count: int) -> None:
         """`count` bytes have arrived for `transfer`; over the limit, it stops reading until the account is filled."""
-        self.crawler.stats.inc_value("bulk/bytes_received", count)
+        self.count_bytes(count)
         if not self.rates.limited:
             return
         now = time.monotonic()
@@ -401,6 +422,14 @@ class Run:
                 self._held.append(transfer)
             if not self._refill.running:
                 self._refill.start(INTERVAL, now=False)
+
+    def pay(self, host: str, count: int) -> float:
+        """For threads that read by themselves: `count` bytes have arrived; seconds to wait before reading on."""
+        if not self.rates.limited:
+            return 0.0
+        now = time.monotonic()
+        self.rates.spend(host, count, now)
+        return 0.0 if self.rates.allows(host, now) else INTERVAL
 
     def _let_flow(self) -> None:
         """Lets as many stopped transfers read as the account pays for, in turn."""
@@ -425,7 +454,8 @@ class Run:
             if limits is not None:
                 limit = limits.get("rate_limit", self.options.rate_limit)
                 per_host = limits.get("rate_limit_per_host", self.options.rate_limit_per_host)
-                logger.info("%s: rate limit %s, per host %s bytes/s", control.path, limit or "none", per_host or "none")
+                told = [f"{human(rate)}/s" if rate else "none" for rate in (limit, per_host)]
+                logger.info("%s: rate limit %s, per host %s", control.path, *told)
                 self.rates.set(limit, per_host, now)
 
     # -------------------------------------------------------------------------------------------- counting
@@ -447,13 +477,17 @@ class Run:
     @property
     def exit_status(self) -> int:
         """DESIGN, "Exit status"."""
-        if self.signal is not None:
+        if self.signal is not None and not self.finished:
             return 128 + self.signal
+        if self.entries is None:
+            return 1  # the spider never began
         if isinstance(self.stop_reason, UsageError):
             return 1
         counts = self.counts
         if counts["retryable"] or counts["interrupted"] or counts["left"] or self.stop_reason is not None:
             return 3
+        if sum(counts[status] for status in STATUSES) < self.entries:
+            return 3  # something lost an entry; that is never success
         if counts["permanent"]:
             return 4
         return 5 if counts["unproven"] else 0
@@ -494,6 +528,7 @@ class Run:
         await maybe_deferred_to_future(self.in_thread(self.committer.close))
         self._executor.shutdown(wait=False)
         self._hashers.shutdown(wait=False)
+        self._movers.shutdown(wait=False)
         for ledger in self._ledgers.values():
             ledger.close()
         for folder in self._folders.values():

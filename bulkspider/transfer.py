@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ from bulkspider.plan import Ask, Do, Expected, Verdict
 from bulkspider.pump import Intake, Pump, Sample
 from bulkspider.rates import LIMITED_READ
 from bulkspider.secrecy import add_secrets
+from bulkspider.splice import WORTH_IT, DirectPump
 from bulkspider.wire import READ_SIZE, Head
 
 if TYPE_CHECKING:
@@ -51,7 +53,7 @@ class Transfer:
         self._request = request
         self._part = download.part
         self.host = slot_of(request.url)
-        self._pump: Pump | None = None
+        self._pump: Pump | DirectPump | None = None
         self._pending: Deferred[Head] | None = None
         self._stopped: BulkError | None = None
         self._window_start = time.monotonic()
@@ -253,7 +255,7 @@ class Transfer:
 
     async def _take(self, head: Head, verdict: Verdict) -> Outcome:
         """Carries out WRITE."""
-        run, download, part = self._run, self.download, self._part
+        download, part = self.download, self._part
         if verdict.fresh:
             logger.info("%s: %s; begun anew", download.entry.name, verdict.why)
             await self._begin_anew()
@@ -266,10 +268,9 @@ class Transfer:
         await self._find_room(head)
         self._expect_digests(head)
         intake = Intake(part, verdict.first, verdict.end)
-        pump = Pump(head, intake, run.in_thread, self._count)
+        pump = self._pump_for(head, intake)
         self._window_start, self._window_bytes = time.monotonic(), 0
         self._pump = pump
-        head.connection.read_in_pieces(LIMITED_READ if run.rates.limited else READ_SIZE)
         pump.start()
         try:
             end = await maybe_deferred_to_future(pump.done)
@@ -295,6 +296,14 @@ class Transfer:
             )
         part.learn(total=total)
         return Outcome(fetched=True) if state.complete else self._more()
+
+    def _pump_for(self, head: Head, intake: Intake) -> Pump | DirectPump:
+        """A thread takes the socket where that is possible and worth it; the reactor serves the rest."""
+        run = self._run
+        if head.socket_can_be_taken and intake.end is not None and intake.end - intake.at >= WORTH_IT:
+            return DirectPump(head, intake, run.in_own_thread, self._count_only, partial(run.pay, self.host))
+        head.connection.read_in_pieces(LIMITED_READ if run.rates.limited else READ_SIZE)
+        return Pump(head, intake, run.in_thread, self._count)
 
     async def _find_room(self, head: Head) -> None:
         """Before the first byte of many: a disk that fills up in the middle of 64 files helps none of them."""
@@ -326,6 +335,10 @@ class Transfer:
         if self._part.state.have.count > self.download.largest:
             return Outcome()
         raise AttemptError("the answer brought nothing new", code="no_progress")
+
+    def _count_only(self, count: int) -> None:
+        self.download.bytes_received += count
+        self._run.count_bytes(count)
 
     def _count(self, count: int) -> None:
         self.download.bytes_received += count

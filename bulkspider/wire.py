@@ -8,6 +8,7 @@ serves (no CONNECT proxies) and a warning says so, once. Twisted's exceptions be
 from __future__ import annotations
 
 import logging
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,6 +19,7 @@ from service_identity import VerificationError
 from twisted.internet import error as net
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.tcp import Connection as TcpConnection
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.error import SchemeNotSupported
@@ -146,6 +148,24 @@ class Head:
             return
         self._response.deliverBody(_Body(receiver, self.connection))
 
+    @property
+    def socket_can_be_taken(self) -> bool:
+        """The body is the next `length` bytes of a plain TCP socket, and the reactor has not begun to read them."""
+        return self._response.length not in (0, UNKNOWN_LENGTH) and not self._taken and self.connection.is_plain
+
+    def take_socket(self) -> tuple[bytes, socket.socket]:
+        """What the reactor has read of the body already, and a twin of the socket that has the rest.
+
+        The reactor reads no more from this connection; `connection.close` ends it. Private names: none but those of
+        `_Connection`; the body is asked for and paused within one turn of the reactor, so it reads nothing in between.
+        """
+        self._taken = True
+        first = _First()
+        self._response.deliverBody(first)
+        if first.ended:
+            self.connection.forget()
+        return b"".join(first.pieces), self.connection.give_away()
+
     def drop(self) -> None:
         """The body is not wanted: short ones are left to run dry so that the connection lives on, others are cut."""
         if self._taken or self._response.length == 0:
@@ -187,6 +207,20 @@ class _Body(Protocol):
             self._receiver.ended(End.LOST)
 
 
+class _First(Protocol):
+    """Takes what is there when it is connected."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.ended = False
+
+    def dataReceived(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self.ended = True
+
+
 class _Connection:
     """The transport under a response. Private names: Response._transport, its _producer, wrappedProtocol."""
 
@@ -201,6 +235,7 @@ class _Connection:
         for layer in (self._transport, getattr(self._transport, "protocol", None)):
             if isinstance(layer, Protocol) and hasattr(layer, "getHandle"):
                 self._tls = layer.getHandle()
+        self._socket: Any = self._transport.getHandle() if self._tls is None else None
         self._watch_close()
 
     def _watch_close(self) -> None:
@@ -233,11 +268,32 @@ class _Connection:
         if self._transport is not None and self._tls is None:
             self._transport.bufferSize = size
 
+    @property
+    def is_plain(self) -> bool:
+        return self._tls is None and isinstance(self._transport, TcpConnection)
+
+    def give_away(self) -> socket.socket:
+        """A twin of the socket; Twisted keeps the original, and leaves it alone until `close`."""
+        twin = cast(socket.socket, self._socket.dup())
+        twin.setblocking(False)
+        self.pause()
+        return twin
+
+    def forget(self) -> None:
+        """The answer has ended by itself and the connection may serve somebody else already."""
+        self._transport = None
+
+    def close(self) -> None:
+        """Ends the connection in good order."""
+        if self._transport is not None:
+            self._transport.loseConnection()
+
     def pause(self) -> None:
-        self._transport.pauseProducing()
+        if self._transport is not None:
+            self._transport.pauseProducing()
 
     def resume(self) -> None:
-        if not getattr(self._transport, "disconnecting", False):
+        if self._transport is not None and not getattr(self._transport, "disconnecting", False):
             self._transport.resumeProducing()
 
     def abort(self) -> None:

@@ -35,6 +35,7 @@ LAYERS = (
         "pace",
         "rates",
         "pump",
+        "splice",
         "wire",
         "secrecy",
     ),

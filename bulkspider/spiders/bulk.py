@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from scrapy import Request, Spider, signals
 from scrapy.exceptions import IgnoreRequest
-from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
+from scrapy.settings import BaseSettings
 from scrapy.spidermiddlewares.httperror import HttpError
 from scrapy.utils.asyncio import call_later
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
@@ -30,6 +30,7 @@ from bulkspider.finish import prove_again
 from bulkspider.freshurl import EXPIRED, FreshUrls
 from bulkspider.items import BulkItem
 from bulkspider.ledger import LedgerLine, Proof, proves
+from bulkspider.options import human
 from bulkspider.pace import Again, GiveUp, Outcome
 from bulkspider.pipelines import BulkPipeline
 from bulkspider.run import Run
@@ -70,16 +71,14 @@ class BulkSpider(Spider):
         }.items():
             if settings.getpriority(key) == 0:
                 settings.set(key, value, "spider")
-        settings.setdefault_in_component_priority_dict("ITEM_PIPELINES", BulkPipeline, 100)
-        # Scrapy merges the project's settings into the crawler's once more; at an equal priority ours would be lost.
-        priority = max(settings.getpriority("ITEM_PIPELINES") or 0, SETTINGS_PRIORITIES["spider"])
-        settings.set("ITEM_PIPELINES", settings.getdict("ITEM_PIPELINES"), priority)
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
         prepared = kwargs.pop("prepared", None)
         if prepared is None:
             prepared = prepare({name: str(value) for name, value in kwargs.items()}, cast(Any, crawler.settings))
+        # Not in update_settings: Scrapy merges the user's own ITEM_PIPELINES over that once more.
+        crawler.settings.setdefault_in_component_priority_dict("ITEM_PIPELINES", BulkPipeline, 100)
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider._take_over(prepared)
         crawler.signals.connect(spider._request_scheduled, signals.request_scheduled)
@@ -92,7 +91,7 @@ class BulkSpider(Spider):
         self.list_path = prepared.list_path
         self._sums = prepared.sums
         self._sums_url = prepared.sums_url
-        self._verifying = prepared.verify
+        self.verifying = prepared.verify
         self._ready: deque[BulkItem] = deque()
         self._checking = 0
         self._yielding: Work | None = None
@@ -105,14 +104,17 @@ class BulkSpider(Spider):
         self._set_up()
         if self._sums_url is not None and not await self._fetch_sums(self._sums_url):
             return
-        if self._verifying:
+        if self.verifying:
             async for item in self._verify():
                 yield item
             return
         while True:
             while self._ready:
                 yield self._ready.popleft()
-            if self.run.stopping or self._is_done():
+            if self.run.stopping:
+                break
+            if self._is_done():
+                self.run.finished = True
                 break
             now = time.monotonic()
             for work, error in self.schedule.outlasted(now):
@@ -140,6 +142,8 @@ class BulkSpider(Spider):
         if run is None:
             raise UsageError("bulkspider.run.Run is not among the extensions; add bulkspider.Addon to ADDONS")
         self.run = run
+        run.entries = self.source.entries
+        self._warn_of_space()
         self.ledger = run.use_folder(self.folder)
         run.on_stop(self._signal)
         settings = self.settings
@@ -165,6 +169,19 @@ class BulkSpider(Spider):
         for bad in self.source.bad:
             error = BulkError(str(bad.problem), code="bad_line", permanent=True)
             self._ready.append(self._item(Entry(line=bad.line, name=bad.name or "", url=""), "failed", error=error))
+
+    def _warn_of_space(self) -> None:
+        """Before the first byte: will what the list still needs fit (FAULTS 47)? Each file is asked at its own time."""
+        free = self.folder.free_space()
+        if self.source.known_bytes > free:
+            needed = self.source.known_bytes - self.folder.used_space()
+            if needed > free:
+                logger.warning(
+                    "%s: the list still needs about %s, and only %s are free; the run will stop when the disk is full",
+                    self.folder.root,
+                    human(needed),
+                    human(free),
+                )
 
     def _is_done(self) -> bool:
         return self.source.exhausted and self.schedule.empty and not self._ready and not self._checking
@@ -220,6 +237,7 @@ class BulkSpider(Spider):
                 task = (verify, entry, self.folder, self.ledger, self.run.is_stopping)
                 pending.append((entry, self.run.in_thread(*task, hashing=True)))
             if not pending:
+                self.run.finished = True
                 break
             entry, finding = pending.popleft()
             try:

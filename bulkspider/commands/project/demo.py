@@ -15,8 +15,7 @@ from pathlib import Path
 from scrapy.commands import ScrapyCommand
 
 from bulkspider.demo.content import Content
-from bulkspider.options import parse_size
-from bulkspider.progress import human
+from bulkspider.options import human, parse_size
 
 LIST = Path("input/demo")
 FOLDER = Path("output/demo")
