@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bulkspider.addon import Addon
+    from bulkspider.filespipeline import BulkFilesPipeline
     from bulkspider.handler import BulkDownloadHandler
     from bulkspider.items import BulkItem
     from bulkspider.pipelines import BulkPipeline
@@ -20,12 +21,13 @@ __version__ = "0.1.0"
 _HOME = {
     "Addon": "bulkspider.addon",
     "BulkDownloadHandler": "bulkspider.handler",
+    "BulkFilesPipeline": "bulkspider.filespipeline",
     "BulkItem": "bulkspider.items",
     "BulkPipeline": "bulkspider.pipelines",
     "BulkSpider": "bulkspider.spiders.bulk",
 }
 
-__all__ = ["Addon", "BulkDownloadHandler", "BulkItem", "BulkPipeline", "BulkSpider"]
+__all__ = ["Addon", "BulkDownloadHandler", "BulkFilesPipeline", "BulkItem", "BulkPipeline", "BulkSpider"]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,18 +2,26 @@
 
     ADDONS = {"bulkspider.Addon": 500}
 
-It adds the download handler (which falls back to whatever was configured), the run and the spider `bulk`. It changes
-nothing for a project's other spiders and never overwrites a user's setting.
+It adds the download handler (which falls back to whatever was configured), the run and the spider `bulk`, and puts
+BulkFilesPipeline in the place of exactly Scrapy's FilesPipeline. It changes nothing for a project's other spiders and
+never overwrites a user's setting.
 """
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
-from scrapy.settings import BaseSettings
+from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 from scrapy.utils.misc import load_object
 
+from bulkspider.bare import local_folder
+from bulkspider.errors import UsageError
+
+logger = logging.getLogger(__name__)
+
 HANDLER = "bulkspider.handler.BulkDownloadHandler"
+FILES_PIPELINE = "bulkspider.filespipeline.BulkFilesPipeline"
 
 
 class Addon:
@@ -25,10 +33,15 @@ class Addon:
         modules = list(settings.getlist("SPIDER_MODULES"))
         if "bulkspider.spiders" not in modules:
             priority = settings.getpriority("SPIDER_MODULES") or 0
-            settings.set("SPIDER_MODULES", [*modules, "bulkspider.spiders"], max(priority, _ADDON_PRIORITY))
+            settings.set(
+                "SPIDER_MODULES", [*modules, "bulkspider.spiders"], max(priority, SETTINGS_PRIORITIES["addon"])
+            )
 
     def update_settings(self, settings: BaseSettings) -> None:
-        """Installs handler and run."""
+        """Installs handler, run and pipeline."""
+        if not settings.getbool("TWISTED_REACTOR_ENABLED", True):
+            _refuse_without_reactor(settings)
+            return
         for scheme in ("http", "https"):
             self._install_handler(settings, scheme)
         # Imported late: importing the add-on must install no reactor.
@@ -37,17 +50,68 @@ class Addon:
 
         settings.setdefault_in_component_priority_dict("EXTENSIONS", Run, 0)
         settings.setdefault_in_component_priority_dict("EXTENSIONS", Progress, 0)
+        self._replace_files_pipeline(settings)
+        if _uses(settings, FILES_PIPELINE):
+            _copy_slots(settings)
 
     def _install_handler(self, settings: BaseSettings, scheme: str) -> None:
         handlers: Any = settings["DOWNLOAD_HANDLERS"]
         configured = handlers.get(scheme)
+        if configured is None and scheme in handlers:
+            # Somebody switched this scheme off.
+            return
         if configured is not None and load_object(configured) is load_object(HANDLER):
             return
         fallback = f"BULK_FALLBACK_{scheme.upper()}_HANDLER"
         # Only what somebody chose: Scrapy's own default depends on things that are decided after us.
         if configured is not None and not settings.get(fallback):
             settings.set(fallback, configured, "addon")
-        handlers[scheme] = HANDLER
+        # What was chosen on the command line is the fallback now, and must not win over us.
+        priority = max(handlers.getpriority(scheme) or 0, SETTINGS_PRIORITIES["project"])
+        handlers.set(scheme, HANDLER, priority)
+
+    def _replace_files_pipeline(self, settings: BaseSettings) -> None:
+        """Only where it does the same: storages other than a folder stay with the original."""
+        from scrapy.pipelines.files import FilesPipeline
+
+        configured = [
+            priority
+            for pipeline, priority in settings.getdict("ITEM_PIPELINES").items()
+            if load_object(pipeline) is FilesPipeline and priority is not None
+        ]
+        if not configured:
+            return
+        if local_folder(settings["FILES_STORE"]) is None:
+            if settings["FILES_STORE"]:
+                logger.warning("FILES_STORE is no folder of this machine: FilesPipeline stays as it is")
+            return
+        settings.replace_in_component_priority_dict("ITEM_PIPELINES", FilesPipeline, load_object(FILES_PIPELINE))
 
 
-_ADDON_PRIORITY = 15
+def _uses(settings: BaseSettings, path: str) -> bool:
+    """A pipeline, or a class derived from it, is configured."""
+    wanted = load_object(path)
+    for pipeline, priority in settings.getdict("ITEM_PIPELINES").items():
+        found = load_object(pipeline)
+        if priority is not None and isinstance(found, type) and issubclass(found, wanted):
+            return True
+    return False
+
+
+def _copy_slots(settings: BaseSettings) -> None:
+    """What DOWNLOAD_SLOTS says of a host holds for its files too, which have slots of their own."""
+    from bulkspider.filespipeline import SLOT
+
+    slots = settings.getdict("DOWNLOAD_SLOTS")
+    ours = {SLOT + host: dict(values) for host, values in slots.items() if not host.startswith(SLOT)}
+    if ours:
+        priority = max(settings.getpriority("DOWNLOAD_SLOTS") or 0, SETTINGS_PRIORITIES["addon"])
+        settings.set("DOWNLOAD_SLOTS", {**ours, **slots}, priority)
+
+
+def _refuse_without_reactor(settings: BaseSettings) -> None:
+    """TWISTED_REACTOR_ENABLED=False: our transfers run on Twisted. Raises UsageError when somebody counts on them."""
+    why = "bulkspider needs Twisted's reactor; remove TWISTED_REACTOR_ENABLED=False"
+    if _uses(settings, "bulkspider.pipelines.BulkPipeline") or _uses(settings, FILES_PIPELINE):
+        raise UsageError(why)
+    logger.warning('%s. It does nothing in this crawl: requests with meta["bulk"] are ordinary requests', why)

@@ -202,6 +202,7 @@ def _alive(finished: Finished, error: BaseException | None) -> bool:
 def _flush(finished: Finished) -> BulkError | None:
     """The bytes must be durable before any name or ledger line speaks of them (FAULTS 45, 46)."""
     try:
+        finished.part.open()
         if finished.mtime is not None and not finished.in_place:
             with contextlib.suppress(OSError, ValueError):
                 os.utime(finished.part.fd, (finished.mtime, finished.mtime))

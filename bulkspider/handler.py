@@ -1,8 +1,9 @@
 """The fork in the road: requests with meta["bulk"] are ours, all others go to Scrapy's own handler untouched.
 
 A download handler for http and https. For ours it makes one Transfer and answers with a Response that has no body:
-what became of the attempt is in `meta["bulk"]["result"]`, as plain data. The spider's requests end here with their
-bytes in the part (its pipeline finishes them); other requests are finished before their callback runs.
+what became of the attempt is in `meta["bulk"]["result"]`, as plain data. The requests of the spider and of
+BulkFilesPipeline end here with their bytes in the part (they finish their files); a bare request (`bare.py`) is
+answered when its file is finished, or is known to be.
 """
 
 from __future__ import annotations
@@ -21,10 +22,13 @@ from scrapy.exceptions import (
     ResponseDataLossError,
 )
 from scrapy.http import Headers, Response
+from scrapy.utils.defer import maybe_deferred_to_future
 from scrapy.utils.misc import build_from_crawler, load_object
 
-from bulkspider.entry import Entry
-from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped
+from bulkspider import bare
+from bulkspider.delivery import Delivery
+from bulkspider.entry import Entry, EntryError, without_userinfo
+from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped, UsageError
 from bulkspider.pace import Outcome
 from bulkspider.run import Run
 from bulkspider.transfer import Redirected, Transfer
@@ -36,6 +40,11 @@ if TYPE_CHECKING:
 
 META = "bulk"
 FLAG = "bulk"
+
+FINISHED = ("verified", "complete", "unproven")
+OF_THE_BODY = ("content-encoding", "content-length", "content-range", "transfer-encoding")
+# What another attempt at once cannot cure, beside all that the disk says.
+NOT_TO_BE_RETRIED = ("no_space", "two_urls")
 
 _EXCEPTIONS: dict[str, type[Exception]] = {
     "connect": DownloadTimeoutError,
@@ -69,7 +78,10 @@ class BulkDownloadHandler:
         """The Response of `request`: with its body from the fallback, without one when it is ours."""
         if META not in request.meta:
             return await self._fallback(request).download_request(request)  # type: ignore[no-any-return]
-        return await self._download(request)
+        bulk = request.meta[META]
+        if isinstance(bulk, dict) and "entry" in bulk:
+            return await self._attempt(request)
+        return await self._deliver(request)
 
     async def close(self) -> None:
         for handler in self._fallbacks.values():
@@ -85,54 +97,123 @@ class BulkDownloadHandler:
             self._fallbacks[scheme] = build_from_crawler(load_object(path), self._crawler)
         return self._fallbacks[scheme]
 
-    async def _download(self, request: Request) -> Response:
+    async def _attempt(self, request: Request) -> Response:
         bulk = request.meta[META]
         entry = Entry.from_meta(bulk["entry"])
         download = self._run.download(entry, bulk["output"])
-        _refuse_downgrade(request)
         transfer = Transfer(self._run, download, request)
         try:
+            _refuse_downgrade(request)
             outcome = await transfer.perform()
+        except AttemptError as error:
+            outcome = Outcome(error=error)
         except Redirected:
             assert transfer.head is not None
             return _response(request, transfer)
         bulk["result"] = outcome.to_meta()
         if outcome.error is not None and outcome.error.http_status is None:
-            raise _exception(outcome)
+            raise _exception(outcome.error)
         return _response(request, transfer)
+
+    async def _deliver(self, request: Request) -> Response:
+        """Answers a bare request: with its finished file, or as Scrapy's own handler would tell of the failure."""
+        settings = self._crawler.settings
+        if request.method != "GET":
+            raise NotSupported(f'meta["bulk"]: {request.method} {request.url}: only a GET can fetch a file')
+        try:
+            url = request.meta.get("redirect_urls", [request.url])[0]
+            entry = bare.entry_of(request.meta[META], url)
+        except EntryError as error:
+            raise NotSupported(f'meta["bulk"]: {error}') from error
+        # HttpCacheMiddleware would store an answer without a body, and give that to others.
+        request.meta["dont_cache"] = True
+        # Whatever a middleware has set: the file is wanted, not an encoding or a page about it.
+        request.headers["Accept-Encoding"] = "identity"
+        if request.headers.get("Accept") == Headers(settings["DEFAULT_REQUEST_HEADERS"]).get("Accept"):
+            request.headers["Accept"] = "*/*"
+        root = bare.store(self._run.options.store, settings["FILES_STORE"])
+        try:
+            delivery = Delivery(self._run, entry, root)
+            async with delivery.turn():
+                item = await delivery.find_finished()
+                if item is None:
+                    return await self._fetch(request, delivery)
+        except BulkError as error:
+            raise _exception(error) from error
+        self._run.count(item)
+        request.meta[META][bare.RESULT] = bare.result_of(item)
+        return Response(request.url, flags=[FLAG])
+
+    async def _fetch(self, request: Request, delivery: Delivery) -> Response:
+        """Fetches the file of a bare request. Raises Scrapy's exceptions, or BulkError."""
+        meta = request.meta
+        async with delivery.download() as download:
+            earlier = meta[META].get(bare.RESULT)
+            try:
+                _refuse_downgrade(request)
+                if earlier and earlier["status"] not in FINISHED:
+                    # Tried again, or redirected: one request to those who sent it.
+                    await maybe_deferred_to_future(self._run.in_thread(download.part.open))
+                    download.largest = download.part.state.have.count
+                    download.attempts, download.bytes_received = earlier["attempts"], earlier["bytes_received"]
+                    download.resumed_from = earlier["resumed_from"]
+                item = None
+                while item is None:
+                    transfer = Transfer(self._run, download, _without_userinfo(request))
+                    outcome = await transfer.perform()
+                    if outcome.error is not None:
+                        if outcome.grew and not download.part.state.restarts:
+                            # RETRY_TIMES is meant for attempts that bring nothing.
+                            meta["retry_times"] = 0
+                        raise outcome.error
+                    if outcome.fetched:
+                        item = await delivery.finish(download)
+            except Redirected:
+                meta[META][bare.RESULT] = bare.result_of(delivery.item(download))
+                return _response(request, transfer)
+            except BulkError as error:
+                meta[META][bare.RESULT] = bare.result_of(delivery.item(download, error))
+                if error.http_status is not None and not 200 <= error.http_status < 300:
+                    return _response(request, transfer)
+                if error.permanent or getattr(error, "final", False):
+                    meta["dont_retry"] = True
+                raise
+        self._run.count(item)
+        meta[META][bare.RESULT] = bare.result_of(item)
+        return _response(request, transfer, status=200)
+
+
+def _without_userinfo(request: Request) -> Request:
+    """The transfer sends userinfo as a header, to whom it belongs (`secrecy.py`)."""
+    url = without_userinfo(request.url)
+    return request if url == request.url else request.replace(url=url)
 
 
 def _refuse_downgrade(request: Request) -> None:
     """A redirect from https to http would send the file, and what it is, in the clear (RFC 9110 §15.4)."""
     before = request.meta.get("redirect_urls", ())
     if urlsplit(request.url).scheme == "http" and any(urlsplit(url).scheme == "https" for url in before):
-        error = AttemptError(
-            "redirected from https to http; that is not followed", code="insecure_redirect", final=True
-        )
-        request.meta[META]["result"] = Outcome(error=error).to_meta()
-        raise DownloadFailedError(str(error))
+        raise AttemptError("redirected from https to http; that is not followed", code="insecure_redirect", final=True)
 
 
-def _exception(outcome: Outcome) -> Exception:
+def _exception(error: BulkError) -> Exception:
     """One of Scrapy's documented exceptions for an error without an answer."""
-    error: BulkError | None = outcome.error
-    if isinstance(error, Stopped):
-        return DownloadCancelledError(str(error))
-    if isinstance(error, DiskError):
+    if isinstance(error, (Stopped, DiskError, UsageError)) or error.code in NOT_TO_BE_RETRIED:
         # Not an OSError: Scrapy would retry that as if it were the network.
         return DownloadCancelledError(str(error))
-    assert error is not None
     return _EXCEPTIONS.get(error.code, DownloadFailedError)(str(error))
 
 
-def _response(request: Request, transfer: Transfer) -> Response:
-    """No body, and no Content-Encoding: a middleware must not try to decode what is on disk."""
+def _response(request: Request, transfer: Transfer, status: int | None = None) -> Response:
+    """No body, and no Content-Encoding: a middleware must not try to decode what is on disk.
+
+    status: instead of the last answer's, which was for a part of the file only (206) or for none of it (416).
+    """
     head = transfer.head
     headers = Headers()
-    status = 200
     if head is not None:
-        status = head.status
         for name, value in head.pairs:
-            if name.lower() not in ("content-encoding", "content-length", "transfer-encoding"):
+            if name.lower() not in OF_THE_BODY:
                 headers.appendlist(name, value)
+    status = status or (head.status if head is not None else 200)
     return Response(request.url, status=status, headers=headers, body=b"", flags=[FLAG])

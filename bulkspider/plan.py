@@ -173,7 +173,8 @@ class Answer:
             has_content_range=content_range is not None,
             validators=Validators(headers.get("etag"), headers.get("last-modified"), headers.get("date")),
             encoding=encoding if encoding not in ("", "identity") else None,
-            media_type=headers.get("content-type", "").partition(";")[0].strip().lower() or None,
+            # A field that was sent twice arrives joined by a comma; its first value counts.
+            media_type=re.split("[;,]", headers.get("content-type", ""))[0].strip().lower() or None,
             accept_ranges=headers.get("accept-ranges", "").strip().lower() or None,
             retry_after=headers.get("retry-after"),
             location=headers.get("location"),

@@ -252,7 +252,10 @@ class Run:
         BulkError `unproven` under BULK_REQUIRE_PROOF; the part stays as it was."""
         total = download.part.state.total
         assert total is not None
-        proof = await maybe_deferred_to_future(self.in_thread(self._prove, download, total, hashing=True))
+        if download.algorithms:
+            proof = await maybe_deferred_to_future(self.in_thread(self._prove, download, total, hashing=True))
+        else:
+            proof = Proof("complete" if download.length_proven else "unproven", {})
         if proof.status == "unproven" and self.options.require_proof:
             raise BulkError(
                 "the origin gave no means to prove the length (BULK_REQUIRE_PROOF)", code="unproven", permanent=True
@@ -273,8 +276,7 @@ class Run:
 
     def _prove(self, download: Download, total: int) -> Proof:
         download.part.open()
-        if download.algorithms:
-            download.follow(self.is_stopping, until=total)
+        download.follow(self.is_stopping, until=total)
         return prove(
             download.part,
             total=total,
@@ -309,7 +311,8 @@ class Run:
         """The entry has its outcome; what a restart set aside comes back if the new part did not overtake it."""
         del self._downloads[str(download.folder.path(download.entry.name))]
         self._followed.pop(download, None)
-        await maybe_deferred_to_future(self.in_thread(download.part.give_up))
+        if not download.part.is_at_rest:
+            await maybe_deferred_to_future(self.in_thread(download.part.give_up))
 
     # -------------------------------------------------------------------------------------------- threads
 
@@ -459,6 +462,14 @@ class Run:
                 self.rates.set(limit, per_host, now)
 
     # -------------------------------------------------------------------------------------------- counting
+
+    def count_known(self, status: str) -> None:
+        """An earlier run has done one entry, and nobody asked for its item."""
+        for name in (status, "already"):
+            self.counts[name] += 1
+        stats = self.crawler.stats
+        stats.inc_value(f"bulk/files/{status}")
+        stats.inc_value("bulk/already")
 
     def count(self, item: BulkItem) -> None:
         """One entry has its outcome."""

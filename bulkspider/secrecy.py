@@ -17,6 +17,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from scrapy.http import Headers
 
 from bulkspider.entry import Entry, origin_of, redact
+from bulkspider.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -74,9 +75,14 @@ def _basic(user_and_password: bytes) -> str:
 
 
 class RedactingFilter(logging.Filter):
-    """Takes secrets out of every record that passes a handler, tracebacks included."""
+    """Takes secrets out of every record that passes a handler, tracebacks included.
+
+    A mistake of the user (UsageError) is told in its own sentence, without the traceback that Scrapy would add.
+    """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.exc_info and isinstance(record.exc_info[1], UsageError):
+            record.msg, record.args, record.exc_info = f"bulkspider: {record.exc_info[1]}", None, None
         try:
             message = record.getMessage()
         except Exception:  # a broken record is the handler's to complain about

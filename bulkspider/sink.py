@@ -439,6 +439,11 @@ class Part:
             except OSError as error:
                 raise disk_error(error, self.path) from error
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is open and nothing is set aside: `give_up` has nothing to do."""
+        return not self.is_open and not self._old_size
+
     def give_up(self) -> None:
         """The entry has its outcome. If an older version's part holds more than this one ever got, it comes back."""
         with self._lock:

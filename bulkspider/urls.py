@@ -20,8 +20,8 @@ from bulkspider.names import EntryError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# A URL of this form is its own normal form; nearly every URL of a list is. A port of five digits is looked at closer.
-SITE = r"https?://(?:[a-z0-9-]{1,63}\.)*[a-z0-9-]{1,63}(?::[1-9][0-9]{0,3})?"
+# A URL of this form is its own normal form; nearly every URL of a list is. A port above 59999 is looked at closer.
+SITE = r"https?://(?:[a-z0-9-]{1,63}\.)*[a-z0-9-]{1,63}(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
 SAFE = r"A-Za-z0-9_.~!$&()+;=:@%/-"
 PATH = rf"/[{SAFE}]*(?:\?[?{SAFE}]+)?"
 _NORMAL = re.compile(SITE + PATH)
@@ -187,6 +187,6 @@ def _hide(match: re.Match[str]) -> str:
     equals, value = (match[2], match[3]) if match[2] else (match[4], match[5])
     if name.lower() in _SECRET or _FAMILY.fullmatch(name.lower()):
         return f"{name}{equals}{_HIDDEN}" if value else match[0]
-    if "%3d" in value.lower():
+    if "=" in value or "%3d" in value.lower():
         return f"{name}{equals}{_PARAMETER.sub(_hide, value)}"
     return match[0]

@@ -221,47 +221,64 @@ class _First(Protocol):
         self.ended = True
 
 
+class _CloseWatch:
+    """Learns why a connection ends, which Twisted does not tell a body delimited by close. One per connection, however
+    many answers it carries. Private name: wrappedProtocol, by which the HTTP protocol is found under the TLS one."""
+
+    def __init__(self, inner: Callable[[Failure], None], tls: Any) -> None:
+        self._inner = inner
+        self._tls = tls
+        self._reason: Failure | None = None
+        self._notified = False
+
+    @classmethod
+    def of(cls, transport: Any, tls: Any) -> _CloseWatch | None:
+        protocol: Any = getattr(transport, "wrappedProtocol", None) or getattr(transport, "protocol", None)
+        while hasattr(protocol, "wrappedProtocol"):
+            protocol = protocol.wrappedProtocol
+        if protocol is None:
+            return None
+        watch = getattr(protocol.connectionLost, "__self__", None)
+        if not isinstance(watch, cls):
+            watch = cls(protocol.connectionLost, tls)
+            protocol.connectionLost = watch.connection_lost
+        return watch
+
+    def connection_lost(self, reason: Failure = connectionDone) -> None:
+        self._reason = reason
+        if self._tls is not None:
+            # RFC 9112 §9.8: only close_notify proves that a body delimited by close is whole.
+            self._notified = bool(self._tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+        self._inner(reason)
+
+    def how(self) -> End:
+        if self._notified:
+            return End.NOTIFIED
+        if self._tls is not None or (self._reason is not None and not self._reason.check(net.ConnectionDone)):
+            return End.LOST
+        return End.CLOSED
+
+
 class _Connection:
     """The transport under a response. Private names: Response._transport, its _producer, wrappedProtocol."""
 
     def __init__(self, response: IResponse) -> None:
-        proxy = getattr(response, "_transport", None)
-        self._transport: Any = getattr(proxy, "_producer", None)
+        self._proxy: Any = getattr(response, "_transport", None)
+        self._transport: Any = getattr(self._proxy, "_producer", None)
         self._tls: Any = None
-        self._reason: Failure | None = None
-        self._notified = False
+        self._watch: _CloseWatch | None = None
         if self._transport is None:
             return
         for layer in (self._transport, getattr(self._transport, "protocol", None)):
             if isinstance(layer, Protocol) and hasattr(layer, "getHandle"):
                 self._tls = layer.getHandle()
         self._socket: Any = self._transport.getHandle() if self._tls is None else None
-        self._watch_close()
-
-    def _watch_close(self) -> None:
-        """Learns why the connection ends, which Twisted does not tell a body delimited by close."""
-        protocol: Any = getattr(self._transport, "wrappedProtocol", None) or getattr(self._transport, "protocol", None)
-        while hasattr(protocol, "wrappedProtocol"):
-            protocol = protocol.wrappedProtocol
-        if protocol is None:
-            return
-        inner: Callable[[Failure], None] = protocol.connectionLost
-
-        def connection_lost(reason: Failure = connectionDone) -> None:
-            self._reason = reason
-            if self._tls is not None:
-                # RFC 9112 §9.8: only close_notify proves that a body delimited by close is whole.
-                self._notified = bool(self._tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
-            inner(reason)
-
-        protocol.connectionLost = connection_lost
+        self._watch = _CloseWatch.of(self._transport, self._tls)
 
     def how_it_closed(self) -> End:
-        if self._notified:
-            return End.NOTIFIED
-        if self._tls is not None or (self._reason is not None and not self._reason.check(net.ConnectionDone)):
-            return End.LOST
-        return End.CLOSED
+        if self._watch is None:
+            return End.CLOSED if self._tls is None else End.LOST
+        return self._watch.how()
 
     def read_in_pieces(self, size: int) -> None:
         """How many bytes one read takes at most. Twisted's `bufferSize`; over TLS it gives records of 16 KiB anyway."""
@@ -279,26 +296,32 @@ class _Connection:
         self.pause()
         return twin
 
+    @property
+    def _is_ours(self) -> bool:
+        """False once Twisted has read the answer to its end, maybe before we took the first byte of it: then the
+        connection lies in the pool or serves another request, and whoever paused it would hang that one."""
+        return self._transport is not None and self._proxy._producer is not None
+
     def forget(self) -> None:
         """The answer has ended by itself and the connection may serve somebody else already."""
         self._transport = None
 
     def close(self) -> None:
         """Ends the connection in good order."""
-        if self._transport is not None:
+        if self._is_ours:
             self._transport.loseConnection()
 
     def pause(self) -> None:
-        if self._transport is not None:
+        if self._is_ours:
             self._transport.pauseProducing()
 
     def resume(self) -> None:
-        if self._transport is not None and not getattr(self._transport, "disconnecting", False):
+        if self._is_ours and not getattr(self._transport, "disconnecting", False):
             self._transport.resumeProducing()
 
     def abort(self) -> None:
         """Drops the connection now, with everything that is in flight."""
-        if self._transport is not None:
+        if self._is_ours:
             self._transport.abortConnection()
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 # What Scrapy tells of itself at INFO. It stays when the user asks for a LOG_LEVEL.
 HOUSEKEEPING = ("scrapy.addons", "scrapy.core.engine", "scrapy.crawler", "scrapy.middleware", "scrapy.utils.log")
+# Which make a record for every request and item that nobody sees at INFO.
+CHATTY = ("scrapy.core.engine", "scrapy.core.scraper")
 
 
 def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str]) -> int:
@@ -30,6 +32,9 @@ def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str,
     except BulkError as error:
         print(f"bulkspider: {error}", file=sys.stderr)
         return 1
+    if crawler.settings.get("LOG_LEVEL") != "DEBUG":
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.INFO)
     known: dict[str, Any] = {**arguments, "prepared": prepared}
     process.crawl(crawler, **known)
     process.start()

@@ -16,7 +16,6 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from scrapy import Request, Spider, signals
-from scrapy.exceptions import IgnoreRequest
 from scrapy.settings import BaseSettings
 from scrapy.spidermiddlewares.httperror import HttpError
 from scrapy.utils.asyncio import call_later
@@ -24,6 +23,7 @@ from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
 from twisted.internet.defer import Deferred
 
 from bulkspider.arguments import Prepared, prepare
+from bulkspider.delivery import error_of, middleware_error
 from bulkspider.entry import Entry, origin_of, redact, url_key, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, Stopped, UsageError, disk_error
 from bulkspider.finish import prove_again
@@ -35,6 +35,7 @@ from bulkspider.pace import Again, GiveUp, Outcome
 from bulkspider.pipelines import BulkPipeline
 from bulkspider.run import Run
 from bulkspider.schedule import Schedule, Work
+from bulkspider.secrecy import guard_logs
 from bulkspider.sums import parse as parse_checksums
 from bulkspider.verify import Finding, verify
 
@@ -76,6 +77,7 @@ class BulkSpider(Spider):
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
         prepared = kwargs.pop("prepared", None)
         if prepared is None:
+            guard_logs()
             prepared = prepare({name: str(value) for name, value in kwargs.items()}, cast(Any, crawler.settings))
         # Not in update_settings: Scrapy merges the user's own ITEM_PIPELINES over that once more.
         crawler.settings.setdefault_in_component_priority_dict("ITEM_PIPELINES", BulkPipeline, 100)
@@ -335,7 +337,7 @@ class BulkSpider(Spider):
         work = self.schedule[bulk["entry"]["name"]]
         self.schedule.end(work)
         told = bulk.pop("result", None)
-        outcome = Outcome.from_meta(told) if told is not None else Outcome(error=_middleware_error(failure))
+        outcome = Outcome.from_meta(told) if told is not None else Outcome(error=_stray(failure))
         yield from self._settle(work, outcome)
         if self.run.stopping:
             yield from self._interrupt_waiting()
@@ -449,11 +451,11 @@ class BulkSpider(Spider):
 
     def _already(self, entry: Entry, line: LedgerLine) -> None:
         self.run.pace.served(origin_of(entry.url))
-        item = self._item(entry, line.status, line=line)
         if self._feeds:
-            self._ready.append(item)
+            self._ready.append(self._item(entry, line.status, line=line))
         else:
-            self.run.count(item)
+            # Nobody would see the item: a million of them only cost time.
+            self.run.count_known(line.status)
 
     async def _check_again(self, entry: Entry, line: LedgerLine, wanted: dict[str, str]) -> None:
         """The file was touched, or the list gives a hash that the ledger does not hold: hash it here, fetch nothing."""
@@ -501,12 +503,7 @@ class BulkSpider(Spider):
             item.already = True
             line.describe(item)
         if error is not None:
-            item.error = {
-                "code": error.code,
-                "message": redact(error.message),
-                "http_status": error.http_status,
-                "permanent": error.permanent,
-            }
+            item.error = error_of(error)
         return item
 
     def closed(self, reason: str) -> None:
@@ -535,21 +532,9 @@ def _more_telling(first: BulkError, last: BulkError | None) -> BulkError:
     return first if last is None or first.code == "origin_down" else last
 
 
-def _middleware_error(failure: Failure | None) -> BulkError:
-    """The error of a request that never came to an outcome: a middleware ended it."""
-    if failure is None:
-        return BulkError("another component answered the request in bulkspider's place", code="middleware")
-    error = failure.value
+def _stray(failure: Failure | None) -> BulkError:
+    """The error of a request whose end the handler has not seen."""
+    error = failure.value if failure is not None else None
     if isinstance(error, HttpError):
-        status = error.response.status
-        return AttemptError(
-            f"a redirect that cannot be followed ({status})", code="redirect", http_status=status, final=True
-        )
-    text = redact(str(error)) or type(error).__name__
-    if isinstance(error, IgnoreRequest):
-        if "robots.txt" in text:
-            return BulkError("robots.txt forbids it (ROBOTSTXT_OBEY)", code="robots", permanent=True)
-        if "redirect" in text:
-            return AttemptError(f"too many redirects ({text})", code="redirect_loop", final=True)
-        return BulkError(f"a middleware refused the request ({text})", code="ignored")
-    return BulkError(f"a middleware failed ({type(error).__name__}: {text})", code="middleware")
+        return middleware_error(None, error.response.status)
+    return middleware_error(error, None)

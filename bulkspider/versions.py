@@ -1,0 +1,10 @@
+"""Versions: what Scrapy calls differently from one release to another, under one name. Nobody else asks."""
+
+from __future__ import annotations
+
+try:
+    from scrapy.pipelines.media import FileException
+except ImportError:  # Scrapy < 2.19
+    from scrapy.pipelines.files import FileException  # type: ignore[no-redef]
+
+__all__ = ["FileException"]

@@ -1,0 +1,297 @@
+"""Patience, by table and by property: no time passes here, it is passed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from email.utils import formatdate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkspider.errors import AttemptError, BulkError, DiskError
+from bulkspider.options import Options
+from bulkspider.pace import STRANGER_PATIENCE, Again, Budget, GiveUp, Outcome, Pace, parse_retry_after
+
+OPTIONS = Options(retry_delay=1.0, retry_delay_max=300.0, retry_after_max=3600.0, origin_patience=3600.0)
+A, B = "a.example:443", "b.example:443"
+
+LOST = AttemptError("the connection was lost", code="lost")
+REFUSED = AttemptError("the connection was refused", code="refused", origin_wide=True)
+GONE = AttemptError("the origin answered 404", code="http_404", http_status=404, permanent=True, final=True)
+BROKEN = AttemptError("the origin answered 500", code="http_500", http_status=500, origin_wide=True)
+FINAL = AttemptError("a page", code="html", http_status=200, final=True)
+NO_SPACE = AttemptError("no room", code="no_space")
+
+
+def busy(retry_after: float | None, code: int = 503) -> AttemptError:
+    return AttemptError("busy", code=f"http_{code}", http_status=code, origin_wide=True, retry_after=retry_after)
+
+
+def pace(jitter: float = 1.0, **options: float) -> Pace:
+    return Pace(replace(OPTIONS, **options), jitter=lambda: jitter)  # type: ignore[arg-type]
+
+
+# --- What follows from one outcome ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "follows"),
+    [
+        pytest.param(Outcome(fetched=True, grew=True), None, id="all-is-here"),
+        pytest.param(Outcome(fetched=True), None, id="nothing-was-missing"),
+        pytest.param(Outcome(), Again(100.0), id="more-to-ask-for"),
+        pytest.param(Outcome(grew=True, error=LOST), Again(100.0), id="lost-with-progress-goes-on-at-once"),
+        pytest.param(Outcome(error=LOST), Again(101.0), id="lost-without-progress-waits"),
+        pytest.param(Outcome(grew=True, error=REFUSED), Again(100.0), id="progress-is-no-outage"),
+        pytest.param(Outcome(error=REFUSED), Again(101.0), id="refused"),
+        pytest.param(Outcome(error=GONE), GiveUp(GONE), id="permanent"),
+        pytest.param(Outcome(grew=True, error=GONE), GiveUp(GONE), id="permanent-in-the-middle"),
+        pytest.param(Outcome(error=FINAL), GiveUp(FINAL), id="final"),
+        pytest.param(Outcome(error=NO_SPACE), Again(100.0), id="room-on-the-disk-costs-nothing"),
+        pytest.param(Outcome(error=busy(7)), Again(107.0), id="retry-after"),
+        pytest.param(Outcome(error=busy(7, 429)), Again(107.0), id="retry-after-429"),
+        pytest.param(Outcome(error=busy(None)), Again(101.0), id="busy-without-retry-after"),
+        pytest.param(Outcome(error=busy(0)), Again(101.0), id="retry-after-0-is-stretched"),
+        pytest.param(Outcome(error=busy(99_999)), Again(3700.0), id="retry-after-is-capped"),
+        pytest.param(Outcome(grew=True, error=busy(7)), Again(100.0), id="busy-after-progress"),
+    ],
+)
+def test_what_follows(outcome: Outcome, follows: Again | GiveUp | None) -> None:
+    assert pace().after(A, outcome, Budget(limit=10), 100.0) == follows
+
+
+def test_errors_that_are_no_attempts_are_final() -> None:
+    disk = DiskError("full", code="disk_full")
+    assert pace().after(A, Outcome(error=disk), Budget(), 0) == GiveUp(disk)
+    assert isinstance(pace().after(A, Outcome(error=BulkError("x")), Budget(), 0), GiveUp)
+
+
+# --- Budgets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit", [0, 1, 3, 10])
+def test_attempts_without_progress_run_out(limit: int) -> None:
+    one, budget = pace(), Budget(limit=limit)
+    for number in range(limit):
+        assert isinstance(one.after(A, Outcome(error=LOST), budget, number), Again)
+    assert one.after(A, Outcome(error=LOST), budget, limit) == GiveUp(LOST)
+
+
+@given(st.lists(st.booleans(), max_size=200), st.integers(0, 5))
+def test_only_attempts_in_a_row_without_progress_count(grew: list[bool], limit: int) -> None:
+    one, budget, row = pace(), Budget(limit=limit), 0
+    for progress in grew:
+        row = 0 if progress else row + 1
+        follows = one.after(A, Outcome(grew=progress, error=LOST), budget, 0.0)
+        assert isinstance(follows, GiveUp if row > limit else Again)
+        if row > limit:
+            return
+
+
+@given(st.lists(st.sampled_from([REFUSED, busy(1), busy(None), busy(600, 429), NO_SPACE]), max_size=300))
+def test_waiting_for_an_origin_or_for_room_costs_no_retry(errors: list[AttemptError]) -> None:
+    one, budget = pace(), Budget(limit=0)
+    for number, error in enumerate(errors):
+        assert isinstance(one.after(A, Outcome(error=error), budget, float(number)), Again)
+    assert budget.fruitless == 0
+
+
+def test_an_entry_that_alone_gets_500_spends_its_own_budget() -> None:
+    one, budget = pace(), Budget(limit=2)
+    assert isinstance(one.after(A, Outcome(error=BROKEN), budget, 0.0), Again)
+    one.served(A)
+    assert isinstance(one.after(A, Outcome(error=BROKEN), budget, 10.0), Again)
+    one.served(A)
+    assert one.after(A, Outcome(error=BROKEN), budget, 20.0) == GiveUp(BROKEN)
+
+
+# --- Back-off ---------------------------------------------------------------------------------------------------------
+
+
+@given(
+    jitter=st.floats(0, 1),
+    delay=st.floats(0.01, 10),
+    most=st.floats(0.01, 1000),
+    failures=st.integers(1, 80),
+    error=st.sampled_from([LOST, REFUSED]),
+)
+def test_back_off_is_exponential_with_full_jitter_between_its_bounds(
+    jitter: float, delay: float, most: float, failures: int, error: AttemptError
+) -> None:
+    one = pace(jitter, retry_delay=delay, retry_delay_max=most, origin_patience=1e9)
+    budget, now = Budget(limit=1000), 0.0
+    for number in range(failures):
+        follows = one.after(A, Outcome(error=error), budget, now)
+        assert isinstance(follows, Again)
+        ceiling = min(most, delay * 2.0 ** min(number, 60))
+        assert follows.at - now == pytest.approx(ceiling * jitter, abs=1e-6 * (1 + now))
+        now = follows.at
+
+
+def test_jitter_keeps_clients_out_of_step() -> None:
+    waits = {Pace(OPTIONS).after(A, Outcome(error=LOST), Budget(fruitless=5, limit=10), 0.0) for _ in range(20)}
+    assert len(waits) > 10
+    assert all(isinstance(wait, Again) and 0 <= wait.at <= 32 for wait in waits)
+
+
+# --- Origins ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_outage_shuts_its_origin_alone_and_lets_one_probe_through_at_a_time() -> None:
+    one = pace()
+    for _ in range(8):  # all that was under way when it went down
+        one.begins(A)
+    for _ in range(8):
+        one.after(A, Outcome(error=REFUSED), Budget(), 10.0)
+    opening = one.next_opening(10.0)
+    assert opening is not None
+    assert not one.allows(A, opening - 0.001)
+    assert one.allows(B, 10.0)
+    assert one.shut(10.0) == {A}
+
+    one.begins(A)
+    assert not one.allows(A, opening), "a second probe"
+    one.after(A, Outcome(error=REFUSED), Budget(), opening + 1)
+    later = one.next_opening(opening + 1)
+    assert later is not None
+    assert later > opening + 1
+
+    one.begins(A)
+    one.after(A, Outcome(grew=True, error=LOST), Budget(), later + 1)
+    assert one.shut(later + 1) == set(), "one success frees all"
+    one.begins(A)
+    assert one.allows(A, later + 1)
+
+
+@given(st.data())
+def test_never_two_probes_at_once_and_never_before_the_time(data: st.DataObject) -> None:
+    one, now, out, known_down = pace(data.draw(st.floats(0, 1)), retry_delay=0.5), 0.0, 0, False
+    opens = 0.0
+    for _ in range(data.draw(st.integers(1, 60))):
+        now += data.draw(st.floats(0, 5))
+        if one.allows(A, now) and data.draw(st.booleans()):
+            if known_down:
+                assert out == 0
+                assert now >= opens
+            one.begins(A)
+            out += 1
+        elif out:
+            out -= 1
+            if data.draw(st.booleans()):
+                error = data.draw(st.sampled_from([REFUSED, busy(3), busy(0.2)]))
+                follows = one.after(A, Outcome(error=error), Budget(limit=1000), now)
+                assert isinstance(follows, Again)
+                # Attempts that had begun before the outage do not count as probes.
+                known_down, opens = out == 0, max(opens, follows.at)
+            else:
+                one.after(A, Outcome(fetched=True, grew=True), Budget(), now)
+                known_down = False
+
+
+def test_retry_after_holds_for_the_origin_until_its_time_and_no_longer() -> None:
+    one = pace()
+    one.after(A, Outcome(error=busy(20)), Budget(), 100.0)
+    one.after(A, Outcome(error=busy(5)), Budget(), 101.0)
+    assert not one.allows(A, 119.9), "a shorter wait does not take back a longer one"
+    assert one.allows(A, 120.0)
+    assert one.next_opening(101.0) == 120.0
+
+
+@pytest.mark.parametrize(
+    ("served", "error", "patience", "given_up_after"),
+    [
+        (False, REFUSED, 3600.0, STRANGER_PATIENCE),
+        (False, REFUSED, 10.0, 10.0),
+        (True, REFUSED, 3600.0, 3600.0),
+        (True, REFUSED, 10.0, 10.0),
+        (False, busy(5), 3600.0, 3600.0),
+        (False, BROKEN, 3600.0, STRANGER_PATIENCE),
+    ],
+    ids=["stranger", "stranger-short", "known", "known-short", "told-us-to-wait", "stranger-500"],
+)
+def test_patience_ends(served: bool, error: AttemptError, patience: float, given_up_after: float) -> None:
+    one = pace(0.0, origin_patience=patience)
+    if served:
+        one.served(A)
+    one.after(A, Outcome(error=error), Budget(limit=1000), 1000.0)
+    one.after(A, Outcome(error=error), Budget(limit=1000), 1000.0 + given_up_after / 2)
+    assert one.given_up(A, 1000.0 + given_up_after - 0.1) is None
+    given = one.given_up(A, 1000.0 + given_up_after)
+    assert given is not None
+    assert (given.code, given.permanent) == ("origin_down", False)
+    assert A in given.message
+    assert one.given_up(B, 1e9) is None
+
+
+def test_the_last_pass_forgives_and_a_new_outage_counts_from_its_own_beginning() -> None:
+    one = pace()
+    one.after(A, Outcome(error=busy(600)), Budget(), 0.0)
+    one.forgive(A)
+    assert one.allows(A, 1.0)
+    assert one.given_up(A, 1e9) is None
+    one.after(A, Outcome(error=REFUSED), Budget(), 5000.0)
+    assert one.given_up(A, 5000.0 + STRANGER_PATIENCE - 1) is None
+
+
+@pytest.mark.parametrize(
+    "answered", [lambda one: one.served(A), lambda one: one.answered(A)], ids=["served", "answered"]
+)
+def test_an_answer_ends_an_outage(answered: Callable[[Pace], None]) -> None:
+    one = pace()
+    one.after(A, Outcome(error=REFUSED), Budget(), 0.0)
+    one.begins(A)
+    answered(one)
+    assert one.given_up(A, 1e9) is None
+    assert one.allows(A, 1e9)
+
+
+def test_a_probe_that_gets_a_plain_404_shows_that_the_origin_is_up() -> None:
+    one = pace()
+    one.after(A, Outcome(error=REFUSED), Budget(), 0.0)
+    one.begins(A)
+    one.after(A, Outcome(error=GONE), Budget(), 10.0)
+    assert one.allows(A, 10.0)
+    one.begins(A)
+    assert one.allows(A, 10.0)
+
+
+# --- Retry-After, and outcomes as plain data --------------------------------------------------------------------------
+
+NOW = 1_700_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        (" 7 ", 7.0),
+        (formatdate(NOW + 90, usegmt=True), 90.0),
+        (formatdate(NOW - 90, usegmt=True), 0.0),
+        (None, None),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("Thu, 99 Foo 2024", None),
+        ("9" * 400, float("inf")),
+    ],
+)
+def test_retry_after_of_either_form(text: str | None, seconds: float | None) -> None:
+    assert parse_retry_after(text, NOW) == seconds
+
+
+@given(st.text(max_size=40))
+def test_no_retry_after_raises(text: str) -> None:
+    seconds = parse_retry_after(text, NOW)
+    assert seconds is None or seconds >= 0
+
+
+@pytest.mark.parametrize("error", [None, LOST, GONE, busy(3.5), FINAL], ids=lambda e: e and e.code)
+def test_an_outcome_survives_the_way_through_meta(error: AttemptError | None) -> None:
+    outcome = Outcome(fetched=error is None, grew=True, error=error)
+    again = Outcome.from_meta(outcome.to_meta())
+    assert again.to_meta() == outcome.to_meta()
+    assert type(again.error) is type(error)
