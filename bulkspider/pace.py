@@ -225,7 +225,7 @@ def parse_retry_after(text: str | None, wall_clock: float) -> float | None:
     if not text:
         return None
     text = text.strip()
-    if text.isdigit():
+    if text.isdecimal():
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - wall_clock)

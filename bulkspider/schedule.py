@@ -114,7 +114,9 @@ class Schedule:
 
     def blocked(self, now: float) -> set[str]:
         """Origins of which nothing new may begin now."""
-        blocked = self._pace.shut(now)
+        # Not one that outlasted our patience: its entries are begun and end without a request (`outlasted`), else each
+        # of a thousand would wait for a probe of its own.
+        blocked = {origin for origin in self._pace.shut(now) if self._pace.given_up(origin, now) is None}
         blocked |= {origin for origin, heap in self._waiting.items() if len(heap) >= WAITING_PER_ORIGIN}
         for slot, used in self._in_slot.items():
             if used >= self._limit(slot):

@@ -365,7 +365,7 @@ class Transfer:
         """A 416 did not say how long the object is: HEAD may (FAULTS 7)."""
         head = await self._exchange(Ask(), method="HEAD")
         length = head.fields.get("content-length", "")
-        if head.status == 200 and length.isdigit() and head.answer.encoding is None:
+        if head.status == 200 and length.isdecimal() and head.answer.encoding is None:
             validators = head.answer.validators
             return plan.judge_length(self._part.state, asked, int(length), validators, self._expected)
         return plan.without_range(self._part.state, "416, and no way to learn the length", "bad_range")
@@ -387,7 +387,7 @@ class Transfer:
             return head.answer.length
         head = await self._exchange(Ask(), method="HEAD")
         length = head.fields.get("content-length", "")
-        if head.status == 200 and length.isdigit() and head.answer.encoding is None:
+        if head.status == 200 and length.isdecimal() and head.answer.encoding is None:
             download.length_proven = True
             return int(length)
         return reached

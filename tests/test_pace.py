@@ -275,6 +275,7 @@ NOW = 1_700_000_000.0
         ("soon", None),
         ("-5", None),
         ("1.5", None),
+        ("²", None),  # byte B2 of a header, which is a digit and no decimal
         ("Thu, 99 Foo 2024", None),
         ("9" * 400, float("inf")),
     ],

@@ -522,7 +522,7 @@ def test_a_stranger_that_never_served_fails_after_its_patience_and_others_do_not
         assert ended.status == 3, ended.log
         assert codes(ended) == {**dict.fromkeys([*lost, "unknown.bin"], "origin_down"), **dict.fromkeys(kept, None)}
         assert not any(row["error"]["permanent"] for row in ended.rows if row["error"])
-        assert sum(row["attempts"] for row in ended.rows if row["name"] in lost) <= 100, "one probe at a time"
+        assert sum(row["attempts"] for row in ended.rows if row["name"] in lost) <= 45, "one probe at a time"
 
 
 def test_an_origin_that_served_before_is_waited_for_longer_than_a_stranger(bulk: Bulk) -> None:

@@ -202,6 +202,19 @@ def test_an_outage_that_outlasts_our_patience_takes_out_all_that_wait_for_it() -
     assert one.due(10.0) is fine
 
 
+def test_entries_of_an_origin_that_was_given_up_do_not_wait_for_a_probe_each() -> None:
+    pace = Pace(Options(origin_patience=10.0, retry_delay=100.0), jitter=lambda: 1.0)
+    one = schedule(pace)
+    pace.after(work("1").origin, Outcome(error=REFUSED), Budget(), 0.0)
+    assert one.blocked(9.9) == {work("1").origin}
+    assert one.blocked(10.0) == set()
+    late = work("2")
+    one.add(late)
+    assert not one.may_begin(late, 10.0)
+    one.wait(late, 10.0)
+    assert [w for w, _ in one.outlasted(10.0)] == [late]
+
+
 @pytest.mark.parametrize("ending", ["interrupt", "abandon"])
 def test_at_a_stop_everything_that_was_begun_is_accounted_for(ending: str) -> None:
     one = schedule()
