@@ -73,7 +73,7 @@ class Schedule:
         self._per_slot = per_slot or 1 << 30
         self._slot_limits = dict(slot_limits)
         self._works: dict[str, Work] = {}
-        self._in_flight = 0
+        self._flying: dict[str, Work] = {}
         self._in_slot: Counter[str] = Counter()
         self._slot_origins: dict[str, set[str]] = {}
         self._waiting: dict[str, list[tuple[float, int, Work]]] = {}
@@ -91,12 +91,17 @@ class Schedule:
         """Nothing is under way and nothing waits."""
         return not self._works and not self._last_pass
 
+    @property
+    def flying(self) -> list[Work]:
+        """Works whose request is with Scrapy."""
+        return list(self._flying.values())
+
     # -- what may begin --------------------------------------------------------------------------------------------
 
     @property
     def has_room(self) -> bool:
         """One more request fits, and what is fetched but not finished has not piled up."""
-        return self._in_flight < self._total and len(self._works) - self._in_flight <= 4 * min(self._total, 256)
+        return len(self._flying) < self._total and len(self._works) - len(self._flying) <= 4 * min(self._total, 256)
 
     def may_begin(self, work: Work, now: float) -> bool:
         slot = work.slot
@@ -134,14 +139,14 @@ class Schedule:
     def begin(self, work: Work) -> None:
         """A request is made for it."""
         work.scheduled = work.needs_space = False
-        self._in_flight += 1
+        self._flying[work.entry.name] = work
         self._in_slot[work.slot] += 1
         self._slot_origins.setdefault(work.slot, set()).add(work.origin)
         self._pace.begins(work.origin)
 
     def end(self, work: Work) -> None:
         """Its request has ended, somehow."""
-        self._in_flight -= 1
+        del self._flying[work.entry.name]
         self._in_slot[work.slot] -= 1
         if not self._in_slot[work.slot]:
             del self._in_slot[work.slot]
@@ -166,7 +171,7 @@ class Schedule:
 
     def due(self, now: float) -> Work | None:
         """A waiting work whose time has come and whose origin and slot are free."""
-        if self._in_flight >= self._total:
+        if len(self._flying) >= self._total:
             return None
         for origin, heap in self._waiting.items():
             # The next ones too: the first may wait for more room than there is.

@@ -374,6 +374,18 @@ def _say(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def is_idle(crawler: Crawler) -> bool:
+    """True when Scrapy has no request in hand: none scheduled, under way, or with a callback or pipeline.
+
+    Private name: ExecutionEngine._slot, for its scheduler (Scrapy < 2.19 has no other way to it).
+    """
+    engine = crawler.engine
+    slot = getattr(engine, "_slot", None)
+    if slot is None or engine.downloader.active or slot.scheduler.has_pending_requests():
+        return False
+    return engine.scraper.slot is not None and engine.scraper.slot.is_idle()
+
+
 def is_closing(crawler: Crawler) -> bool:
     """True from the moment on at which the crawl is to end, long before Scrapy's signals say so.
 

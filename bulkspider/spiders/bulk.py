@@ -38,6 +38,7 @@ from bulkspider.schedule import Schedule, Work
 from bulkspider.secrecy import guard_logs
 from bulkspider.sums import parse as parse_checksums
 from bulkspider.verify import Finding, verify
+from bulkspider.wire import is_idle
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -49,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 # Skipping what the ledger proves must not keep the reactor from its other work.
 SLICE_SECONDS = 0.01
+# Scrapy hands a request from one component to the next within milliseconds.
+LOST_SECONDS = 2.0
 # Files that are hashed, or wait for it, while the list is read on.
 VERIFY_AHEAD = 8
 # Answers that must reach our callback. Not 3xx: those are the redirect middleware's.
@@ -97,6 +100,7 @@ class BulkSpider(Spider):
         self._ready: deque[BulkItem] = deque()
         self._checking = 0
         self._yielding: Work | None = None
+        self._idle_since: float | None = None
         self._wake: Deferred[None] | None = None
 
     # ------------------------------------------------------------------------------------------------- the loop
@@ -137,6 +141,7 @@ class BulkSpider(Spider):
             elif self.schedule.stuck:
                 self.run.disk_failed(disk_error(OSError(errno.ENOSPC, ""), self.folder.root))
             elif not self._ready and not self._is_done():
+                self._find_lost(now)
                 await self._event(now)
 
     def _set_up(self) -> None:
@@ -321,8 +326,19 @@ class BulkSpider(Spider):
     def _dropped(self, work: Work) -> None:
         """Nobody will call us back for this request."""
         self.schedule.end(work)
-        error = BulkError("a spider middleware or the scheduler dropped the request", code="dropped")
+        error = BulkError("a middleware or the scheduler dropped the request", code="dropped")
         self._ready.extend(self._settle(work, Outcome(error=error)))
+
+    def _find_lost(self, now: float) -> None:
+        """A middleware may put another request in the place of ours, which then ends without a word. When Scrapy has
+        had nothing in hand for a while and we still wait, we wait for nobody."""
+        if not self.schedule.flying or not is_idle(self.crawler):
+            self._idle_since = None
+        elif self._idle_since is None:
+            self._idle_since = now
+        elif now - self._idle_since >= LOST_SECONDS:
+            for work in self.schedule.flying:
+                self._dropped(work)
 
     def _answered(self, response: Response) -> Iterator[BulkItem]:
         assert response.request is not None
