@@ -15,12 +15,13 @@ from typing import Any
 from scrapy.exceptions import IgnoreRequest
 from scrapy.utils.defer import maybe_deferred_to_future
 
+from bulkspider.download import Download
 from bulkspider.entry import Entry, redact, url_key
 from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped
 from bulkspider.finish import Refuted, prove_again
 from bulkspider.items import BulkItem
 from bulkspider.ledger import LedgerLine, Proof, proves
-from bulkspider.run import Download, Run
+from bulkspider.run import Run
 
 logger = logging.getLogger(__name__)
 

@@ -24,12 +24,13 @@ from twisted.python.failure import Failure
 
 from bulkspider import bare
 from bulkspider.delivery import Delivery, error_of, middleware_error
+from bulkspider.download import Download
 from bulkspider.entry import EntryError, origin_of, redact, slot_of, url_key, without_userinfo
 from bulkspider.errors import BulkError, Stopped
 from bulkspider.gate import Gate
 from bulkspider.items import BulkItem
 from bulkspider.pace import Again, GiveUp, Outcome
-from bulkspider.run import Download, Run
+from bulkspider.run import Run
 from bulkspider.versions import FileException
 
 if TYPE_CHECKING:

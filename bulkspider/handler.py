@@ -113,7 +113,8 @@ class BulkDownloadHandler:
         bulk["result"] = outcome.to_meta()
         if outcome.error is not None and outcome.error.http_status is None:
             raise _exception(outcome.error)
-        return _response(request, transfer)
+        # 206 or 416 for what is a success: AutoThrottle, for one, takes anything but 200 for trouble.
+        return _response(request, transfer, status=200 if outcome.error is None else None)
 
     async def _deliver(self, request: Request) -> Response:
         """Answers a bare request: with its finished file, or as Scrapy's own handler would tell of the failure."""

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, cast
 
 from scrapy.exceptions import DropItem, NotConfigured
 
+from bulkspider.download import Download
 from bulkspider.errors import BulkError, DiskError
 from bulkspider.finish import Refuted
 from bulkspider.items import BulkItem
-from bulkspider.run import Download, Run
+from bulkspider.run import Run
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler

@@ -16,7 +16,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from scrapy import signals
@@ -26,10 +25,10 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from bulkspider.claims import Claims
-from bulkspider.digest import Follower
-from bulkspider.entry import Entry, origin_of, redact, url_key
+from bulkspider.download import Download
+from bulkspider.entry import Entry, redact, url_key
 from bulkspider.errors import BulkError, DiskError, Stopped, UsageError
-from bulkspider.finish import Committer, Finished, Proof, Refuted, algorithms_for, prove
+from bulkspider.finish import Committer, Finished, Proof, Refuted, prove
 from bulkspider.folder import Folder
 from bulkspider.items import BulkItem
 from bulkspider.ledger import Ledger, LedgerLine
@@ -67,90 +66,6 @@ class Active(Protocol):
     def stop(self, error: BulkError) -> None: ...
     def tick(self, now: float) -> None: ...
     def hold(self, held: bool) -> None: ...
-
-
-@dataclass(eq=False)
-class Download:
-    """One entry under way: its part and what this run has spent on it. Lives from its first attempt to its outcome."""
-
-    entry: Entry
-    folder: Folder
-    part: Part
-    budget: Budget
-    expected: dict[str, str]
-    policy: str
-    url: str
-    also: tuple[str, ...] = ()
-    begun: float = field(default_factory=time.monotonic)
-    attempts: int = 0
-    bytes_received: int = 0
-    resumed_from: int | None = None
-    largest: int = 0
-    connections: int = 0
-    final_url: str | None = None
-    flags: set[str] = field(default_factory=set)
-    length_proven: bool = True
-    refuted_once: bool = False
-    follower: Follower | None = None
-    hashing: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def origin(self) -> str:
-        return origin_of(self.url)
-
-    @property
-    def rest(self) -> int:
-        """Bytes that are still to be written, as far as the length is known."""
-        return self.part.unwritten
-
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        """What is hashed: what is expected, and, unless BULK_DIGEST is off, what somebody wants `also`."""
-        also = () if self.policy == "off" else self.also
-        return tuple(dict.fromkeys([*algorithms_for(self.expected, self.policy), *also]))
-
-    def expect(self, digests: dict[str, str]) -> None:
-        """Hashes the origin stated: they count where the list says nothing."""
-        for algorithm, value in digests.items():
-            self.expected.setdefault(algorithm, value)
-
-    def follow(self, stop: Callable[[], bool], *, until: int | None = None) -> None:
-        """Hashes what has arrived since; in a worker thread, beside the transfer. At most one thread at a time."""
-        wanted = self.algorithms
-        if not wanted or not self.hashing.acquire(blocking=until is not None):
-            return
-        try:
-            if self.follower is None or not set(wanted) <= self.follower.digests().keys():
-                self.follower = Follower(wanted)
-            front = self.part.state.have.front if until is None else until
-            if front > self.follower.hashed:
-                self.follower.follow(self.part.fd, front, stop)
-        finally:
-            self.hashing.release()
-
-    def describe(self, item: BulkItem) -> None:
-        """Writes into the item what this run knows."""
-        state = self.part.state
-        item.url = redact(self.entry.url)
-        item.final_url = self.final_url
-        item.flags = sorted(self.flags)
-        item.size = state.total
-        item.bytes_received = self.bytes_received
-        item.resumed_from = self.resumed_from or 0
-        item.attempts = self.attempts
-        item.connections = self.connections
-        item.seconds = round(time.monotonic() - self.begun, 3)
-        item.etag = state.validators.etag
-        item.last_modified = state.validators.last_modified
-
-    def begin_anew(self, refuted: dict[str, str] | None = None) -> None:
-        """Sets the part aside; the next byte is byte 0 of another version."""
-        with self.hashing:
-            self.part.state.restarts += 1
-            self.part.set_aside(refuted)
-            self.expected = dict(self.entry.digests)
-            self.follower = None
-            self.largest = 0
 
 
 class Run:

@@ -12,10 +12,10 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from bulkspider.download import Download
 from bulkspider.entry import Entry, origin_of, slot_of
 from bulkspider.errors import BulkError
 from bulkspider.pace import Pace
-from bulkspider.run import Download
 
 # Entries of one origin that wait for their next attempt; more are not begun before some of these are through.
 WAITING_PER_ORIGIN = 64

@@ -152,7 +152,9 @@ class Part:
         with self._lock:
             for fd in (self._fd, self._dir_fd):
                 if fd >= 0:
-                    os.close(fd)
+                    # Delayed write errors were told by fdatasync, before anything was claimed (FAULTS 50).
+                    with contextlib.suppress(OSError):
+                        os.close(fd)
             self._fd = self._dir_fd = -1
             if self.adopted:
                 self.adopted = self._known = False

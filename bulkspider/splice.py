@@ -45,13 +45,16 @@ class DirectPump:
         in_thread: Callable[..., Deferred[Any]],
         on_bytes: Callable[[int], None],
         may_read: Callable[[int], float],
+        read_size: Callable[[], int],
     ) -> None:
-        """may_read: told how many bytes have been read since, says how many seconds to wait before reading on."""
+        """may_read: told how many bytes have been read since, says how many seconds to wait before reading on.
+        read_size: bytes that one read may take now."""
         self._head = head
         self._intake = intake
         self._in_thread = in_thread
         self._on_bytes = on_bytes
         self._may_read = may_read
+        self._read_size = read_size
         self.done: Deferred[End] = Deferred()
         self.received_bytes = 0
         self.last_byte = time.monotonic()
@@ -120,7 +123,7 @@ class DirectPump:
         """Moves what the socket has; the number of bytes, 0 when it has ended, None when it had nothing after all."""
         intake = self._intake
         assert intake.end is not None
-        if (room := intake.unheld) and (count := pipe.fill(sock, min(CHUNK, room))) is not None:
+        if (room := intake.unheld) and (count := pipe.fill(sock, min(self._read_size(), room))) is not None:
             self._received(count)
             self._into_sink(self._drain, pipe, count)
             return count
@@ -129,7 +132,7 @@ class DirectPump:
             self._buffer = bytearray(CHUNK // 4)
         view = memoryview(self._buffer)
         try:
-            count = sock.recv_into(view, min(len(view), intake.end - intake.at))
+            count = sock.recv_into(view, min(len(view), self._read_size(), intake.end - intake.at))
         except BlockingIOError:
             return None
         except OSError:

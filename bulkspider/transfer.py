@@ -26,13 +26,14 @@ from bulkspider.plan import Ask, Do, Expected, Verdict
 from bulkspider.pump import Intake, Pump, Sample
 from bulkspider.rates import LIMITED_READ
 from bulkspider.secrecy import add_secrets
-from bulkspider.splice import WORTH_IT, DirectPump
+from bulkspider.splice import CHUNK, WORTH_IT, DirectPump
 from bulkspider.wire import READ_SIZE, Head
 
 if TYPE_CHECKING:
     from scrapy import Request
 
-    from bulkspider.run import Download, Run
+    from bulkspider.download import Download
+    from bulkspider.run import Run
 
 logger = logging.getLogger(__name__)
 
@@ -224,8 +225,12 @@ class Transfer:
     async def _exchange(self, asked: Ask, method: str = "GET") -> Head:
         request = self._request if method == "GET" else self._request.replace(method=method)
         self._pending = self._run.wire.exchange(request, self._headers(asked))
+        began = time.monotonic()
         try:
-            return await maybe_deferred_to_future(self._pending)
+            head = await maybe_deferred_to_future(self._pending)
+            # What AutoThrottle goes by: the time to the head, as with Scrapy's own handlers.
+            self._request.meta["download_latency"] = time.monotonic() - began
+            return head
         except BulkError:
             if self._stopped is not None:
                 raise self._stopped from None
@@ -301,9 +306,15 @@ class Transfer:
         """A thread takes the socket where that is possible and worth it; the reactor serves the rest."""
         run = self._run
         if head.socket_can_be_taken and intake.end is not None and intake.end - intake.at >= WORTH_IT:
-            return DirectPump(head, intake, run.in_own_thread, self._count_only, partial(run.pay, self.host))
-        head.connection.read_in_pieces(LIMITED_READ if run.rates.limited else READ_SIZE)
+            return DirectPump(
+                head, intake, run.in_own_thread, self._count_only, partial(run.pay, self.host), self._read_size
+            )
+        head.connection.read_in_pieces(min(self._read_size(), READ_SIZE))
         return Pump(head, intake, run.in_thread, self._count)
+
+    def _read_size(self) -> int:
+        """Small reads while a rate limit holds, so that the flow is smooth."""
+        return LIMITED_READ if self._run.rates.limited else CHUNK
 
     async def _find_room(self, head: Head) -> None:
         """Before the first byte of many: a disk that fills up in the middle of 64 files helps none of them."""

@@ -22,6 +22,7 @@ LAYERS = (
     ("transfer",),
     ("schedule", "arguments", "delivery"),
     ("run",),
+    ("download",),
     (
         "verify",
         "sums",

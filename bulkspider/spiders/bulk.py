@@ -305,7 +305,6 @@ class BulkSpider(Spider):
                 "handle_httpstatus_list": STATUSES,
                 "download_maxsize": 0,
                 "download_warnsize": 0,
-                "autothrottle_dont_adjust_delay": True,
             },
         )
 
