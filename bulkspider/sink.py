@@ -34,7 +34,8 @@ _TEMPORARY = ".part.json.tmp"
 
 # After a kill -9 the page cache is intact: at most this much of a transfer is fetched again (DESIGN, "On disk").
 WRITTEN_EVERY_BYTES = 8 * 1024 * 1024
-WRITTEN_EVERY_SECONDS = 2.0
+# The design allows two seconds; a state costs a rename, which is nothing beside a second of transfer.
+WRITTEN_EVERY_SECONDS = 1.0
 # A slow transfer becomes durable too.
 DURABLE_EVERY_SECONDS = 30.0
 # Files of other downloaders that say "this one is full of holes".
@@ -253,6 +254,11 @@ class Part:
             self.checkpoint()
         else:
             self.save()
+
+    @property
+    def save_is_due(self) -> bool:
+        """Bytes have come that the state does not know, and no further ones to remind us of it."""
+        return self._saved_bytes > 0 and time.monotonic() - self._saved_at >= WRITTEN_EVERY_SECONDS
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the part (or, before it is ours, of the foreign file) for a comparison. May be short at its end."""

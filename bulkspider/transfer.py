@@ -135,6 +135,9 @@ class Transfer:
         if pump is None:
             return
         pump.tick(now)
+        if self._part.save_is_due:
+            # What goes wrong here goes wrong again, and is told, with the next byte or at the end of the attempt.
+            self._run.in_thread(self._part.save).addErrback(lambda _: None)
         self._run.follow(self.download)
         options = self._run.options
         if pump.waiting_for_us:

@@ -80,7 +80,9 @@ def test_killed_at_any_instant(bulk: Bulk, pytestconfig: pytest.Config) -> None:
         assert sum(request.bytes_sent for request in again) <= len(done) * (SAMPLES + OVERLAP)
         # In memory, and in the sockets, is a second at most of each transfer.
         lost = rate + SAMPLES + 2 * OVERLAP
-        assert sent() - sum(map(len, bodies.values())) <= (killed + 1) * files * lost
+        total = sum(map(len, bodies.values()))
+        print(f"{killed} kills: {sent() - total:,} bytes sent twice, of {total:,}")
+        assert sent() - total <= (killed + 1) * files * lost
 
 
 def state_of(bulk: Bulk, name: str) -> dict[str, Any]:
