@@ -6,7 +6,9 @@ reactor starts, so that a mistake ends with one clear sentence; in a foreign pro
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +59,9 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
         # Before the folder is made: a mistyped name leaves no trace.
         raise UsageError(f"{path}: no such list; give the path of a file with a line `name url` for each file")
     known_sums = read_sums(sums) if sums else None
-    folder = Folder(arguments.get("output") or os.path.join("output", folder_name(path)))
+    output = arguments.get("output") or os.path.join("output", folder_name(path))
+    was_there = os.path.isdir(output)
+    folder = Folder(output)
     try:
         folder.lock(exclusive=True)
         source = check_list(
@@ -70,6 +74,11 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
         )
     except BaseException:
         folder.close()
+        if not was_there:
+            # A bad list leaves no trace.
+            shutil.rmtree(folder.private, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.rmdir(folder.root)
         raise
     return Prepared(folder, source, path, known_sums, sums_url, verify == "1")
 

@@ -5,6 +5,8 @@ Every one of them may be overridden on the command line (`-s NAME=VALUE`); READM
 
 BOT_NAME = "bulkspider"
 ADDONS = {"bulkspider.Addon": 500}
+# The add-on would add it for a crawl; this is for `scrapy list`.
+SPIDER_MODULES = ["bulkspider.spiders"]
 # `scrapy crawl` with an honest exit status. Only in this project: an entry point would replace everybody's.
 COMMANDS_MODULE = "bulkspider.commands.project"
 

@@ -304,3 +304,13 @@ def test_the_lists_path_may_hold_anything_a_path_may(bulk: Bulk, origin: FaultyO
     ended = bulk.run("-a", f"list={path}", "-a", f"output={output}")
     assert ended.status == 0, ended.log
     assert (output / "a.bin").read_bytes() == BODY
+
+
+def test_a_bad_list_leaves_no_folder_behind_and_harms_none_that_was_there(bulk: Bulk) -> None:
+    bulk.write_list(["../x http://127.0.0.1:9/x"])
+    assert bulk.run().status == 1
+    assert not bulk.output.exists()
+    bulk.output.mkdir()
+    (bulk.output / "mine.txt").write_text("mine")
+    assert bulk.run().status == 1
+    assert (bulk.output / "mine.txt").read_text() == "mine"

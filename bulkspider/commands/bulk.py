@@ -21,7 +21,7 @@ class Command(BaseRunSpiderCommand):
     default_settings: ClassVar[dict[str, Any]] = {
         name: getattr(ours, name)
         for name in dir(ours)
-        if name.isupper() and name not in ("BOT_NAME", "COMMANDS_MODULE")
+        if name.isupper() and name not in ("BOT_NAME", "COMMANDS_MODULE", "SPIDER_MODULES")
     }
 
     def syntax(self) -> str:
