@@ -37,7 +37,6 @@ class Intake:
         self._part = part
         self.at = first
         self.end = end
-        self.compared = 0
         # What was there before this answer. Bytes that this very answer wrote are not compared with it.
         self._known: Ranges = part.state.have.copy()
 
@@ -54,7 +53,6 @@ class Intake:
                     raise AttemptError(
                         f"the bytes on disk differ from the origin's near byte {self.at}", code="overlap_mismatch"
                     )
-                self.compared += length
             else:
                 next_held = self._known.next_after(self.at)
                 length = len(view) if next_held is None else min(len(view), next_held - self.at)

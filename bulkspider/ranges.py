@@ -56,18 +56,6 @@ class Ranges:
         """True if every byte of [first, end) is held."""
         return end <= first or self.end_of(first) >= end
 
-    def holes(self, total: int) -> Iterator[tuple[int, int]]:
-        """The intervals of [0, total) that are not held, in order."""
-        at = 0
-        for first, end in self._pairs:
-            if first >= total:
-                break
-            if first > at:
-                yield at, first
-            at = end
-        if at < total:
-            yield at, total
-
     @property
     def front(self) -> int:
         """How many bytes are held without a gap from byte 0 on."""

@@ -83,7 +83,6 @@ class Run:
         self.signal: int | None = None
         self.counts: Counter[str] = Counter()
         self.failures: list[BulkItem] = []
-        self.began = time.monotonic()
         self.committer = Committer()
         self._wire: Wire | None = None
         self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="bulk-disk")
@@ -125,6 +124,9 @@ class Run:
         self._folders[root] = folder
         ledger = self._ledgers[root] = Ledger(folder.private, writer)
         ledger.load()
+        if ledger.damaged:
+            # What a crash leaves at the end of the last line it wrote.
+            logger.info("%s: damaged lines of the ledger passed over: %d", folder.private, ledger.damaged)
         self._controls.append(ControlFile(folder.private / "control.json"))
         return ledger
 

@@ -89,9 +89,7 @@ class Foreign:
 class Part:
     """The part of one entry. Open while an attempt or a finish needs it; keeps its knowledge in between."""
 
-    def __init__(
-        self, folder: Folder, name: str, key: str, *, checkpoint: int, checkpoint_seconds: float = 30.0
-    ) -> None:
+    def __init__(self, folder: Folder, name: str, key: str, *, checkpoint: int) -> None:
         self.folder = folder
         self.name = name
         self.key = key
