@@ -1,7 +1,7 @@
 """Hashing beside the transfer, and what the list and the server say the hash should be.
 
 Decides what a hash field, a checksum file or a stretch of bytes *is*; not what follows from it. It must not know of
-transfers, threads or names on disk: it is handed a file descriptor and how far the file is good. `pump.py` calls a
+transfers, threads or names on disk: it is handed a file descriptor and how far the file is good. `download.py` calls a
 `Follower` from worker threads while the bytes arrive; `finish.py` compares, and writes the result to the ledger.
 
 What makes a file **verified**: at least one hash was stated, by the list or by the origin, and every hash that was

@@ -2,7 +2,7 @@
 
 Decides what a line is worth for an entry of today's list (`proves`); must not know where entries come from, how they
 were fetched, or what follows. `finish.py` appends, many lines with one flush, and only after data, name and folder are
-durable; `sources.py` asks before it gives out an entry, which is what makes a second run instant.
+durable; the spider asks before it makes a request, which is what makes a second run instant.
 
 Every writer has a file of its own in `.bulkspider/`, `ledger.jsonl` or `ledger.<writer>.jsonl`; readers take them all.
 For a name the last line of a file counts, and among files the line with the latest `time`. A line that a crash tore
