@@ -311,7 +311,11 @@ def test_links_under_our_own_suffixes_are_never_followed(bulk: Bulk, suffix: str
     with FaultyOrigin({"a.bin": (held.behaviour(), body)}) as origin:
         bulk.write_list({"a.bin": origin.url("a.bin")})
         process = bulk.start(settings=UNHURRIED)
-        held.wait()
+        if suffix == ".part.json.tmp":
+            # In its way to the state: the first state that is due ends the attempt, whatever the origin does.
+            origin.wait_until(lambda origin: bool(origin.requests))
+        else:
+            held.wait()
         process.terminate()
         bulk.wait(process)
         bulk.run()
