@@ -71,6 +71,7 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
             bad_lines=bad_lines,
             match=arguments.get("match"),
             limit=int(limit) if limit is not None else None,
+            order=options.order,
         )
     except BaseException:
         folder.close()

@@ -11,19 +11,34 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from bulkspider.digest import Follower
 from bulkspider.entry import Entry, origin_of, redact
+from bulkspider.errors import BulkError
 from bulkspider.finish import algorithms_for
 from bulkspider.folder import Folder
 from bulkspider.items import BulkItem
 from bulkspider.pace import Budget
 from bulkspider.sink import Part
+from bulkspider.spans import Span, missing
+
+
+class Attempt(Protocol):
+    """A transfer of this entry (`transfer.py`)."""
+
+    def stop(self, error: BulkError) -> None: ...
 
 
 @dataclass(eq=False)
 class Download:
-    """One entry under way: its part and what this run has spent on it. Lives from its first attempt to its outcome."""
+    """One entry under way: its part and what this run has spent on it. Lives from its first attempt to its outcome.
+
+    spans: what each of its requests is to bring, by the request's number. attempting: its transfers under way.
+    connections: the most that flowed at once. ranges: whether the origin is known to answer ranges of it, None before
+    that is known. undivided: it is not to be fetched by several connections any more. mixed: its bytes are of two
+    versions, which only a new beginning can mend.
+    """
 
     entry: Entry
     folder: Folder
@@ -45,6 +60,11 @@ class Download:
     refuted_once: bool = False
     follower: Follower | None = None
     hashing: threading.Lock = field(default_factory=threading.Lock)
+    spans: dict[int, Span] = field(default_factory=dict)
+    attempting: set[Attempt] = field(default_factory=set)
+    ranges: bool | None = None
+    undivided: bool = False
+    mixed: bool = False
 
     @property
     def origin(self) -> str:
@@ -54,6 +74,32 @@ class Download:
     def rest(self) -> int:
         """Bytes that are still to be written, as far as the length is known."""
         return self.part.unwritten
+
+    @property
+    def flowing(self) -> list[Span]:
+        """What is being brought at this moment."""
+        return [span for span in self.spans.values() if span.flowing]
+
+    def divisible(self, most: int) -> bool:
+        """A further connection may be of use. most: connections it may have, 0 for any number."""
+        if self.undivided or self.ranges is False or self.part.state.total is None or not self.flowing:
+            return False
+        if self.ranges is None and len(self.spans) > 1:
+            # One will tell.
+            return False
+        return not most or len(self.spans) < most
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The holes that nobody is filling; the length is known."""
+        state = self.part.state
+        assert state.total is not None
+        return missing(state.have, state.total, self.spans.values())
+
+    def stop_others(self, but: Attempt, error: BulkError) -> None:
+        """Ends the other transfers of this entry."""
+        for attempt in list(self.attempting):
+            if attempt is not but:
+                attempt.stop(error)
 
     @property
     def algorithms(self) -> tuple[str, ...]:
@@ -103,3 +149,4 @@ class Download:
             self.expected = dict(self.entry.digests)
             self.follower = None
             self.largest = 0
+            self.mixed = False

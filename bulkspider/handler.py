@@ -31,6 +31,8 @@ from bulkspider.entry import Entry, EntryError, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped, UsageError
 from bulkspider.pace import Outcome
 from bulkspider.run import Run
+from bulkspider.segment import Segment
+from bulkspider.spans import Span
 from bulkspider.transfer import Redirected, Transfer
 
 if TYPE_CHECKING:
@@ -101,7 +103,9 @@ class BulkDownloadHandler:
         bulk = request.meta[META]
         entry = Entry.from_meta(bulk["entry"])
         download = self._run.download(entry, bulk["output"])
-        transfer = Transfer(self._run, download, request)
+        span = download.spans.get(bulk.get("piece", 0))
+        kind = Segment if span is not None and bulk.get("segment") else Transfer
+        transfer = kind(self._run, download, request, span or Span())
         try:
             _refuse_downgrade(request)
             outcome = await transfer.perform()

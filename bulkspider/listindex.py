@@ -16,18 +16,27 @@ from bulkspider.entry import Entry, origin_of
 from bulkspider.listcopy import Copy
 from bulkspider.listform import Form
 
+# After every size.
+UNSIZED = (1 << 63) - 1
+
 
 @dataclass(slots=True, eq=False)
 class Lane:
     """The entries of one origin, in list order: where their lines begin, and their line numbers.
 
-    taken: how many of them the run has taken.
+    taken: how many of them the run has taken. ranks: what comes before the list's order (BULK_ORDER), if anything does.
     """
 
     origin: str
     at: array[int] = field(default_factory=lambda: array("q"))
     lines: array[int] = field(default_factory=lambda: array("i"))
     taken: int = 0
+    ranks: array[int] | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The lane's next entry comes before another lane's if its place is smaller."""
+        return (self.ranks[self.taken] if self.ranks is not None else 0), self.at[self.taken]
 
 
 class Index:
@@ -88,6 +97,19 @@ class Index:
                 entry = form.read(copy.line(at), line)
                 if entry is not None:
                     self._count(entry, 1)
+
+    def arrange(self, order: str, copy: Copy, form: Form) -> None:
+        """Puts the "smallest" or "largest" first, as far as the list gives sizes; the others follow in its order."""
+        sign = -1 if order == "largest" else 1
+        for lane in self.lanes.values():
+            ranks = array("q")
+            for at, line in zip(lane.at, lane.lines, strict=True):
+                entry = form.read(copy.line(at), line)
+                ranks.append(UNSIZED if entry is None or entry.size is None else sign * entry.size)
+            places = sorted(range(len(ranks)), key=ranks.__getitem__)
+            lane.at, lane.lines, lane.ranks = (
+                array(old.typecode, map(old.__getitem__, places)) for old in (lane.at, lane.lines, ranks)
+            )
 
     def add(self, entry: Entry, at: int) -> None:
         lane = self.lane_of(entry.url)

@@ -95,6 +95,7 @@ class _Origin:
     down_since: float | None = None
     probing: bool = False
     told_to_wait: bool = False
+    most: int | None = None
     last_error: BulkError | None = field(default=None)
 
 
@@ -112,6 +113,21 @@ class Pace:
         if known is None:
             return True
         return now >= known.closed_until and not (known.down_since is not None and known.probing)
+
+    def allows_more(self, origin: str, connections: int, now: float) -> bool:
+        """May a file of this origin, which has so many connections now, get a further one?"""
+        known = self._origins.get(origin)
+        if known is None:
+            return True
+        return now >= known.closed_until and (known.most is None or connections < known.most)
+
+    def refuses_more(self, origin: str, connections: int, error: BulkError, now: float) -> None:
+        """A further connection brought nothing while `connections` others went on: it had too many. That is
+        remembered, and is no outage; only a Retry-After closes it for a while."""
+        known = self._of(origin)
+        known.most = max(1, min(connections, known.most or connections))
+        if retry_after := getattr(error, "retry_after", None):
+            known.closed_until = max(known.closed_until, now + min(retry_after, self._options.retry_after_max))
 
     def begins(self, origin: str) -> None:
         """An attempt begins at this origin."""

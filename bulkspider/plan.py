@@ -42,6 +42,8 @@ PERMANENT = frozenset({401, 403, 404, 405, 410, 451})
 # May pass by itself (RFC 9110 §15.5.9, §15.6; RFC 6585 §4; 520-524 are a CDN's words for a broken origin).
 PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
 BUSY = frozenset({429, 503})
+# To be followed, when they say where (RFC 9110 §15.4).
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class Rung(enum.IntEnum):
@@ -123,7 +125,8 @@ class PartState:
 class Ask:
     """What one attempt asks for. All bytes when `first` is None, else [first, end) with end None = to the last byte.
 
-    want: the first byte we do not have; [first, want) is asked again only to be compared with the disk.
+    want: the first byte we do not have; [first, want) is asked again only to be compared with the disk. segment: other
+    connections are filling the same file, so nothing but this very piece is of use.
     """
 
     first: int | None = None
@@ -131,6 +134,7 @@ class Ask:
     want: int = 0
     if_range: str | None = None
     rung: Rung = Rung.PLAIN
+    segment: bool = False
 
     def headers(self) -> dict[str, str]:
         """The header fields of the request (RFC 9110 §14.2, §13.1.5)."""
@@ -256,27 +260,27 @@ class Expected:
 def ask(state: PartState, *, overlap: int, first: int | None = None, end: int | None = None) -> Ask:
     """What to ask for so that the bytes [first, end) arrive; by default all from the first hole on.
 
-    overlap: bytes before the join that are asked again and compared with the disk (BULK_RESUME_OVERLAP).
+    overlap: bytes before the join that are asked again and compared with the disk (BULK_RESUME_OVERLAP). With `first`
+    it is a segment: the validator of the part goes with it even while nothing is on disk yet.
     """
+    segment = first is not None
     want = state.have.front if first is None else first
-    if state.without_range or not state.have:
-        if end is None or state.without_range:
-            return Ask(None, None, want=0)
-        return Ask(want, end, want=want)
+    if not segment and (state.without_range or not state.have):
+        return Ask(None, None, want=0)
     start = max(want - overlap, state.have.first_of(want))
     if start == 0 and end is None:
         # So few bytes that all of them fit into the overlap: the whole body, compared as it comes, needs no Range.
         return Ask(None, None, want=want)
     if state.rung <= Rung.ETAG and state.validators.strong_etag:
         # RFC 9110 §13.1.5: MUST NOT use a weak tag in If-Range.
-        return Ask(start, end, want, state.validators.strong_etag, Rung.ETAG)
+        return Ask(start, end, want, state.validators.strong_etag, Rung.ETAG, segment)
     if state.rung <= Rung.DATE and not state.validators.strong_etag and state.validators.strong_date:
         # §13.1.5: a date only when there is no strong entity tag and the date is strong.
-        return Ask(start, end, want, state.validators.strong_date, Rung.DATE)
+        return Ask(start, end, want, state.validators.strong_date, Rung.DATE, segment)
     if state.rung == Rung.DATE and state.validators.strong_date:
         # This origin answers If-Range with an ETag wrongly; some of those accept the date (FAULTS 11).
-        return Ask(start, end, want, state.validators.strong_date, Rung.DATE)
-    return Ask(start, end, want, None, Rung.PLAIN)
+        return Ask(start, end, want, state.validators.strong_date, Rung.DATE, segment)
+    return Ask(start, end, want, None, Rung.PLAIN, segment)
 
 
 def samples(size: int) -> list[tuple[int, int]]:
@@ -346,14 +350,16 @@ def _judge_200(state: PartState, asked: Ask, answer: Answer, expected: Expected)
     if refused := _refuse_size(total, answer, expected) or _refuse_html(answer, expected):
         return refused
     whole = Verdict(Do.WRITE, first=0, end=total, total=total, flags=_flags(answer))
-    if asked.end is not None and asked.first is not None:
-        # A segment was asked for and this origin does not do ranges: the whole body is not this transfer's work.
-        return Verdict(Do.FAIL, error=AttemptError("the origin ignores Range", code="no_range"))
-    if not state.have:
-        return whole
     changed_length = total is not None and (
         (state.total is not None and total != state.total) or state.have.end > total
     )
+    if asked.segment and (state.validators.contradicts(answer.validators) or changed_length):
+        return restart(state, "the object changed")
+    if asked.first is not None and asked.end is not None and (asked.segment or not state.have):
+        # A piece was asked for and this origin does not do ranges: the whole body is not this exchange's work.
+        return Verdict(Do.FAIL, error=AttemptError("the origin ignores Range", code="no_range"))
+    if not state.have:
+        return whole
     if state.validators.contradicts(answer.validators) or changed_length:
         # §13.1.5: If-Range was false; this is the new version, from its first byte.
         if state.restarts >= MAX_RESTARTS:

@@ -1,7 +1,7 @@
 """The pump: the body of one answer, from the socket to the sink, off the reactor thread.
 
 An Intake knows where each byte belongs: what is on disk already is compared, what is missing is written, what lies
-beyond the piece is refused. It runs in worker threads. The Pump stands on the reactor's side: it gathers what the
+beyond the span is refused. It runs in worker threads. The Pump stands on the reactor's side: it gathers what the
 socket gives into large pieces, hands them to the intake one at a time, and stops the socket when the disk is slower;
 so memory stays bounded and a slow disk slows its own transfer alone. Neither knows why the bytes are wanted
 (`plan.py`) or what happens afterwards (`transfer.py`).
@@ -19,8 +19,8 @@ from twisted.python.failure import Failure
 
 from bulkspider.errors import AttemptError
 from bulkspider.plan import End
-from bulkspider.ranges import Ranges
 from bulkspider.sink import Part
+from bulkspider.spans import Span
 from bulkspider.wire import Head, Receiver
 
 # Large enough that a write costs little beside its bytes, small enough for 64 transfers in 120 MB.
@@ -31,53 +31,71 @@ HIGH_WATER = 256 * 1024
 
 
 class Intake:
-    """Takes the body that begins at byte `first` of the object and must not reach beyond `end` (None: unknown)."""
+    """Takes the body that one connection brings for its span of the part.
 
-    def __init__(self, part: Part, first: int, end: int | None) -> None:
+    overlap: where another connection took over behind the span, it goes on for so many bytes (BULK_RESUME_OVERLAP), so
+    that at every join one of the two compares what the other one brought.
+    """
+
+    def __init__(self, part: Part, span: Span, overlap: int = 0) -> None:
         self._part = part
-        self.at = first
-        self.end = end
-        # What was there before this answer. Bytes that this very answer wrote are not compared with it.
-        self._known: Ranges = part.state.have.copy()
+        self._span = span
+        self._overlap = overlap
 
-    def take(self, data: bytes) -> None:
+    @property
+    def at(self) -> int:
+        return self._span.at
+
+    @property
+    def end(self) -> int | None:
+        """Byte after the last one to be taken, None while that is unknown. A cut (`spans.py`) brings it nearer."""
+        end, reach = self._span.end, self._span.reach
+        if end is None or reach is None or reach <= end:
+            return end
+        return min(end + self._overlap, reach)
+
+    def take(self, data: bytes | memoryview) -> None:
         """Compares or writes `data`. Raises AttemptError `overlap_mismatch` or DiskError."""
         view = memoryview(data)
-        if self.end is not None:
-            view = view[: max(0, self.end - self.at)]
+        span = self._span
         while view:
-            held = self._known.end_of(self.at)
-            if held > self.at:
-                length = min(len(view), held - self.at)
-                if self._part.read(self.at, length) != view[:length]:
+            at, end, there = span.at, self.end, self._part.state.have
+            if end is not None:
+                view = view[: max(0, end - at)]
+            held = there.end_of(at)
+            if held > at:
+                length = min(len(view), held - at)
+                if self._part.read(at, length) != view[:length]:
                     raise AttemptError(
-                        f"the bytes on disk differ from the origin's near byte {self.at}", code="overlap_mismatch"
+                        f"the bytes on disk differ from the origin's near byte {at}", code="overlap_mismatch"
                     )
             else:
-                next_held = self._known.next_after(self.at)
-                length = len(view) if next_held is None else min(len(view), next_held - self.at)
-                self._part.write(view[:length], self.at)
-            self.at += length
+                next_held = there.next_after(at)
+                length = len(view) if next_held is None else min(len(view), next_held - at)
+                self._part.write(view[:length], at)
+            span.at = at + length
             view = view[length:]
 
     @property
     def full(self) -> bool:
-        return self.end is not None and self.at >= self.end
+        end = self.end
+        return end is not None and self._span.at >= end
 
     # For who writes into the file himself (`splice.py`):
 
     @property
     def unheld(self) -> int:
         """How many bytes from `at` on are to be written without a comparison; 0 where there is one to make first."""
-        if self.end is None or self._known.end_of(self.at) > self.at:
+        at, end, there = self._span.at, self.end, self._part.state.have
+        if end is None or there.end_of(at) > at:
             return 0
-        next_held = self._known.next_after(self.at)
-        return (self.end if next_held is None else min(self.end, next_held)) - self.at
+        next_held = there.next_after(at)
+        return max(0, (end if next_held is None else min(end, next_held)) - at)
 
     def wrote(self, count: int) -> None:
         """`count` bytes were written to `fd` at `at`."""
-        self._part.record(self.at, self.at + count)
-        self.at += count
+        self._part.record(self._span.at, self._span.at + count)
+        self._span.at += count
 
     @property
     def fd(self) -> int:
@@ -168,6 +186,8 @@ class Pump(Receiver):
         """Once a second: what a slow link gave must not wait in memory for a piece to fill."""
         if self._gathered and now - self._gathered_since >= 1.0:
             self._write()
+        if not self._gathered and not self._writing:
+            self._cut_if_full()
 
     def hold(self, held: bool) -> None:
         """Stops or lets flow the socket on behalf of a rate limit."""
@@ -213,11 +233,7 @@ class Pump(Receiver):
 
     def _written(self, _: object) -> None:
         self._writing = False
-        if self._intake.full and self._end is None:
-            # Everything wanted is here; more than promised is not read (FAULTS 19).
-            self._end = End.CUT
-            self._gathered, self._gathered_size = [], 0
-            self._head.connection.abort()
+        self._cut_if_full()
         if self._gathered_size >= PIECE or self._paused or self._end is not None:
             self._write()
         if self._paused and self._end is None:
@@ -225,6 +241,16 @@ class Pump(Receiver):
             self.last_byte = time.monotonic()
             if not self._held:
                 self._head.connection.resume()
+
+    def _cut_if_full(self) -> None:
+        """Everything wanted is here, perhaps because another connection took the rest over; more than promised is not
+        read (FAULTS 19)."""
+        if self._end is None and self._intake.full:
+            self._end = End.CUT
+            self._gathered, self._gathered_size = [], 0
+            self._head.connection.abort()
+            if not self._writing:
+                self._write()
 
     def _refused(self, failure: Failure) -> None:
         self._writing = False

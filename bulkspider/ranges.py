@@ -52,6 +52,16 @@ class Ranges:
         """The first byte at or after `offset` that is held, or None."""
         return next((max(first, offset) for first, end in self._pairs if end > offset), None)
 
+    def holes(self, size: int) -> Iterator[tuple[int, int]]:
+        """What is missing of [0, size), in order."""
+        at = 0
+        for first, end in (*self._pairs, (size, size)):
+            if first >= size:
+                first = end = size
+            if first > at:
+                yield at, first
+            at = max(at, end)
+
     def holds(self, first: int, end: int) -> bool:
         """True if every byte of [first, end) is held."""
         return end <= first or self.end_of(first) >= end

@@ -20,6 +20,8 @@ logger = logging.getLogger(__name__)
 
 # An idle account saves up at most this many seconds, so that a pause is not followed by a flood.
 SAVED_SECONDS = 0.1
+# A read that had to wait counts for so many seconds.
+RECENT = 1.0
 # How often stopped transfers are looked at again.
 INTERVAL = 0.05
 # Reads are this small while a limit holds; at full speed a single read may take a megabyte.
@@ -61,6 +63,7 @@ class Rates:
         self._lock = threading.Lock()
         self._all = Bucket()
         self._hosts: dict[str, Bucket] = {}
+        self._refused_at: dict[str, float] = {}
         self._per_host: float | None = None
         self.set(limit, per_host, now)
 
@@ -85,7 +88,14 @@ class Rates:
     def allows(self, host: str, now: float, *, promised: int = 0, promised_host: int = 0) -> bool:
         """May one more read from `host` begin, when so many bytes are promised to others (of this host) already?"""
         with self._lock:
-            return self._all.fill(now) > promised and self._of(host, now).fill(now) > promised_host
+            allowed = self._all.fill(now) > promised and self._of(host, now).fill(now) > promised_host
+            if not allowed:
+                self._refused_at[host] = now
+            return allowed
+
+    def hold_back(self, host: str, now: float) -> bool:
+        """The limits, and not the origin, are what makes this host slow: one of its reads had to wait of late."""
+        return self.limited and now - self._refused_at.get(host, -RECENT) < RECENT
 
     def _of(self, host: str, now: float) -> Bucket:
         if host not in self._hosts:

@@ -101,6 +101,8 @@ class Run:
         self._controls: list[ControlFile] = []
         self._controls_read = 0.0
         self._stop_callbacks: list[Callable[[], None]] = []
+        # The spider's ear: a file has begun to flow, so that it may be divided.
+        self.changed: Callable[[], None] = lambda: None
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:

@@ -1,8 +1,9 @@
-"""The schedule: which begun entry is next, and which origins may be given a new one.
+"""The schedule: which begun entry is next, which origins may be given a new one, which file gets a further connection.
 
 It counts the spider's requests per slot against Scrapy's own limits, keeps what waits for its next attempt, and holds
-back what failed and may pass until everything else is through. It neither sleeps nor makes requests (`spiders/bulk.py`
-does) and leaves every judgement of an outcome to `pace.py`. Times are seconds of a monotonic clock, passed in.
+back what failed and may pass until everything else is through. A slot that no entry can use goes to a file under way
+(`spans.py` says what of it). It neither sleeps nor makes requests (`spiders/bulk.py` does) and leaves every judgement
+of an outcome to `pace.py`. Times are seconds of a monotonic clock, passed in.
 """
 
 from __future__ import annotations
@@ -16,28 +17,34 @@ from bulkspider.download import Download
 from bulkspider.entry import Entry, origin_of, slot_of
 from bulkspider.errors import BulkError
 from bulkspider.pace import Pace
+from bulkspider.spans import Span, best_cut
 
 # Entries of one origin that wait for their next attempt; more are not begun before some of these are through.
 WAITING_PER_ORIGIN = 64
+# After so many further connections in a row that brought nothing, a file goes on without.
+VAIN_SEGMENTS = 3
 
 
 @dataclass(slots=True, eq=False)
 class Work:
     """One entry that was begun and has no outcome yet.
 
-    url: where it is fetched from now. mirrors: where else it may be. scheduled: Scrapy has taken its request.
-    first_error: why it failed, once it has had all but its last chance. needs_space: it waits for room on the disk.
-    refreshed_in_vain: its URL was renewed and has brought nothing since.
+    url: where it is fetched from now. mirrors: where else it may be. first_error: why it failed, once it has had all
+    but its last chance. needs_space: it waits for room on the disk. refreshed_in_vain: its URL was renewed and has
+    brought nothing since. flying: how many of its requests are with Scrapy. numbered: how many there were ever.
+    vain_segments: further connections in a row that brought nothing.
     """
 
     entry: Entry
     url: str
     mirrors: list[str] = field(default_factory=list)
     download: Download | None = None
-    scheduled: bool = False
     first_error: BulkError | None = None
     needs_space: bool = False
     refreshed_in_vain: bool = False
+    flying: int = 0
+    numbered: int = 0
+    vain_segments: int = 0
 
     @classmethod
     def on(cls, entry: Entry) -> Work:
@@ -52,10 +59,28 @@ class Work:
         return slot_of(self.url)
 
 
+@dataclass(slots=True, eq=False)
+class Piece:
+    """One request of a work. segment: others fill the same file. scheduled: Scrapy has taken it."""
+
+    work: Work
+    number: int
+    origin: str
+    slot: str
+    segment: bool
+    scheduled: bool = False
+
+    @property
+    def span(self) -> Span | None:
+        return self.work.download.spans.get(self.number) if self.work.download else None
+
+
 class Schedule:
     """total is CONCURRENT_REQUESTS (0: no limit), per_slot CONCURRENT_REQUESTS_PER_DOMAIN.
 
-    slot_limits: `concurrency` of DOWNLOAD_SLOTS. fits: asks whether what is left of a file fits on its disk.
+    slot_limits: `concurrency` of DOWNLOAD_SLOTS. fits: asks whether what is left of a file fits on its disk. segments:
+    most connections of a file (BULK_SEGMENTS, 0 for as many as slots are free). segment_min: BULK_SEGMENT_MIN, bytes.
+    held_back: asks whether our own rate limit is what makes a host slow.
     """
 
     def __init__(
@@ -66,15 +91,24 @@ class Schedule:
         per_slot: int,
         slot_limits: Mapping[str, int],
         fits: Callable[[Download], bool],
+        segments: int = 0,
+        segment_min: int = 1,
+        held_back: Callable[[str, float], bool] = lambda host, now: False,
     ) -> None:
         self._pace = pace
         self._fits = fits
         self._total = total or 1 << 30
         self._per_slot = per_slot or 1 << 30
         self._slot_limits = dict(slot_limits)
+        self._segments = segments
+        self._held_back = held_back
+        self._segment_min = max(1, segment_min)
         self._works: dict[str, Work] = {}
-        self._flying: dict[str, Work] = {}
+        self._flying: dict[tuple[str, int], Piece] = {}
+        self._under_way: dict[str, Work] = {}
         self._in_slot: Counter[str] = Counter()
+        self._at_origin: Counter[str] = Counter()
+        self._usual_speed: dict[str, float] = {}
         self._slot_origins: dict[str, set[str]] = {}
         self._waiting: dict[str, list[tuple[float, int, Work]]] = {}
         self._last_pass: deque[Work] = deque()
@@ -92,16 +126,20 @@ class Schedule:
         return not self._works and not self._last_pass
 
     @property
-    def flying(self) -> list[Work]:
-        """Works whose request is with Scrapy."""
+    def flying(self) -> list[Piece]:
+        """Requests that are with Scrapy."""
         return list(self._flying.values())
+
+    def piece(self, name: str, number: int) -> Piece | None:
+        """The request of that number, while it is with Scrapy."""
+        return self._flying.get((name, number))
 
     # -- what may begin --------------------------------------------------------------------------------------------
 
     @property
     def has_room(self) -> bool:
         """One more request fits, and what is fetched but not finished has not piled up."""
-        return len(self._flying) < self._total and len(self._works) - len(self._flying) <= 4 * min(self._total, 256)
+        return len(self._flying) < self._total and len(self._works) - len(self._under_way) <= 4 * min(self._total, 256)
 
     def may_begin(self, work: Work, now: float) -> bool:
         slot = work.slot
@@ -136,20 +174,51 @@ class Schedule:
     def add(self, work: Work) -> None:
         self._works[work.entry.name] = work
 
-    def begin(self, work: Work) -> None:
-        """A request is made for it."""
-        work.scheduled = work.needs_space = False
-        self._flying[work.entry.name] = work
-        self._in_slot[work.slot] += 1
-        self._slot_origins.setdefault(work.slot, set()).add(work.origin)
-        self._pace.begins(work.origin)
+    def begin(self, work: Work, span: Span | None = None) -> Piece:
+        """A request is made for it, for `span` of it if others fill the file already."""
+        work.needs_space = False
+        piece = Piece(work, work.numbered, work.origin, work.slot, segment=span is not None)
+        if work.download is not None:
+            work.download.spans[piece.number] = span or Span()
+        work.numbered += 1
+        work.flying += 1
+        self._flying[work.entry.name, piece.number] = piece
+        self._under_way[work.entry.name] = work
+        self._in_slot[piece.slot] += 1
+        self._at_origin[piece.origin] += 1
+        self._slot_origins.setdefault(piece.slot, set()).add(piece.origin)
+        if span is None:
+            self._pace.begins(piece.origin)
+        return piece
 
-    def end(self, work: Work) -> None:
-        """Its request has ended, somehow."""
-        del self._flying[work.entry.name]
-        self._in_slot[work.slot] -= 1
-        if not self._in_slot[work.slot]:
-            del self._in_slot[work.slot]
+    def end(self, piece: Piece) -> None:
+        """The request has ended, somehow."""
+        work = piece.work
+        del self._flying[work.entry.name, piece.number]
+        work.flying -= 1
+        if not work.flying:
+            del self._under_way[work.entry.name]
+        for counter, key in ((self._in_slot, piece.slot), (self._at_origin, piece.origin)):
+            counter[key] -= 1
+            if not counter[key]:
+                del counter[key]
+        if work.download is not None:
+            span = work.download.spans.pop(piece.number, None)
+            if span is not None and span.speed is not None:
+                usual = self._usual_speed.get(piece.origin, span.speed)
+                self._usual_speed[piece.origin] = (usual + span.speed) / 2
+
+    def segment_ended(self, piece: Piece, error: BulkError | None, *, grew: bool, now: float) -> None:
+        """A request has ended while others fill the same file: what its failure means for those to come."""
+        work = piece.work
+        if error is None or grew:
+            work.vain_segments = 0
+        elif work.download is not None:
+            work.vain_segments += 1
+            if work.vain_segments >= VAIN_SEGMENTS:
+                work.download.undivided = True
+            if piece.segment:
+                self._pace.refuses_more(piece.origin, self._at_origin[piece.origin], error, now)
 
     def wait(self, work: Work, due: float) -> None:
         """It is tried again, not before `due`."""
@@ -174,17 +243,76 @@ class Schedule:
         if len(self._flying) >= self._total:
             return None
         for origin, heap in self._waiting.items():
-            # The next ones too: the first may wait for more room than there is.
-            for due, sequence, work in heap:
+            # Those nearest to completion first. All of them: the first may wait for more room than there is.
+            for due, sequence, work in sorted(heap, key=_rest):
                 if due <= now and self.may_begin(work, now):
                     heap.remove((due, sequence, work))
                     heapq.heapify(heap)
                     if not heap:
                         del self._waiting[origin]
                     return work
-                if not work.needs_space:
-                    break
         return None
+
+    def further(self, now: float) -> tuple[Work, Span] | None:
+        """A file under way that a further connection would help, and what that one should bring; None when no slot is
+        free or it would help none. Who asks has found no entry that could use the slot."""
+        if len(self._flying) >= self._total:
+            return None
+        divisible = [work for work in self._under_way.values() if self._may_divide(work, now)]
+        for work in sorted(divisible, key=lambda work: work.download.rest if work.download else 0):
+            assert work.download is not None
+            holes = work.download.missing()
+            if holes:
+                first, end = max(holes, key=lambda hole: hole[1] - hole[0])
+                return work, Span(first, end)
+        for work in sorted(divisible, key=self._seconds_left, reverse=True):
+            if span := self._cut(work):
+                return work, span
+        return None
+
+    def _may_divide(self, work: Work, now: float) -> bool:
+        download, slot, origin = work.download, work.slot, work.origin
+        most = work.entry.segments or self._segments
+        return (
+            download is not None
+            and self._in_slot[slot] < self._limit(slot)
+            and download.divisible(most)
+            and self._pace.allows_more(origin, self._at_origin[origin], now)
+            and not self._held_back(slot, now)
+        )
+
+    def _seconds_left(self, work: Work) -> float:
+        """Of its slowest connection."""
+        assert work.download is not None
+        usual = self._usual_speed.get(work.origin, 1.0)
+        return max((span.seconds(usual) for span in work.download.flowing), default=0.0)
+
+    def _speed_elsewhere(self, work: Work) -> float | None:
+        """What a connection to its origin brings (bytes per second), judged by other files, now or of late."""
+        others = [p.span for p in self._flying.values() if p.work is not work and p.origin == work.origin]
+        speeds = [span.speed for span in others if span and span.flowing and span.speed is not None]
+        return sum(speeds) / len(speeds) if speeds else self._usual_speed.get(work.origin)
+
+    def _cut(self, work: Work) -> Span | None:
+        """Takes the tail of one of its connections away, if that is worth it."""
+        assert work.download is not None
+        slot = work.slot
+        rest = sum(piece.span.rest for piece in self._flying.values() if piece.slot == slot and piece.span)
+        free = min(self._limit(slot) - self._in_slot[slot], self._total - len(self._flying))
+        cut = best_cut(
+            work.download.flowing,
+            smallest=self._segment_min,
+            share=rest // (self._in_slot[slot] + free),
+            remembered=self._speed_elsewhere(work),
+        )
+        if cut is None:
+            return None
+        tail = Span(cut.at, cut.span.end)
+        if cut.at <= cut.span.at:
+            # It is to end now; who takes over compares the join.
+            cut.span.reach = cut.at
+        cut.span.end = cut.at
+        return tail
 
     def begin_last_pass(self, now: float) -> None:
         """Everything else is through; what was put last is due."""
@@ -225,3 +353,9 @@ class Schedule:
         left = [*self.interrupt(), *self._works.values()]
         self._works.clear()
         return list(dict.fromkeys(left))
+
+
+def _rest(waiting: tuple[float, int, Work]) -> tuple[float, int]:
+    _, sequence, work = waiting
+    known = work.download is not None and work.download.part.state.total is not None
+    return (work.download.rest if work.download and known else float("inf"), sequence)

@@ -112,6 +112,7 @@ class Part:
         self._synced_at = self._saved_at
         self._old_size = 0
         self._reserved = 0
+        self._has_holes = False
 
     # ------------------------------------------------------------------------------------------- opening, closing
 
@@ -157,6 +158,23 @@ class Part:
             self._fd = self._dir_fd = -1
             if self.adopted:
                 self.adopted = self._known = False
+
+    def rest(self, in_use: Callable[[], bool]) -> None:
+        """An attempt has ended: writes the state and, unless another one uses the part, closes it."""
+        with self._lock:
+            if self.is_open:
+                try:
+                    self.save()
+                finally:
+                    if not in_use():
+                        self.close()
+
+    def expect_holes(self) -> None:
+        """Several connections will write: from now on the part has a state, before its first byte behind a hole. Where
+        a file system cannot tell holes from zeros, nothing else would."""
+        with self._lock:
+            self._has_holes = self.fd >= 0
+            self.save()
 
     def _find(self) -> None:
         final = lstat_at(self._base, self._dir_fd)
@@ -293,7 +311,7 @@ class Part:
         """Writes the state by temporary file and rename, so that a full disk cannot empty the old one."""
         with self._lock:
             self._saved_bytes, self._saved_at = 0, time.monotonic()
-            if self._fd < 0 or self.adopted or not self.state.have:
+            if self._fd < 0 or self.adopted or not (self.state.have or self._has_holes):
                 return
             document = {
                 "version": 1,
@@ -394,6 +412,7 @@ class Part:
             os.close(self._fd)
             self._fd = -1
         self._inode = self._reserved = 0
+        self._has_holes = False
         self._durable = Ranges()
         self.state = PartState(restarts=self.state.restarts, rung=self.state.rung)
 

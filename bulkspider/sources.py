@@ -54,9 +54,10 @@ class ListSource:
     became no entry (only with bad_lines="skip"). warnings: sentences for the start and the summary. known_bytes: sum of
     the sizes the list gives. unsized: entries without one.
 
-    Every origin has its next entry in a heap, by place in the list. Origins found blocked at the top are set aside and
-    come back when they are free, so that a thousand busy origins at the head of a list are passed over once, and then
-    cost a comparison of two sets; none at all while `blocked` is one and the same frozenset.
+    Every origin has its next entry in a heap, by size if that is asked for, then by place in the list. Origins found
+    blocked at the top are set aside and come back when they are free, so that a thousand busy origins at the head of a
+    list are passed over once, and then cost a comparison of two sets; none at all while `blocked` is one and the same
+    frozenset.
     """
 
     def __init__(self, copy: Copy, check: Check) -> None:
@@ -69,7 +70,7 @@ class ListSource:
         self._copy = copy
         self._form = check.form
         self._lanes = {origin: lane for origin, lane in check.index.lanes.items() if lane.at}
-        self._heap = [(lane.at[0], lane) for lane in self._lanes.values()]
+        self._heap = [(lane.place, lane) for lane in self._lanes.values()]
         heapq.heapify(self._heap)
         self._aside: set[str] = set()
         self._blocked: Collection[str] = ()  # holds all that are set aside, as it was then
@@ -83,14 +84,14 @@ class ListSource:
         return self._lanes.keys()
 
     def take(self, blocked: Collection[str] = ()) -> Entry | None:
-        """The next entry in list order whose origin is not in `blocked` (best a set), or None when there is none now.
+        """The next entry in order whose origin is not in `blocked` (best a set), or None when there is none now.
 
         Raises ListError when somebody changed the copy of the list.
         """
         self._bring_back(blocked)
         heap = self._heap
         while heap:
-            at, lane = heap[0]
+            (_, at), lane = heap[0]
             if lane.origin in blocked:
                 heapq.heappop(heap)
                 self._aside.add(lane.origin)
@@ -100,7 +101,7 @@ class ListSource:
             lane.taken += 1
             self.waiting -= 1
             if lane.taken < len(lane.at):
-                heapq.heapreplace(heap, (lane.at[lane.taken], lane))
+                heapq.heapreplace(heap, (lane.place, lane))
             else:
                 heapq.heappop(heap)
                 del self._lanes[lane.origin]
@@ -116,7 +117,7 @@ class ListSource:
         self._aside -= freed
         for origin in freed:
             lane = self._lanes[origin]
-            heapq.heappush(self._heap, (lane.at[lane.taken], lane))
+            heapq.heappush(self._heap, (lane.place, lane))
 
     def _read(self, at: int, line: int) -> Entry:
         try:
@@ -139,12 +140,14 @@ def check_list(
     bad_lines: str = "stop",
     match: str | None = None,
     limit: int | None = None,
+    order: str = "list",
 ) -> ListSource:
     """Checks the whole list at `path` ('-' is stdin) and copies it to `<folder>/list`.
 
     skip: 1 ignores the first line, unless it is a header; 0 reads it. bad_lines: "stop" raises ListError with every bad
     line; "skip" leaves them in `bad`. match: a glob, case-sensitive, of the names to do. limit: the first so many of
-    them. Raises ListError or UsageError before anything was begun; `<folder>/list` is then what it was.
+    them. order: "list", or "smallest" or "largest" first. Raises ListError or UsageError before anything was begun;
+    `<folder>/list` is then what it was.
     """
     if skip not in (0, 1):
         raise UsageError(f"skip={skip}: only 0 and 1 are possible")
@@ -170,6 +173,8 @@ def check_list(
             raise check.error()
         if not len(check.index) and not check.bad:
             raise ListError(_nothing_to_do(check, shown(path), match))
+        if order != "list" and check.index.known_bytes:
+            check.index.arrange(order, copy, check.form)
         os.replace(temporary, Path(folder) / "list")
     except BaseException as error:
         if copy is not None:

@@ -123,6 +123,10 @@ class DirectPump:
         """Moves what the socket has; the number of bytes, 0 when it has ended, None when it had nothing after all."""
         intake = self._intake
         assert intake.end is not None
+        wanted = intake.end - intake.at
+        if wanted <= 0:
+            # Another connection took the rest over a moment ago.
+            return None
         if (room := intake.unheld) and (count := pipe.fill(sock, min(self._read_size(), room))) is not None:
             self._received(count)
             self._into_sink(self._drain, pipe, count)
@@ -132,7 +136,7 @@ class DirectPump:
             self._buffer = bytearray(CHUNK // 4)
         view = memoryview(self._buffer)
         try:
-            count = sock.recv_into(view, min(len(view), self._read_size(), intake.end - intake.at))
+            count = sock.recv_into(view, min(len(view), self._read_size(), wanted))
         except BlockingIOError:
             return None
         except OSError:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -26,6 +28,7 @@ from bulkspider.plan import Ask, Do, Expected, Verdict
 from bulkspider.pump import Intake, Pump, Sample
 from bulkspider.rates import LIMITED_READ
 from bulkspider.secrecy import add_secrets
+from bulkspider.spans import Span
 from bulkspider.splice import CHUNK, WORTH_IT, DirectPump
 from bulkspider.wire import READ_SIZE, Head
 
@@ -37,9 +40,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 # From here on losing a file at 99 % hurts.
 LARGE = 1 << 30
+# Fewer bytes than these tell nothing about the speed of a connection.
+TELLS_SPEED = 64 * 1024
 # The plan alone ends every loop; this is the belt to its braces.
 MAX_EXCHANGES = 16
 
@@ -47,8 +51,9 @@ MAX_EXCHANGES = 16
 class Transfer:
     """One attempt. `head` is the answer that decided it, for the Response that Scrapy sees."""
 
-    def __init__(self, run: Run, download: Download, request: Request) -> None:
+    def __init__(self, run: Run, download: Download, request: Request, span: Span | None = None) -> None:
         self.head: Head | None = None
+        self.span = span or Span()
         self._run = run
         self.download = download
         self._request = request
@@ -59,29 +64,31 @@ class Transfer:
         self._stopped: BulkError | None = None
         self._window_start = time.monotonic()
         self._window_bytes = 0
+        # The last two seconds.
+        self._speeds: deque[tuple[float, int]] = deque(maxlen=9)
 
     async def perform(self) -> Outcome:
         """Makes the attempt. Never raises for what networks, origins and disks do: that is in the Outcome."""
         run, download = self._run, self.download
         run.enter(self)
+        download.attempting.add(self)
         download.attempts += 1
-        download.connections = max(download.connections, 1)
         run.crawler.stats.inc_value("bulk/attempts")
         outcome = Outcome()
         try:
             if run.stopping:
                 raise run.stop_reason or Stopped()
             await maybe_deferred_to_future(run.in_thread(self._part.open))
-            if download.resumed_from is None:
-                self._meet_part()
             outcome = await self._attempt()
         except Redirected:
             download.attempts -= 1
             raise
         except BulkError as error:
-            outcome = Outcome(error=error)
+            outcome = Outcome(error=self._disagreement(error))
         finally:
             run.leave(self)
+            download.attempting.discard(self)
+            self.span.flowing = False
         if self._stopped is not None and not outcome.fetched:
             outcome = Outcome(error=self._stopped)
         try:
@@ -107,19 +114,20 @@ class Transfer:
     async def _settle(self, outcome: Outcome) -> Outcome:
         """Keeps what came, in the state too; tells whether the part grew."""
         have = self._part.state.have.count
-        grew = have > self.download.largest
+        grew = have > self.download.largest and self._brought_something
         self.download.largest = max(have, self.download.largest)
         if not outcome.fetched:
             await maybe_deferred_to_future(self._run.in_thread(self._keep))
         return Outcome(fetched=outcome.fetched, grew=grew, error=outcome.error)
 
+    @property
+    def _brought_something(self) -> bool:
+        """What the part has more than before is this transfer's work."""
+        return True
+
     def _keep(self) -> None:
         with self.download.hashing:
-            if self._part.is_open:
-                try:
-                    self._part.save()
-                finally:
-                    self._part.close()
+            self._part.rest(in_use=lambda: bool(self.download.attempting))
 
     def stop(self, error: BulkError) -> None:
         """Ends the attempt at once; every byte that was received is kept."""
@@ -135,6 +143,9 @@ class Transfer:
         if pump is None:
             return
         pump.tick(now)
+        self._speeds.append((now, pump.received_bytes))
+        if now - self._speeds[0][0] >= 1.0:
+            self.span.speed = (pump.received_bytes - self._speeds[0][1]) / (now - self._speeds[0][0])
         if self._part.save_is_due:
             # What goes wrong here goes wrong again, and is told, with the next byte or at the end of the attempt.
             self._run.in_thread(self._part.save).addErrback(lambda _: None)
@@ -162,6 +173,10 @@ class Transfer:
     # ---------------------------------------------------------------------------------------------- the attempt
 
     async def _attempt(self) -> Outcome:
+        if self.download.resumed_from is None:
+            self._meet_part()
+        if self.download.mixed:
+            await self._mend()
         self._know_origin()
         for _ in range(MAX_EXCHANGES):
             if self._part.foreign is not None:
@@ -186,7 +201,7 @@ class Transfer:
                 try:
                     return await self._take(head, verdict)
                 except AttemptError as error:
-                    if error.code != "overlap_mismatch":
+                    if error.code != "overlap_mismatch" or self.download.attempting != {self}:
                         raise
                     verdict = plan.restart(state, error.message)
             else:
@@ -215,13 +230,17 @@ class Transfer:
         state.rung = max(state.rung, self._run.rung(self._source))
 
     def _next_ask(self) -> Ask:
-        state = self._part.state
-        front = state.have.front
-        return plan.ask(state, overlap=self._run.options.resume_overlap, end=state.have.next_after(front))
+        """From the first hole on; past the end of the hole only to compare."""
+        state, overlap = self._part.state, self._run.options.resume_overlap
+        self.span.at = state.have.front
+        self.span.end = end = state.have.next_after(self.span.at)
+        if end is not None:
+            end = min(end + overlap, state.have.end_of(end))
+        return plan.ask(state, overlap=overlap, end=end)
 
     async def _answer_to(self, asked: Ask) -> Verdict:
         head = self.head = await self._exchange(asked)
-        if head.status in REDIRECTS and head.answer.location:
+        if head.status in plan.REDIRECTS and head.answer.location:
             raise Redirected
         return plan.judge(self._part.state, asked, head.answer, self._expected)
 
@@ -275,16 +294,9 @@ class Transfer:
         self._warn_of_no_ranges(head, verdict)
         await self._find_room(head)
         self._expect_digests(head)
-        intake = Intake(part, verdict.first, verdict.end)
-        pump = self._pump_for(head, intake)
-        self._window_start, self._window_bytes = time.monotonic(), 0
-        self._pump = pump
-        pump.start()
-        try:
-            end = await maybe_deferred_to_future(pump.done)
-        finally:
-            self._pump = None
-        ending = plan.ending(verdict, end, intake.at)
+        if head.answer.content_range is None or self.span.end is None:
+            self.span.end = verdict.end
+        ending = await self._move(head, verdict)
         if ending.error is not None:
             raise ending.error
         if ending.total is None:
@@ -304,6 +316,37 @@ class Transfer:
             )
         part.learn(total=total)
         return Outcome(fetched=True) if state.complete else self._more()
+
+    async def _move(self, head: Head, verdict: Verdict) -> plan.Ending:
+        """The body that WRITE promised, into the part, as far as no other connection takes it over."""
+        download, span = self.download, self.span
+        span.at, span.reach = verdict.first, verdict.end
+        if span.end is not None and verdict.end is not None:
+            span.end = min(span.end, verdict.end)
+        intake = Intake(self._part, span, self._run.options.resume_overlap)
+        pump = self._pump_for(head, intake)
+        began = self._window_start = time.monotonic()
+        self._window_bytes = 0
+        self._speeds.clear()
+        self._pump = pump
+        span.flowing, span.speed = True, None
+        if head.status == 206 or head.answer.accept_ranges == "bytes":
+            download.ranges = True
+        elif head.answer.accept_ranges == "none" or self._part.state.without_range:
+            download.ranges = False
+        download.connections = max(download.connections, len(download.flowing), 1)
+        pump.start()
+        self._run.changed()
+        try:
+            end = await maybe_deferred_to_future(pump.done)
+        finally:
+            self._pump = None
+            span.flowing = False
+            if pump.received_bytes >= TELLS_SPEED:
+                span.speed = pump.received_bytes / max(time.monotonic() - began, 0.001)
+        if span.end is not None:
+            verdict = replace(verdict, end=span.end)
+        return plan.ending(verdict, end, span.at)
 
     def _pump_for(self, head: Head, intake: Intake) -> Pump | DirectPump:
         """A thread takes the socket where that is possible and worth it; the reactor serves the rest."""
@@ -365,11 +408,34 @@ class Transfer:
         if head.status == 200 and head.answer.encoding is None and not head.answer.has_content_range:
             self.download.expect(dict(stated.content))
 
+    def _disagreement(self, error: BulkError) -> BulkError:
+        """Connections of one file that do not agree on it end together; one alone finds out what is right."""
+        mixed = error.code == "overlap_mismatch"
+        if mixed or error.code == "disagreement":
+            download = self.download
+            if self._stopped is None:
+                logger.warning(
+                    "%s: its connections disagree (%s); going on with one", download.entry.name, error.message
+                )
+            download.undivided = True
+            download.mixed = download.mixed or mixed
+            error = AttemptError(error.message, code="disagreement")
+            download.stop_others(self, error)
+        return error
+
+    async def _mend(self) -> None:
+        """Two of its connections brought different bytes for the same place."""
+        verdict = plan.restart(self._part.state, "its connections brought bytes of two versions")
+        if verdict.error is not None:
+            raise verdict.error
+        logger.info("%s: %s; begun anew", self.download.entry.name, verdict.why)
+        await self._begin_anew()
+
     async def _begin_anew(self) -> None:
         await maybe_deferred_to_future(self._run.in_thread(self.download.begin_anew))
 
-    def _with_retry_after(self, error: BulkError, head: Head) -> BulkError:
-        if isinstance(error, AttemptError) and error.http_status is not None:
+    def _with_retry_after(self, error: AttemptError, head: Head) -> AttemptError:
+        if error.http_status is not None:
             error.retry_after = parse_retry_after(head.answer.retry_after, time.time())
         return error
 

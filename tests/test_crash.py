@@ -24,7 +24,6 @@ MIB = 1024 * KIB
 OVERLAP = 64 * KIB
 # A part that was killed before its first state is met as a foreign one: its head, its tail and samples between are compared.
 SAMPLES = 5 * 64 * KIB
-TOGETHER = {"CONCURRENT_REQUESTS": "100", "CONCURRENT_REQUESTS_PER_DOMAIN": "100"}
 
 
 def wait_for(happened: Callable[[], bool], timeout: float = 60) -> None:
@@ -37,10 +36,18 @@ def wait_for(happened: Callable[[], bool], timeout: float = 60) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_killed_at_any_instant(bulk: Bulk, pytestconfig: pytest.Config) -> None:
+@pytest.mark.parametrize("segments", [1, 8])
+def test_killed_at_any_instant(bulk: Bulk, pytestconfig: pytest.Config, segments: int) -> None:
     files, kills, size, rate = (
         (20, 50, 8_000_000, 500_000) if pytestconfig.getoption("--long") else (6, 8, 3_000_000, 750_000)
     )
+    rate //= segments
+    together = {
+        "CONCURRENT_REQUESTS": str(100 * segments),
+        "CONCURRENT_REQUESTS_PER_DOMAIN": str(files * segments),
+        "BULK_SEGMENTS": str(segments),
+        "BULK_SEGMENT_MIN": "256K",
+    }
     chance = random.Random(3)
     bodies = {f"{number}.bin": make_body(size + 1_000 * number, f"file {number}") for number in range(files)}
     with FaultyOrigin({name: (trickle(rate), body) for name, body in bodies.items()}) as origin:
@@ -54,7 +61,7 @@ def test_killed_at_any_instant(bulk: Bulk, pytestconfig: pytest.Config) -> None:
 
         killed = 0
         for number in range(kills):
-            process = bulk.start(settings=TOGETHER)
+            process = bulk.start(settings=together)
             before, finished = sent(), len(named())
             # Some before the first byte, most within the bodies, some at the moment at which a file gets its name.
             enough = 0 if number % 8 == 7 else chance.randrange(int(1.5 * files * size / kills))
@@ -71,15 +78,15 @@ def test_killed_at_any_instant(bulk: Bulk, pytestconfig: pytest.Config) -> None:
                 assert (bulk.output / name).read_bytes() == bodies[name], f"kill {number}: {name} is wrong"
         assert killed >= kills // 2
         done, asked = named(), len(origin.requests)
-        ended = bulk.run(settings=TOGETHER)
+        ended = bulk.run(settings=together)
         assert ended.status == 0, ended.log
         assert all(ended.file(name) == body for name, body in bodies.items())
         assert sorted(path.name for path in bulk.output.iterdir()) == sorted([*bodies, ".bulkspider"])
         # What had its name may have missed its ledger line by a moment: then it is compared, not fetched again.
         again = [request for request in origin.requests[asked:] if request.path.removeprefix("/") in done]
         assert sum(request.bytes_sent for request in again) <= len(done) * (SAMPLES + OVERLAP)
-        # In memory, and in the sockets, is a second at most of each transfer.
-        lost = rate + SAMPLES + 2 * OVERLAP
+        # In memory, and in the sockets, is a second at most of each transfer; every join is compared.
+        lost = segments * (rate + 3 * OVERLAP) + SAMPLES
         total = sum(map(len, bodies.values()))
         print(f"{killed} kills: {sent() - total:,} bytes sent twice, of {total:,}")
         assert sent() - total <= (killed + 1) * files * lost

@@ -296,3 +296,16 @@ def test_an_outcome_survives_the_way_through_meta(error: AttemptError | None) ->
     again = Outcome.from_meta(outcome.to_meta())
     assert again.to_meta() == outcome.to_meta()
     assert type(again.error) is type(error)
+
+
+def test_a_refused_further_connection_is_remembered_and_is_no_outage() -> None:
+    pace = Pace(Options(retry_after_max=10))
+    assert pace.allows_more("o:80", 3, 0.0)
+    pace.refuses_more("o:80", 3, AttemptError("busy", code="http_503", http_status=503, origin_wide=True), 0.0)
+    assert not pace.allows_more("o:80", 3, 100.0)
+    assert pace.allows_more("o:80", 2, 0.0)
+    assert pace.allows("o:80", 0.0), "entries may begin as before"
+    pace.refuses_more("o:80", 5, AttemptError("busy", code="http_429", http_status=429, retry_after=60.0), 0.0)
+    assert not pace.allows_more("o:80", 3, 100.0), "the smallest number counts"
+    assert not pace.allows("o:80", 9.9)
+    assert pace.allows("o:80", 10.0)

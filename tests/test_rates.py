@@ -133,3 +133,16 @@ def test_the_control_file_is_read_again_when_it_has_changed(tmp_path: Path) -> N
     assert control.read() == {"rate_limit": 10 * 1024**2}
     path.unlink()
     assert control.read() is None
+
+
+def test_a_host_is_held_back_while_its_reads_have_to_wait() -> None:
+    rates = Rates(1000, None, 0.0)
+    assert not rates.hold_back("h", 0.0)
+    rates.spend("h", 5000, 0.0)
+    assert not rates.allows("h", 0.1)
+    assert rates.hold_back("h", 0.5)
+    assert not rates.hold_back("other", 0.5)
+    assert not rates.hold_back("h", 1.2), "that was long ago"
+    rates.allows("h", 1.3)
+    rates.set(None, None, 1.4)
+    assert not rates.hold_back("h", 1.4), "the limit is gone"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,15 +12,38 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bulkspider.download import Download
 from bulkspider.entry import Entry
 from bulkspider.errors import AttemptError
 from bulkspider.options import Options
 from bulkspider.pace import Budget, Outcome, Pace
-from bulkspider.schedule import WAITING_PER_ORIGIN, Schedule, Work
+from bulkspider.plan import PartState
+from bulkspider.schedule import WAITING_PER_ORIGIN, Piece, Schedule, Work
+from bulkspider.spans import Span
 
 LOST = AttemptError("lost", code="lost")
 REFUSED = AttemptError("refused", code="refused", origin_wide=True)
 HOSTS = ("a.example", "b.example", "c.example:8443")
+
+
+@dataclass
+class Fetched:
+    """A download, as the schedule sees it."""
+
+    name: str
+    part: Any = None
+    rest: int = 0
+    total: int | None = None
+    spans: dict[int, Span] = field(default_factory=dict)
+    ranges: bool | None = True
+    undivided: bool = False
+
+    def __post_init__(self) -> None:
+        self.part = SimpleNamespace(state=PartState(total=self.total))
+
+    flowing = Download.flowing
+    divisible = Download.divisible
+    missing = Download.missing
 
 
 def work(name: str, host: str = HOSTS[0]) -> Work:
@@ -51,11 +75,10 @@ def test_limits_are_never_passed_and_everybody_ends(
     one = schedule(pace, total=total, per_slot=per_slot, slot_limits={"b.example": special})
     limits = {"a.example": per_slot or 99, "b.example": special, "c.example": per_slot or 99}
     unborn = [work(f"{n}", data.draw(st.sampled_from(HOSTS))) for n in range(data.draw(st.integers(1, 20)))]
-    count, under_way, done, now = len(unborn), list[Work](), set[str](), 0.0
+    count, under_way, done, now = len(unborn), list[Piece](), set[str](), 0.0
 
     def begin(chosen: Work) -> None:
-        one.begin(chosen)
-        under_way.append(chosen)
+        under_way.append(one.begin(chosen))
         assert len(under_way) <= (total or 99)
         for slot, used in Counter(w.slot for w in under_way).items():
             assert used <= limits[slot]
@@ -71,7 +94,7 @@ def test_limits_are_never_passed_and_everybody_ends(
             one.begin_last_pass(now)
         due = one.due(now)
         if due is not None:
-            assert due not in under_way
+            assert due not in [piece.work for piece in under_way]
             begin(due)
         elif unborn and one.has_room:
             new = unborn.pop()
@@ -81,8 +104,9 @@ def test_limits_are_never_passed_and_everybody_ends(
             else:
                 one.wait(new, now)
         if under_way and (not wild or data.draw(st.booleans())):
-            ended = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)) if wild else 0)
-            one.end(ended)
+            piece = under_way.pop(data.draw(st.integers(0, len(under_way) - 1)) if wild else 0)
+            one.end(piece)
+            ended = piece.work
             error = data.draw(st.sampled_from([None, LOST, REFUSED])) if wild else None
             follows = pace.after(ended.origin, Outcome(fetched=error is None, error=error), Budget(limit=99), now)
             if follows is None:
@@ -139,11 +163,11 @@ def test_a_full_slot_blocks_all_origins_of_it() -> None:
     one = schedule(per_slot=1)
     first = work("1", "a.example:1")
     one.add(first)
-    one.begin(first)
+    piece = one.begin(first)
     assert first.origin in one.blocked(0.0)
     assert not one.may_begin(work("2", "a.example:2"), 0.0)
     assert one.may_begin(work("3", "b.example"), 0.0)
-    one.end(first)
+    one.end(piece)
     assert one.blocked(0.0) == set()
 
 
@@ -170,15 +194,15 @@ def test_those_who_wait_for_room_let_others_pass_and_are_stuck_when_nothing_else
     room = {"big": False}
     one = schedule(fits=lambda download: room[download.name])
     big, small = work("big"), work("small")
-    big.needs_space, big.download = True, cast(Any, SimpleNamespace(name="big"))
+    big.needs_space, big.download = True, cast(Any, Fetched("big"))
     for waiting in (big, small):
         one.add(waiting)
         one.wait(waiting, 0.0)
     assert not one.stuck
     assert one.due(1.0) is small
-    one.begin(small)
+    piece = one.begin(small)
     assert not one.stuck, "what is under way may end and make room"
-    one.end(small)
+    one.end(piece)
     one.remove("small")
     assert one.due(1.0) is None
     assert one.stuck
@@ -235,8 +259,7 @@ def test_what_is_fetched_but_not_finished_does_not_pile_up() -> None:
     while one.has_room:
         fetched = work(str(added))
         one.add(fetched)
-        one.begin(fetched)
-        one.end(fetched)  # its bytes are here, its finish is not
+        one.end(one.begin(fetched))  # its bytes are here, its finish is not
         added += 1
         assert added < 100
     one.remove("0")

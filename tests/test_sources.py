@@ -547,3 +547,23 @@ def test_the_output_folder_has_the_name_of_the_list(path: str, name: str) -> Non
 
 def test_giving_up_is_far_above_what_is_shown() -> None:
     assert listcheck.GIVE_UP > listcheck.SHOWN_MAX
+
+
+def test_the_smallest_or_the_largest_first_over_all_origins_and_what_has_no_size_last(folder: Path) -> None:
+    content = "name url\n" + "".join(
+        f"{name} https://{host}.example/{name}{size}\n"
+        for name, host, size in [
+            ("c", "x", " size=30"),
+            ("unknown", "x", ""),
+            ("a", "y", " size=10"),
+            ("b", "x", " size=20"),
+            ("also", "y", ""),
+            ("same", "y", " size=20"),
+        ]
+    )
+    assert names(check(folder, content)) == ["c", "unknown", "a", "b", "also", "same"]
+    assert names(check(folder, content, order="smallest")) == ["a", "b", "same", "c", "unknown", "also"]
+    assert names(check(folder, content, order="largest")) == ["c", "b", "same", "a", "unknown", "also"]
+    source = check(folder, content, order="largest")
+    assert [entry.name for entry in iter(lambda: source.take({"x.example:443"}), None)] == ["same", "a", "also"]
+    assert names(source) == ["c", "b", "unknown"]

@@ -34,7 +34,7 @@ from bulkspider.options import human
 from bulkspider.pace import Again, GiveUp, Outcome
 from bulkspider.pipelines import BulkPipeline
 from bulkspider.run import Run
-from bulkspider.schedule import Schedule, Work
+from bulkspider.schedule import Piece, Schedule, Work
 from bulkspider.secrecy import guard_logs
 from bulkspider.sums import parse as parse_checksums
 from bulkspider.verify import Finding, verify
@@ -99,7 +99,7 @@ class BulkSpider(Spider):
         self.verifying = prepared.verify
         self._ready: deque[BulkItem] = deque()
         self._checking = 0
-        self._yielding: Work | None = None
+        self._yielding: Piece | None = None
         self._idle_since: float | None = None
         self._wake: Deferred[None] | None = None
 
@@ -129,15 +129,14 @@ class BulkSpider(Spider):
                 continue
             if self.source.exhausted and not self._checking:
                 self.schedule.begin_last_pass(now)
-            work_now = self.schedule.due(now) or await self._next_new(now)
-            if work_now is not None:
-                request = self._request(work_now)
-                self.schedule.begin(work_now)
-                self._yielding = work_now
+            begun = self._begin(self.schedule.due(now) or await self._next_new(now))
+            begun = begun or (None if self._ready else self._begin_further(now))
+            if begun is not None:
+                self._yielding, request = begun
                 yield request
-                self._yielding = None
-                if not work_now.scheduled:
-                    self._dropped(work_now)
+                piece, self._yielding = self._yielding, None
+                if not piece.scheduled:
+                    self._dropped(piece)
             elif self.schedule.stuck:
                 self.run.disk_failed(disk_error(OSError(errno.ENOSPC, ""), self.folder.root))
             elif not self._ready and not self._is_done():
@@ -164,7 +163,11 @@ class BulkSpider(Spider):
                 for slot, values in settings.getdict("DOWNLOAD_SLOTS").items()
             },
             fits=run.fits,
+            segments=run.options.segments,
+            segment_min=run.options.segment_min,
+            held_back=run.rates.hold_back,
         )
+        run.changed = self._signal
         self.fresh_urls = FreshUrls(self.list_path, run.options.fresh_url, run.in_thread)
         self._feeds = bool(settings.getdict("FEEDS"))
         stats = self.crawler.stats
@@ -281,15 +284,40 @@ class BulkSpider(Spider):
 
     # ------------------------------------------------------------------------------------------------- requests
 
-    def _request(self, work: Work) -> Request:
-        entry = work.entry
-        work.download = download = self.run.download(entry, str(self.folder.root))
-        download.url = work.url
+    def _begin(self, work: Work | None) -> tuple[Piece, Request] | None:
+        """A request for an entry that no other request is filling."""
+        if work is None:
+            return None
+        work.download = self.run.download(work.entry, str(self.folder.root))
+        work.download.url = work.url
+        part = self.folder.lstat(work.entry.name + ".part")
+        # What the disk says now; the handler asks the plan again when the exchange really starts.
+        wanted = f"bytes={part.st_size}-" if part is not None and part.st_size else None
+        piece = self.schedule.begin(work)
+        return piece, self._request(piece, wanted)
+
+    def _begin_further(self, now: float) -> tuple[Piece, Request] | None:
+        """A further connection for a file under way, in a slot that no entry can use."""
+        found = self.schedule.further(now)
+        if found is None:
+            return None
+        work, span = found
+        logger.debug("%s: a further connection for the bytes from %d to %s", work.entry.name, span.at, span.end)
+        piece = self.schedule.begin(work, span)
+        return piece, self._request(piece, f"bytes={span.at}-{(span.end or 0) - 1}")
+
+    def _request(self, piece: Piece, wanted: str | None) -> Request:
+        work = piece.work
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
-        part = self.folder.lstat(entry.name + ".part")
-        if part is not None and part.st_size:
-            # What the disk says now; the handler asks the plan again when the exchange really starts.
-            headers["Range"] = f"bytes={part.st_size}-"
+        if wanted is not None:
+            headers["Range"] = wanted
+        bulk = {
+            "entry": work.entry.to_meta(),
+            "output": str(self.folder.root),
+            "finish": "pipeline",
+            "piece": piece.number,
+            "segment": piece.segment,
+        }
         return Request(
             without_userinfo(work.url),
             callback=self._answered,
@@ -297,7 +325,7 @@ class BulkSpider(Spider):
             dont_filter=True,
             headers=headers,
             meta={
-                "bulk": {"entry": entry.to_meta(), "output": str(self.folder.root), "finish": "pipeline"},
+                "bulk": bulk,
                 "dont_retry": True,
                 "dont_cache": True,
                 "allow_offsite": True,
@@ -309,24 +337,24 @@ class BulkSpider(Spider):
         )
 
     def _request_scheduled(self, request: Request) -> None:
-        if work := self._work_of(request):
-            work.scheduled = True
+        if piece := self._piece_of(request):
+            piece.scheduled = True
 
     def _request_dropped(self, request: Request) -> None:
-        if work := self._work_of(request):
-            work.scheduled = False
-            if work is not self._yielding:
-                self._dropped(work)
+        if piece := self._piece_of(request):
+            piece.scheduled = False
+            if piece is not self._yielding:
+                self._dropped(piece)
 
-    def _work_of(self, request: Request) -> Work | None:
+    def _piece_of(self, request: Request) -> Piece | None:
         bulk = request.meta.get("bulk")
-        return self.schedule.get(bulk["entry"]["name"]) if bulk and "entry" in bulk else None
+        return self.schedule.piece(bulk["entry"]["name"], bulk["piece"]) if bulk and "piece" in bulk else None
 
-    def _dropped(self, work: Work) -> None:
+    def _dropped(self, piece: Piece) -> None:
         """Nobody will call us back for this request."""
-        self.schedule.end(work)
+        self.schedule.end(piece)
         error = BulkError("a middleware or the scheduler dropped the request", code="dropped")
-        self._ready.extend(self._settle(work, Outcome(error=error)))
+        self._ready.extend(self._settle(piece, Outcome(error=error)))
 
     def _find_lost(self, now: float) -> None:
         """A middleware may put another request in the place of ours, which then ends without a word. When Scrapy has
@@ -336,8 +364,8 @@ class BulkSpider(Spider):
         elif self._idle_since is None:
             self._idle_since = now
         elif now - self._idle_since >= LOST_SECONDS:
-            for work in self.schedule.flying:
-                self._dropped(work)
+            for piece in self.schedule.flying:
+                self._dropped(piece)
 
     def _answered(self, response: Response) -> Iterator[BulkItem]:
         assert response.request is not None
@@ -348,20 +376,25 @@ class BulkSpider(Spider):
 
     def _take_back(self, request: Request, failure: Failure | None) -> Iterator[BulkItem]:
         """An attempt has ended, somehow; every way of ending comes through here."""
-        bulk = request.meta["bulk"]
-        work = self.schedule[bulk["entry"]["name"]]
-        self.schedule.end(work)
+        bulk, piece = request.meta["bulk"], self._piece_of(request)
+        if piece is None:
+            return
+        self.schedule.end(piece)
         told = bulk.pop("result", None)
         outcome = Outcome.from_meta(told) if told is not None else Outcome(error=_stray(failure))
-        yield from self._settle(work, outcome)
+        yield from self._settle(piece, outcome)
         if self.run.stopping:
             yield from self._interrupt_waiting()
         self._signal()
 
-    def _settle(self, work: Work, outcome: Outcome) -> Iterator[BulkItem]:
+    def _settle(self, piece: Piece, outcome: Outcome) -> Iterator[BulkItem]:
         """What follows from an outcome: an item, or another attempt later."""
+        work, error = piece.work, outcome.error
         assert work.download is not None
-        error = outcome.error
+        if work.flying:
+            # The last one to land speaks for all; what this one has not brought is nobody's now.
+            self._one_of_several(piece, outcome)
+            return
         if isinstance(error, Stopped) or (self.run.stopping and not outcome.fetched):
             yield self._done(work, "interrupted", self.run.stop_reason or error)
             return
@@ -386,6 +419,16 @@ class BulkSpider(Spider):
             self.schedule.wait(work, next_step.at)
         elif isinstance(next_step, GiveUp):
             yield from self._give_up(work, next_step.error)
+
+    def _one_of_several(self, piece: Piece, outcome: Outcome) -> None:
+        work, error = piece.work, outcome.error
+        if outcome.grew:
+            self.run.pace.served(piece.origin)
+        if isinstance(error, Stopped):
+            return
+        if error is not None:
+            logger.info("%s: one of its connections ended (%s)", work.entry.name, redact(str(error)))
+        self.schedule.segment_ended(piece, error, grew=outcome.grew, now=time.monotonic())
 
     async def _refresh(self, work: Work, error: BulkError) -> None:
         """The link has expired, it seems: the entry goes on from a fresh one, or ends as it would have."""

@@ -1,0 +1,109 @@
+"""Segments: which bytes of one file each of its connections fetches.
+
+Every connection of a file has a Span, the bytes that it alone is to bring. A further connection gets a hole that is
+nobody's (an earlier run or a broken connection left it), or the tail of the span that would take longest: that
+connection then ends early, at the cut. Pure: bytes, seconds and bytes per second, no sockets and no requests;
+`schedule.py` asks whenever a slot is free that no entry can use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bulkspider.ranges import Ranges
+
+# A cut that saves less (seconds) is not worth a request and the bytes that were on their way.
+WORTH_SECONDS = 2.0
+# A connection so many times slower than its like is not helped by halves: it loses all that it has left.
+CRAWL = 4.0
+# So little (bytes) is never taken from it: asking anew costs as much.
+LEFT_ALONE = 1024 * 1024
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """The bytes [at, end) that one connection is still to bring.
+
+    end: None while the length is unknown. reach: how far its answer goes, when others took over what lies behind `end`.
+    speed: bytes per second of late, None before there was time to measure. flowing: its answer was accepted.
+    """
+
+    at: int = 0
+    end: int | None = None
+    reach: int | None = None
+    speed: float | None = None
+    flowing: bool = False
+
+    @property
+    def rest(self) -> int:
+        return 0 if self.end is None else max(0, self.end - self.at)
+
+    def seconds(self, otherwise: float) -> float:
+        """How long it still takes; `otherwise`: the speed to assume before it was measured."""
+        return self.rest / max(otherwise if self.speed is None else self.speed, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """From now on `span` ends at byte `at`; what lay behind is free."""
+
+    span: Span
+    at: int
+
+
+def missing(have: Ranges, total: int, spans: Iterable[Span]) -> list[tuple[int, int]]:
+    """The holes that no connection is filling."""
+    taken = have.copy()
+    for span in spans:
+        taken.add(span.at, total if span.end is None else span.end)
+    return list(taken.holes(total))
+
+
+def best_cut(spans: Sequence[Span], *, smallest: int, share: int, remembered: float | None = None) -> Cut | None:
+    """The cut that helps most, None when none is worth it.
+
+    smallest: bytes of the smallest piece (BULK_SEGMENT_MIN). share: bytes each connection would have if all were alike.
+    remembered: what a connection to this origin usually brings, for when no other one can be looked at.
+    """
+    speeds = {span: span.speed for span in spans if span.flowing and span.speed is not None}
+    guess = sum(speeds.values()) / len(speeds) if speeds else (remembered or 0.0)
+    for span in sorted(spans, key=lambda span: span.seconds(guess), reverse=True):
+        others = [speed for other, speed in speeds.items() if other is not span]
+        another = sum(others) / len(others) if others else max(remembered or 0.0, span.speed or 0.0)
+        tail = _tail(span, another, smallest, share)
+        if tail:
+            assert span.end is not None
+            return Cut(span, span.end - tail)
+    return None
+
+
+def _tail(span: Span, another: float, smallest: int, share: int) -> int:
+    """How many bytes a connection that brings `another` bytes per second should take over; 0 for none."""
+    if not span.flowing or span.end is None:
+        return 0
+    rest = span.rest
+    if not another:
+        # Nothing is known yet: equal shares, at once.
+        tail = min(rest // 2, max(share, smallest))
+        return tail if tail >= smallest else 0
+    speed = max(another if span.speed is None else span.speed, 1.0)
+    tail = int(rest * another / (speed + another))
+    if rest / speed - max((rest - tail) / speed, tail / max(another, 1.0)) <= WORTH_SECONDS:
+        return 0
+    if speed * CRAWL < another and rest - tail < smallest:
+        return rest if rest >= min(smallest, LEFT_ALONE) else 0
+    tail = min(tail, max(share, smallest))
+    return tail if tail >= smallest and rest - tail >= smallest else 0
+
+
+def give_back(own: Span, have: Ranges, spans: Iterable[Span]) -> None:
+    """A connection brought nothing of its span: whoever has an answer that goes on there takes it back."""
+    spans = [span for span in spans if span is not own]
+    taken = have.copy()
+    for span in spans:
+        taken.add(span.at, span.at if span.end is None else span.end)
+    for span in spans:
+        if span.flowing and span.end is not None and span.reach is not None and span.reach > span.end:
+            follows = taken.next_after(span.end)
+            span.end = span.reach if follows is None else min(span.reach, follows)

@@ -1,0 +1,104 @@
+"""Spans: which bytes a further connection should bring, and when one is worth its request."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bulkspider.ranges import Ranges
+from bulkspider.spans import WORTH_SECONDS, Span, best_cut, give_back, missing
+
+MIB = 1024 * 1024
+
+
+def flowing(at: int, end: int, speed: float | None = None, reach: int | None = None) -> Span:
+    return Span(at, end, end if reach is None else reach, speed, flowing=True)
+
+
+def test_holes_that_nobody_is_filling() -> None:
+    have = Ranges([(0, 10), (40, 50)])
+    assert missing(have, 100, []) == [(10, 40), (50, 100)]
+    assert missing(have, 100, [Span(10, 20), Span(60, 70)]) == [(20, 40), (50, 60), (70, 100)]
+    assert missing(have, 100, [Span(10, None)]) == []
+    assert missing(have, 45, []) == [(10, 40)]
+
+
+def test_at_the_first_headers_equal_shares() -> None:
+    """Four cuts of 100 MiB for five connections."""
+    spans = [flowing(0, 100 * MIB)]
+    for _ in range(4):
+        cut = best_cut(spans, smallest=MIB, share=20 * MIB)
+        assert cut is not None
+        spans.append(flowing(cut.at, cut.span.end or 0))
+        cut.span.end = cut.at
+    assert sorted(span.rest for span in spans) == [20 * MIB] * 5
+
+
+@pytest.mark.parametrize(
+    ("spans", "remembered", "expected"),
+    [
+        # As fast as each other: half of the longest one.
+        ([flowing(0, 100 * MIB, 10 * MIB), flowing(200, 100 * MIB, 10 * MIB)], None, (0, 50 * MIB)),
+        # Four seconds are left: half of them is not more than two.
+        ([flowing(0, 40 * MIB, 10 * MIB)], None, None),
+        ([flowing(0, 41 * MIB, 10 * MIB)], None, (0, 20.5 * MIB)),
+        # Too little for two pieces of the smallest size.
+        ([flowing(0, MIB, 1000)], None, None),
+        # Three times slower: it keeps a quarter.
+        ([flowing(0, 100 * MIB, MIB), flowing(0, MIB, 3 * MIB)], None, (0, 25 * MIB)),
+        # It crawls, and would keep less than the smallest piece: all of it goes.
+        ([flowing(7, 10 * MIB, 1000), flowing(0, MIB, 3 * MIB)], None, (0, 7)),
+        # It crawls, the others are through; how fast they were is remembered.
+        ([flowing(7, 10 * MIB, 1000)], 3 * MIB, (0, 7)),
+        # So little is left alone.
+        ([flowing(7, MIB, 1000)], 3 * MIB, None),
+        # Nothing flows yet.
+        ([Span(0, 100 * MIB)], 3 * MIB, None),
+        ([flowing(0, 100 * MIB), Span(0, None)], 20 * MIB, (0, 50 * MIB)),
+    ],
+)
+def test_what_is_worth_a_cut(spans: list[Span], remembered: float | None, expected: tuple[int, float] | None) -> None:
+    cut = best_cut(spans, smallest=MIB, share=1000 * MIB, remembered=remembered)
+    assert (None if cut is None else (spans.index(cut.span), cut.at)) == expected
+
+
+@given(
+    st.lists(
+        st.builds(flowing, st.integers(0, 10**6), st.integers(10**6, 10**9), st.none() | st.floats(0, 10**9)),
+        max_size=6,
+    ),
+    st.integers(1, 10**7),
+    st.integers(0, 10**9),
+    st.none() | st.floats(0, 10**9),
+)
+def test_a_cut_lies_in_its_span_and_saves_time(
+    spans: list[Span], smallest: int, share: int, remembered: float | None
+) -> None:
+    cut = best_cut(spans, smallest=smallest, share=share, remembered=remembered)
+    if cut is None:
+        return
+    span = cut.span
+    assert span.end is not None
+    assert span.at <= cut.at < span.end
+    left, tail = cut.at - span.at, span.end - cut.at
+    assert left == 0 or (left >= smallest and tail >= smallest)
+    if span.speed is not None and any(other.speed for other in spans):
+        assert span.rest / max(span.speed, 1.0) > WORTH_SECONDS
+
+
+def test_what_a_connection_did_not_bring_goes_back_to_who_can() -> None:
+    lead, first, second = flowing(5, 20, reach=100), Span(20, 60), Span(60, 100)
+    spans, have = [lead, first, second], Ranges([(0, 5)])
+    second.end = second.at
+    give_back(second, have, spans)
+    assert lead.end == 20, "another one has what follows"
+    first.end = first.at
+    give_back(first, have, [lead, first])
+    assert lead.end == 100
+    lead.end, lead.reach = 20, 50
+    give_back(first, have, [lead, first])
+    assert lead.end == 50, "no further than its answer goes"
+    lead.end = 20
+    give_back(first, Ranges([(0, 5), (30, 100)]), [lead, first])
+    assert lead.end == 30
