@@ -2,9 +2,9 @@
 
     ADDONS = {"bulkspider.Addon": 500}
 
-It adds the download handler (which falls back to whatever was configured), the run and the spider `bulk`, and puts
-BulkFilesPipeline in the place of exactly Scrapy's FilesPipeline. It changes nothing for a project's other spiders and
-never overwrites a user's setting.
+It adds the download handler (which falls back to whatever was configured), a middleware for our requests, the run and
+the spider `bulk`, and puts BulkFilesPipeline in the place of exactly Scrapy's FilesPipeline. It changes nothing for a
+project's other spiders and never overwrites a user's setting.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from scrapy.utils.misc import load_object
 
 from bulkspider.bare import local_folder
 from bulkspider.errors import UsageError
+from bulkspider.middleware import NEEDS_REACTOR, BulkMiddleware
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +39,8 @@ class Addon:
             )
 
     def update_settings(self, settings: BaseSettings) -> None:
-        """Installs handler, run and pipeline."""
+        """Installs middleware, handler, run and pipeline."""
+        settings.setdefault_in_component_priority_dict("DOWNLOADER_MIDDLEWARES", BulkMiddleware, 0)
         if not settings.getbool("TWISTED_REACTOR_ENABLED", True):
             _refuse_without_reactor(settings)
             return
@@ -111,7 +113,6 @@ def _copy_slots(settings: BaseSettings) -> None:
 
 def _refuse_without_reactor(settings: BaseSettings) -> None:
     """TWISTED_REACTOR_ENABLED=False: our transfers run on Twisted. Raises UsageError when somebody counts on them."""
-    why = "bulkspider needs Twisted's reactor; remove TWISTED_REACTOR_ENABLED=False"
     if _uses(settings, "bulkspider.pipelines.BulkPipeline") or _uses(settings, FILES_PIPELINE):
-        raise UsageError(why)
-    logger.warning('%s. It does nothing in this crawl: requests with meta["bulk"] are ordinary requests', why)
+        raise UsageError(NEEDS_REACTOR)
+    logger.warning('%s. In this crawl, requests with meta["bulk"] fail; all others are as ever', NEEDS_REACTOR)

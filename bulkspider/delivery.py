@@ -36,14 +36,14 @@ class Delivery:
         self.path = str(self.folder.path(entry.name))
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits until nobody else works on this name. Raises BulkError when somebody does, with another URL."""
-        key = url_key(self.entry.url)
-        await self._run.claims.enter(self.path, key)
+    async def turn(self, *, outside: bool = False) -> AsyncIterator[None]:
+        """Waits until nobody else works on this name. Raises BulkError when that cannot be waited for (`claims.py`)."""
+        claims = self._run.claims
+        await claims.enter(self.path, url_key(self.entry.url), outside=outside)
         try:
             yield
         finally:
-            self._run.claims.leave(self.path)
+            claims.leave(self.path, outside=outside)
 
     async def find_finished(self, since: float | None = None) -> BulkItem | None:
         """The item of a file that is here already, proven; None when it is to be fetched.
@@ -98,9 +98,6 @@ class Delivery:
         except Refuted as error:
             if await self._run.refute(download, error):
                 return None
-            raise
-        except DiskError as error:
-            self._run.disk_failed(error)
             raise
         item = self.item(download)
         line.describe(item)

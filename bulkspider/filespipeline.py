@@ -125,7 +125,7 @@ class BulkFilesPipeline(FilesPipeline):
         if place in self._failed:
             return self._told(request, self._failed[place], again=True)
         try:
-            async with delivery.turn():
+            async with delivery.turn(outside=True):
                 done = await delivery.find_finished(since=self._expired_before)
                 if done is None:
                     done = await self._fetch(request, delivery)
@@ -215,7 +215,6 @@ class BulkFilesPipeline(FilesPipeline):
         bulk: dict[str, Any] = {
             "entry": delivery.entry.to_meta(),
             "output": str(delivery.folder.root),
-            "finish": "pipeline",
         }
         headers = request.headers.copy()
         headers.setdefault("Accept", "*/*")

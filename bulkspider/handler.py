@@ -46,7 +46,7 @@ FLAG = "bulk"
 FINISHED = ("verified", "complete", "unproven")
 OF_THE_BODY = ("content-encoding", "content-length", "content-range", "transfer-encoding")
 # What another attempt at once cannot cure, beside all that the disk says.
-NOT_TO_BE_RETRIED = ("no_space", "two_urls")
+NOT_TO_BE_RETRIED = ("no_space", "two_urls", "two_ways")
 
 _EXCEPTIONS: dict[str, type[Exception]] = {
     "connect": DownloadTimeoutError,
@@ -130,8 +130,6 @@ class BulkDownloadHandler:
             entry = bare.entry_of(request.meta[META], url)
         except EntryError as error:
             raise NotSupported(f'meta["bulk"]: {error}') from error
-        # HttpCacheMiddleware would store an answer without a body, and give that to others.
-        request.meta["dont_cache"] = True
         # Whatever a middleware has set: the file is wanted, not an encoding or a page about it.
         request.headers["Accept-Encoding"] = "identity"
         if request.headers.get("Accept") == Headers(settings["DEFAULT_REQUEST_HEADERS"]).get("Accept"):

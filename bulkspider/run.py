@@ -77,6 +77,8 @@ class Run:
         self.pace = Pace(self.options)
         self.claims = Claims()
         self.entries: int | None = None
+        # True in a crawl that does nothing but a list: the spider `bulk` says so.
+        self.of_a_list = False
         self.finished = False
         self.stopping = False
         self.stop_reason: BulkError | None = None
@@ -301,8 +303,9 @@ class Run:
         self.stop(error)
 
     def disk_failed(self, error: DiskError) -> None:
-        """A file system that refuses everybody ends the run instead of failing every entry (FAULTS 47, 48)."""
-        if error.stops_run and not self.stopping:
+        """A file system that refuses everybody ends the run instead of failing every entry (FAULTS 47, 48). In the
+        crawl of another spider only the files fail: it has pages to go on with."""
+        if error.stops_run and self.of_a_list and not self.stopping:
             logger.error("Stopping: %s", error)
             self.stop(error)
             deferred_from_coro(self.crawler.engine.close_spider_async(reason=f"bulk_{error.code}"))

@@ -38,7 +38,7 @@ def applied(**values: Any) -> Settings:
 def test_a_users_settings_stand() -> None:
     plain, ours = Settings(), applied()
     changed = {name for name in ours if ours[name] != plain[name]}
-    assert changed == {"DOWNLOAD_HANDLERS", "EXTENSIONS"}
+    assert changed == {"DOWNLOAD_HANDLERS", "DOWNLOADER_MIDDLEWARES", "EXTENSIONS"}
 
     settings = applied(DOWNLOAD_HANDLERS={"http": "test_addon.Handler", "https": None, "s3": "x.Y"})
     handlers = settings["DOWNLOAD_HANDLERS"]

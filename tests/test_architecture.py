@@ -42,6 +42,7 @@ LAYERS = (
         "secrecy",
         "claims",
         "gate",
+        "middleware",
         "versions",
     ),
     ("ledger",),

@@ -239,3 +239,36 @@ def test_other_storages_are_refused_clearly_or_left_to_the_stock_pipeline(projec
         assert origin.requests == []
         project.crawl(site(origin), FILES_STORE="ftp://127.0.0.1:1/folder")
         assert "FilesPipeline stays as it is" in project.log
+
+
+MIXED = """
+    custom_settings = {"CONCURRENT_REQUESTS": 1, "CONCURRENT_REQUESTS_PER_DOMAIN": 1}
+
+    async def start(self):
+        yield scrapy.Request("data:,page")
+
+    def parse(self, response):
+        yield {"file_urls": [self.site + "/a.bin"]}
+        path = "full/" + __import__("hashlib").sha1((self.site + "/a.bin").encode()).hexdigest() + ".bin"
+        meta = {"bulk": {"path": path}, "download_slot": "bulk:127.0.0.1"}
+        for _ in range(2):
+            yield scrapy.Request(
+                self.site + "/a.bin", callback=self.got, errback=self.got, meta=dict(meta), dont_filter=True
+            )
+            meta["bulk"] = {"path": "b.bin"}
+
+    def got(self, answer):
+        yield {"got": str(getattr(answer, "value", None) or answer.meta["bulk"]["result"]["status"])}
+"""
+
+
+def test_a_request_never_waits_in_the_downloader_for_a_file_that_has_yet_to_come_there(project: Project) -> None:
+    """The pipeline's first attempt fails; the request for the same path, in the same slot of one place, comes next."""
+    project.write_spider(MIXED)
+    with FaultyOrigin({"a.bin": in_turn(status(503, headers={"Retry-After": "1"}), good)}, resource=BODY) as origin:
+        items = project.crawl(site(origin))
+        (files,) = [item["files"] for item in items if item["files"]]
+        assert files[0]["checksum"] == MD5
+        told = [item["got"] for item in items if "got" in item]
+        assert "complete" in told
+        assert any("BulkFilesPipeline is fetching it already" in text for text in told)

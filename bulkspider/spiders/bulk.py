@@ -149,6 +149,7 @@ class BulkSpider(Spider):
             raise UsageError("bulkspider.run.Run is not among the extensions; add bulkspider.Addon to ADDONS")
         self.run = run
         run.entries = self.source.entries
+        run.of_a_list = True
         self._warn_of_space()
         self.ledger = run.use_folder(self.folder)
         run.on_stop(self._signal)
