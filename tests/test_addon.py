@@ -190,14 +190,12 @@ def test_other_reactors(project: Project, settings: dict[str, Any]) -> None:
 def test_without_a_reactor_it_says_so_and_is_out_of_the_way(project: Project) -> None:
     pytest.importorskip("aiohttp")
     off = {"TWISTED_REACTOR_ENABLED": False, "TELNETCONSOLE_ENABLED": False}
-    project.write_spider(
-        BOTH.replace('yield scrapy.Request(self.site + "/a.bin"', 'len(self.site + "/a.bin"')
-        .replace('len(self.site + "/a.bin", callback=self.file, meta={"bulk": {"path": "a.bin"}})', "pass")
-        .replace(', "ip": str(response.ip_address)', "")
-    )
+    project.write_spider(BOTH.replace(', "ip": str(response.ip_address)', ""))
     with FaultyOrigin({"a.bin": good, "page": good}, resource=BODY) as origin:
         assert project.crawl(origin.url("").rstrip("/"), **off) == [{"page": len(BODY)}]
         assert "bulkspider needs Twisted's reactor" in project.log
+        assert "NotSupported: meta[\"bulk\"]: bulkspider needs Twisted's reactor" in project.log
+        assert origin.requests_for("a.bin") == [], "a file was loaded into memory as if it were a page"
         asked = len(origin.requests)
         (project.folder / "list.txt").write_text(f"name url\nb.bin {origin.url('a.bin')}\n")
         log = project.scrapy("crawl", "bulk", "-a", "list=list.txt", status=1, **off)

@@ -157,12 +157,12 @@ def test_two_requests_for_one_path_are_one_transfer_and_two_urls_are_an_error(pr
         assert "from another URL" in refused["message"]
 
 
-def test_an_interrupted_request_goes_on_in_the_next_run_also_with_a_jobdir(project: Project) -> None:
+def test_an_interrupted_request_goes_on_in_the_next_run(project: Project) -> None:
     store = project.folder / "store"
     half = Holds(150_000, store / "a.bin.part")
     with FaultyOrigin(resource=BODY) as origin:
         origin.add("a.bin", half.behaviour())
-        settings = {"FILES_STORE": "elsewhere", "BULK_STORE": "store", "BULK_STALL_TIMEOUT": 60, "JOBDIR": "job"}
+        settings = {"FILES_STORE": "elsewhere", "BULK_STORE": "store", "BULK_STALL_TIMEOUT": 60}
         wanted = files(("a.bin", "/a.bin", {"sha256": sha256(BODY)}))
         process = project.start(origin.url("").rstrip("/"), "-a", wanted, **settings)
         half.wait()

@@ -16,6 +16,7 @@ from conftest import Bulk, kill
 from faults import chunked_answer, stall_after
 from faulty import Exchange, FaultyOrigin, good, make_body
 from holding import Holds, size_of
+from project import Project
 
 MIB = 1024 * 1024
 UNHURRIED = {"BULK_STALL_TIMEOUT": "60", "BULK_HEADERS_TIMEOUT": "60"}
@@ -126,6 +127,58 @@ def test_a_disk_that_fills_up_under_files_of_unknown_size_is_an_honest_stop(bulk
         assert again.status == 0, again.log
         assert nothing_is_wrong(bulk) == len(BODIES)
         assert list(bulk.output.glob("*.part*")) == []
+
+
+SHOP = """
+    async def start(self):
+        for name in ("0.bin", "1.bin", "2.bin"):
+            meta = {"bulk": {"path": name}}
+            yield scrapy.Request(self.site + name, self.got, errback=self.failed, meta=meta, cb_kwargs={"name": name})
+        yield scrapy.Request("data:,item", self.item)
+
+    def item(self, response):
+        yield {"file_urls": [self.site + "3.bin"]}
+
+    def got(self, response, name):
+        yield {"name": name, "told": response.meta["bulk"]["result"]["status"]}
+        yield from self.page()
+
+    def failed(self, failure):
+        yield {"name": failure.request.cb_kwargs["name"], "told": type(failure.value).__name__}
+        yield from self.page()
+
+    def page(self):
+        yield scrapy.Request(self.site + "page", lambda response: [{"page": len(response.body)}], dont_filter=True)
+"""
+
+
+def test_a_full_disk_fails_the_files_of_a_foreign_crawl_and_its_pages_go_on(bulk: Bulk, disk: Disk) -> None:
+    project = Project(bulk.folder / "shop")
+    project.write_spider(SHOP)
+    settings = {
+        "BULK_STORE": str(bulk.output),
+        "FILES_STORE": str(bulk.output),
+        "ITEM_PIPELINES": {"scrapy.pipelines.files.FilesPipeline": 1},
+    }
+    # Chunked answers name no length: the write itself fails with ENOSPC.
+    with FaultyOrigin({name: (chunked_answer(), body) for name, body in BODIES.items()}) as origin:
+        origin.add("page", good, b"a page")
+        items = project.crawl(origin.url(""), **settings)
+        assert "'finish_reason': 'finished'" in project.log
+        assert [item["page"] for item in items if "page" in item] == [6, 6, 6], project.log
+        assert "the file system is full; make room" in project.log
+        told = [item["told"] for item in items if "told" in item]
+        assert len(told) == 3
+        assert set(told) <= {"complete", "DownloadCancelledError"}
+        assert "DownloadCancelledError" in told
+        nothing_is_wrong(bulk)
+        assert len(origin.requests) <= 3 + 2 * len(BODIES)
+
+        disk.remount("size=24m")
+        items = project.crawl(origin.url(""), **settings)
+        assert {item["told"] for item in items if "told" in item} == {"complete"}
+        assert [file["proof"] for item in items for file in item.get("files", [])] == ["complete"]
+        assert nothing_is_wrong(bulk) == 3
 
 
 def test_room_that_is_made_while_others_run_is_used(bulk: Bulk, disk: Disk) -> None:
