@@ -22,6 +22,7 @@ from bulkspider.middleware import NEEDS_REACTOR, BulkMiddleware
 logger = logging.getLogger(__name__)
 
 HANDLER = "bulkspider.handler.BulkDownloadHandler"
+OURS = (HANDLER, "bulkspider.BulkDownloadHandler")
 FILES_PIPELINE = "bulkspider.filespipeline.BulkFilesPipeline"
 
 
@@ -62,7 +63,7 @@ class Addon:
         if configured is None and scheme in handlers:
             # Somebody switched this scheme off.
             return
-        if configured is not None and load_object(configured) is load_object(HANDLER):
+        if configured is not None and _path(configured) in OURS:
             return
         fallback = f"BULK_FALLBACK_{scheme.upper()}_HANDLER"
         # Only what somebody chose: Scrapy's own default depends on things that are decided after us.
@@ -88,6 +89,11 @@ class Addon:
                 logger.warning("FILES_STORE is no folder of this machine: FilesPipeline stays as it is")
             return
         settings.replace_in_component_priority_dict("ITEM_PIPELINES", FilesPipeline, load_object(FILES_PIPELINE))
+
+
+def _path(component: Any) -> str:
+    """Where a class or an import path leads; nothing is imported, so what is broken stays Scrapy's to tell."""
+    return component if isinstance(component, str) else f"{component.__module__}.{component.__qualname__}"
 
 
 def _uses(settings: BaseSettings, path: str) -> bool:

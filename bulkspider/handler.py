@@ -8,7 +8,7 @@ answered when its file is finished, or is known to be.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from scrapy.exceptions import (
@@ -23,7 +23,6 @@ from scrapy.exceptions import (
 )
 from scrapy.http import Headers, Response
 from scrapy.utils.defer import maybe_deferred_to_future
-from scrapy.utils.misc import build_from_crawler, load_object
 
 from bulkspider import bare
 from bulkspider.delivery import Delivery
@@ -70,7 +69,7 @@ class BulkDownloadHandler:
             raise NotConfigured("bulkspider.run.Run is missing from EXTENSIONS; add bulkspider.Addon to ADDONS")
         self._run = run
         self._crawler = crawler
-        self._fallbacks: dict[str, Any] = {}
+        self._fallback = run.fallback
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -79,25 +78,14 @@ class BulkDownloadHandler:
     async def download_request(self, request: Request) -> Response:
         """The Response of `request`: with its body from the fallback, without one when it is ours."""
         if META not in request.meta:
-            return await self._fallback(request).download_request(request)  # type: ignore[no-any-return]
+            return await self._fallback.download_request(request)
         bulk = request.meta[META]
         if isinstance(bulk, dict) and "entry" in bulk:
             return await self._attempt(request)
         return await self._deliver(request)
 
     async def close(self) -> None:
-        for handler in self._fallbacks.values():
-            await handler.close()
-
-    def _fallback(self, request: Request) -> Any:
-        scheme = urlsplit(request.url).scheme
-        if scheme not in self._fallbacks:
-            settings = self._crawler.settings
-            path = self._run.options.fallback(scheme) or settings["DOWNLOAD_HANDLERS_BASE"].get(scheme)
-            if path is None:
-                raise NotSupported(f"Unsupported URL scheme '{scheme}': no download handler")
-            self._fallbacks[scheme] = build_from_crawler(load_object(path), self._crawler)
-        return self._fallbacks[scheme]
+        await self._fallback.close()
 
     async def _attempt(self, request: Request) -> Response:
         bulk = request.meta[META]

@@ -151,9 +151,11 @@ class Options:
             raise UsageError("\n".join(wrong))
         return cls(**values)
 
-    def fallback(self, scheme: str) -> Any:
-        """The download handler (class or import path) for other requests, None for Scrapy's own."""
-        return {"http": self.fallback_http_handler, "https": self.fallback_https_handler}.get(scheme)
+    @property
+    def fallbacks(self) -> dict[str, Any]:
+        """The download handlers (class or import path) for other requests, by scheme, where they are not Scrapy's."""
+        handlers = {"http": self.fallback_http_handler, "https": self.fallback_https_handler}
+        return {scheme: handler for scheme, handler in handlers.items() if handler is not None}
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

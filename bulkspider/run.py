@@ -28,6 +28,7 @@ from bulkspider.claims import Claims
 from bulkspider.download import Download
 from bulkspider.entry import Entry, redact, url_key
 from bulkspider.errors import BulkError, DiskError, Stopped, UsageError
+from bulkspider.fallback import Fallback
 from bulkspider.finish import Committer, Finished, Proof, Refuted, prove
 from bulkspider.folder import Folder
 from bulkspider.items import BulkItem
@@ -87,6 +88,7 @@ class Run:
         self.failures: list[BulkItem] = []
         self.committer = Committer()
         self._wire: Wire | None = None
+        self._fallback: Fallback | None = None
         self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="bulk-disk")
         self._movers = ThreadPoolExecutor(MOVER_THREADS, thread_name_prefix="bulk-move")
         self._hashers = ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="bulk-hash")
@@ -121,6 +123,12 @@ class Run:
         if self._wire is None:
             self._wire = Wire(self.crawler, self.options)
         return self._wire
+
+    @property
+    def fallback(self) -> Fallback:
+        if self._fallback is None:
+            self._fallback = Fallback(self.crawler, self.options)
+        return self._fallback
 
     def use_folder(self, folder: Folder, writer: str | None = None) -> Ledger:
         """Makes an opened and locked folder known; the run closes it at its end."""

@@ -389,8 +389,8 @@ def is_idle(crawler: Crawler) -> bool:
 def is_closing(crawler: Crawler) -> bool:
     """True from the moment on at which the crawl is to end, long before Scrapy's signals say so.
 
-    Private name: ExecutionEngine._slot. Ctrl-C flips `engine.running` at once, every other close only `_slot.closing`.
+    Private name: ExecutionEngine._slot. Ctrl-C flips `crawler.crawling` at once, other closes only `_slot.closing`.
+    `engine.running` says nothing: it is False, too, while somebody takes his time over the signal engine_started.
     """
-    engine = crawler.engine
-    slot = getattr(engine, "_slot", None)
-    return not engine.running or (slot is not None and slot.closing is not None)
+    slot = getattr(crawler.engine, "_slot", None)
+    return not crawler.crawling or (slot is not None and slot.closing is not None)

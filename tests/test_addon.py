@@ -169,6 +169,40 @@ def assert_both(project: Project, items: list[Any]) -> None:
     assert "Traceback" not in project.log
 
 
+OLD_STYLE = """
+from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler
+from scrapy.utils.defer import deferred_from_coro
+
+
+class OldStyle:
+    \"\"\"As before Scrapy 2.14: the spider is an argument, a Deferred comes back, nothing says when it is made.\"\"\"
+
+    def __init__(self, crawler):
+        self.inner = HTTP11DownloadHandler(crawler)
+
+    @classmethod
+    def from_crawler(cls, crawler):
+        return cls(crawler)
+
+    def download_request(self, request, spider):
+        assert spider.name == "shop"
+        return deferred_from_coro(self.inner.download_request(request))
+"""
+
+
+def test_handlers_of_the_old_style_and_broken_ones_are_to_us_what_they_are_to_scrapy(project: Project) -> None:
+    (project.folder / "shop" / "other.py").write_text(OLD_STYLE)
+    handlers = {"http": "shop.other.OldStyle", "https": "shop.other.Missing"}
+    with FaultyOrigin({"a.bin": good, "page": good}, resource=BODY) as origin:
+        items = project.crawl(origin.url("").rstrip("/"), DOWNLOAD_HANDLERS=handlers)
+        (page,) = [item for item in items if "page" in item]
+        assert page["page"] == len(BODY)
+        assert (project.folder / "output" / "a.bin").read_bytes() == BODY
+        assert project.log.count('Loading "shop.other.Missing" for scheme "https"') == 1
+        project.crawl("https://127.0.0.1:1", DOWNLOAD_HANDLERS=handlers)
+        assert "NotSupported: Unsupported URL scheme 'https': Module 'shop.other' doesn't define" in project.log
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -194,7 +228,7 @@ def test_without_a_reactor_it_says_so_and_is_out_of_the_way(project: Project) ->
     with FaultyOrigin({"a.bin": good, "page": good}, resource=BODY) as origin:
         assert project.crawl(origin.url("").rstrip("/"), **off) == [{"page": len(BODY)}]
         assert "bulkspider needs Twisted's reactor" in project.log
-        assert "NotSupported: meta[\"bulk\"]: bulkspider needs Twisted's reactor" in project.log
+        assert 'NotSupported: meta["bulk"]: bulkspider needs Twisted\'s reactor' in project.log
         assert origin.requests_for("a.bin") == [], "a file was loaded into memory as if it were a page"
         asked = len(origin.requests)
         (project.folder / "list.txt").write_text(f"name url\nb.bin {origin.url('a.bin')}\n")

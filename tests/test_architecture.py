@@ -43,6 +43,7 @@ LAYERS = (
         "claims",
         "gate",
         "middleware",
+        "fallback",
         "versions",
     ),
     ("ledger",),

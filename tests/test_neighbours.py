@@ -72,13 +72,27 @@ def stored(project: Project, name: str) -> bytes:
 
 
 HANDLER = """
+import asyncio
+
+from scrapy import signals
 from scrapy.core.downloader.handlers.http11 import HTTP11DownloadHandler
 
 
 class Rendering(HTTP11DownloadHandler):
-    \"\"\"As a browser's handler: it takes what has its meta key, and leaves the rest to its parent.\"\"\"
+    \"\"\"As a browser's: launched by a signal at the start, which takes a while, and its parent's for other requests.\"\"\"
+
+    launched = False
+
+    def __init__(self, crawler):
+        super().__init__(crawler)
+        crawler.signals.connect(self.launch, signals.engine_started)
+
+    async def launch(self):
+        await asyncio.sleep(0.6)
+        self.launched = True
 
     async def download_request(self, request):
+        assert self.launched
         self.crawler.stats.inc_value("rendering/" + ("bulk" if "bulk" in request.meta else "other"))
         return await super().download_request(request)
 """
