@@ -16,8 +16,7 @@ from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 from scrapy.utils.misc import load_object
 
 from bulkspider.bare import local_folder
-from bulkspider.errors import UsageError
-from bulkspider.middleware import NEEDS_REACTOR, BulkMiddleware
+from bulkspider.errors import NEEDS_REACTOR, UsageError
 
 logger = logging.getLogger(__name__)
 
@@ -41,13 +40,15 @@ class Addon:
 
     def update_settings(self, settings: BaseSettings) -> None:
         """Installs middleware, handler, run and pipeline."""
+        # Imported late: importing the add-on must install no reactor.
+        from bulkspider.middleware import BulkMiddleware
+
         settings.setdefault_in_component_priority_dict("DOWNLOADER_MIDDLEWARES", BulkMiddleware, 0)
         if not settings.getbool("TWISTED_REACTOR_ENABLED", True):
             _refuse_without_reactor(settings)
             return
         for scheme in ("http", "https"):
             self._install_handler(settings, scheme)
-        # Imported late: importing the add-on must install no reactor.
         from bulkspider.progress import Progress
         from bulkspider.run import Run
 

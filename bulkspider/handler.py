@@ -25,9 +25,10 @@ from scrapy.http import Headers, Response
 from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider import bare
-from bulkspider.delivery import Delivery
-from bulkspider.entry import Entry, EntryError, without_userinfo
+from bulkspider.delivery import Delivery, error_of
+from bulkspider.entry import Entry, EntryError, redact, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped, UsageError
+from bulkspider.items import BulkItem
 from bulkspider.pace import Outcome
 from bulkspider.run import Run
 from bulkspider.segment import Segment
@@ -123,6 +124,9 @@ class BulkDownloadHandler:
         if request.headers.get("Accept") == Headers(settings["DEFAULT_REQUEST_HEADERS"]).get("Accept"):
             request.headers["Accept"] = "*/*"
         root = bare.store(self._run.options.store, settings["FILES_STORE"])
+        bulk = request.meta[META]
+        if bare.RESULT not in bulk:
+            self._crawler.stats.inc_value("bulk/entries")
         try:
             delivery = Delivery(self._run, entry, root)
             async with delivery.turn():
@@ -130,9 +134,11 @@ class BulkDownloadHandler:
                 if item is None:
                     return await self._fetch(request, delivery)
         except BulkError as error:
+            refused = BulkItem(name=entry.name, url=redact(entry.url), status="failed", error=error_of(error))
+            bulk.setdefault(bare.RESULT, bare.result_of(refused))
             raise _exception(error) from error
         self._run.count(item)
-        request.meta[META][bare.RESULT] = bare.result_of(item)
+        bulk[bare.RESULT] = bare.result_of(item)
         return Response(request.url, flags=[FLAG])
 
     async def _fetch(self, request: Request, delivery: Delivery) -> Response:

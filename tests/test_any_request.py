@@ -134,6 +134,11 @@ def test_failures_are_scrapys_own(project: Project) -> None:
         assert "did you mean sha256?" in str(rows["typo.bin"]["message"])
         assert "would leave the output folder" in str(rows["../out.bin"]["message"])
         assert origin.requests_for("typo.bin") == origin.requests_for("out.bin") == []
+        # Counted when nobody tries again; what is no proper request is no entry.
+        counted = {name: stat(project.log, f"bulk/{name}") for name in ("entries", "files/complete", "files/failed")}
+        assert counted == {"entries": 6, "files/complete": 2, "files/failed": 4}
+        assert [stat(project.log, f"bulk/failed/{code}") for code in ("http_404", "lost", "html")] == [1, 1, 1]
+        assert stat(project.log, "bulk/failed/digest_mismatch") == 1
 
 
 def test_two_requests_for_one_path_are_one_transfer_and_two_urls_are_an_error(project: Project) -> None:

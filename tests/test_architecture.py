@@ -21,7 +21,7 @@ LAYERS = (
     ("handler",),
     ("segment",),
     ("transfer",),
-    ("schedule", "arguments", "delivery"),
+    ("schedule", "arguments", "delivery", "middleware"),
     ("run",),
     ("download",),
     (
@@ -42,7 +42,6 @@ LAYERS = (
         "secrecy",
         "claims",
         "gate",
-        "middleware",
         "fallback",
         "versions",
     ),
