@@ -15,6 +15,8 @@ from faulty import Exchange, FaultyOrigin, good, make_body
 from holding import Holds, size_of, stall_until
 from project import PAGE, Project, stat
 from proxy import Proxy, basic
+from readme import table
+from scrapy import signals
 from scrapy.settings import default_settings
 
 BODY = make_body(300_000)
@@ -173,7 +175,7 @@ def test_rules_identity_throttle_feeds_logs_and_another_handler_all_at_once(proj
         with (project.folder / "all.csv").open() as feed:
             assert {row["name"] for row in csv.DictReader(feed)} == set(rows)
         assert (project.folder / "all.xml").read_text().count("<item>") == len(rows)
-        assert "Traceback" not in project.log
+        assert "spider_exceptions" not in project.log
 
 
 def test_a_page_in_the_cache_is_not_taken_for_the_file_and_pages_come_from_it_as_ever(project: Project) -> None:
@@ -280,3 +282,60 @@ def test_what_closes_a_spider_ends_transfers_at_once(project: Project, why: str)
         for name in "ab":
             assert size_of(folder / f"{name}.bin.part") >= 150_000
         assert stat(project.log, "bulk/files/interrupted") == stat(project.log, "bulk/entries") == 2
+
+
+RECORDER = """
+import json
+
+from scrapy import signals
+from scrapy.http import Request
+
+KINDS = {"x.bin": "request", "y.bin": "item's file", "z.bin": "spider `bulk`"}
+
+
+class Recorder:
+    \"\"\"Writes down which signals were sent for which kind of transfer, or of item.\"\"\"
+
+    @classmethod
+    def from_crawler(cls, crawler):
+        recorder = cls()
+        recorder.seen = set()
+        recorder.receivers = [recorder.receiver(name) for name in vars(signals) if not name.startswith("_")]
+        for name, receive in recorder.receivers:
+            crawler.signals.connect(receive, getattr(signals, name))
+        return recorder
+
+    def receiver(self, name):
+        def receive(request=None, item=None, **_):
+            about = request.url if request is not None and "bulk" in request.meta else str(item or "")
+            self.seen |= {(kind, name) for file, kind in KINDS.items() if file in about}
+            if name == "spider_closed":
+                with open("signals.jsonl", "a") as file:
+                    file.writelines(json.dumps(pair) + "\\n" for pair in self.seen)
+
+        return name, receive
+"""
+
+
+def test_the_signals_of_our_transfers_are_those_the_readme_names(project: Project) -> None:
+    (project.folder / "shop" / "recorder.py").write_text(RECORDER)
+    project.settings["EXTENSIONS"] = {"shop.recorder.Recorder": 0}
+    with FaultyOrigin(default=good, resource=BODY) as origin:
+        ask(
+            project,
+            {"url": "data:,page", "files": [origin.url("y.bin")]},
+            {"url": origin.url("x.bin"), "path": "file.bin"},
+        )
+        (project.folder / "list.txt").write_text(f"name url\nz.bin {origin.url('z.bin')}\n")
+        project.scrapy("crawl", "bulk", "-a", "list=list.txt")
+    told = table("What it does among Scrapy's own parts", "signal")
+    kinds = ("request", "item's file", "spider `bulk`")
+    expected = {
+        (kind, signal)
+        for signal, cells in told.items()
+        for kind, cell in zip(kinds, cells, strict=True)
+        if cell == "yes"
+    }
+    seen = {tuple(json.loads(line)) for line in (project.folder / "signals.jsonl").read_text().splitlines()}
+    assert seen == expected
+    assert all(hasattr(signals, name) for name in told)

@@ -6,26 +6,16 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import fields
-from pathlib import Path
 
-from bulkspider import errors
+from readme import README, ROOT, section, table
+
+from bulkspider import bare, errors
 from bulkspider.arguments import ARGUMENTS
 from bulkspider.items import BulkItem
 from bulkspider.options import Options
 from bulkspider.run import STATUSES
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 SOURCES = sorted((ROOT / "bulkspider").rglob("*.py"))
-
-
-def table(heading: str) -> dict[str, list[str]]:
-    """The first table below a heading: first cell, without its backticks -> the other cells."""
-    section = README.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
-    rows = re.search(r"^\|[-|]+\|\n((?:\|.*\n)+)", section, re.MULTILINE)
-    assert rows is not None
-    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in rows[1].splitlines()]
-    return {first.strip("`"): rest for first, *rest in cells}
 
 
 def codes_in(tree: ast.Module) -> Iterator[str]:
@@ -65,8 +55,68 @@ def test_arguments() -> None:
     assert sorted(table("Arguments")) == sorted(ARGUMENTS)
 
 
+# How the README calls the types of BulkItem's fields.
+TYPES = {
+    "int": "number",
+    "float": "number",
+    "str": "text",
+    "bool": "true/false",
+    "list[str]": "list of texts",
+    "dict[str, str]": "object",
+    "dict[str, Any]": "object",
+    "None": "null",
+}
+
+
 def test_fields_of_the_report() -> None:
-    assert list(table("The report")) == [field.name for field in fields(BulkItem)]
+    told = table("The report")
+    assert list(told) == [field.name for field in fields(BulkItem)]
+    for field in fields(BulkItem):
+        kinds = [TYPES[kind] for kind in str(field.type).split(" | ")]
+        assert told[field.name][0] == " or ".join(kinds), field.name
+
+
+def test_keys_of_meta() -> None:
+    told = table("Any request")
+    assert tuple(told) == bare.KEYS
+    assert all(len(cells) == 3 for cells in told.values()), "type, default and meaning"
+    answer = section("Any request").split('`meta["bulk"]["result"]`')[1].split("[the report]")[0]
+    assert tuple(re.findall(r"`(\w+)`", answer)) == bare.RESULT_KEYS
+
+
+def test_keys_of_a_files_result() -> None:
+    (tree,) = [ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES if path.name == "filespipeline.py"]
+    (result,) = [
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign)
+        and isinstance(node.value, ast.Dict)
+        and "result" in ast.unparse(node.targets[0])
+    ]
+    assert list(table("Files of items")) == [key.value for key in result.keys if isinstance(key, ast.Constant)]
+
+
+SETTERS = ("set_value", "inc_value", "max_value", "min_value")
+
+
+def stat_of(key: ast.expr) -> str:
+    """The key of a stat; what varies in it is a word in capitals, as in the README."""
+    if isinstance(key, ast.JoinedStr):
+        return "".join(map(stat_of, key.values))
+    if isinstance(key, ast.FormattedValue):
+        return str(re.findall(r"\w+", ast.unparse(key.value))[-1]).upper()
+    assert isinstance(key, ast.Constant), f"line {key.lineno}: a stat is to be named where it is set"
+    return str(key.value)
+
+
+def stats_in(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SETTERS:
+            yield stat_of(node.args[0])
+
+
+def test_stats() -> None:
+    assert set(table("Stats")) == {key for path in SOURCES for key in stats_in(ast.parse(path.read_text("utf-8")))}
 
 
 def test_statuses() -> None:
