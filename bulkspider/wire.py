@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from OpenSSL import SSL
 from scrapy.http import Headers
+from scrapy.utils.asyncio import is_asyncio_available
 from scrapy.utils.defer import maybe_deferred_to_future
 from service_identity import VerificationError
 from twisted.internet import error as net
@@ -97,7 +98,16 @@ class Wire:
             return Failure(map_error(cast(Exception, failure.value)))
 
         sent.addBoth(settled)
+        if not is_asyncio_available():
+            sent.addCallback(self._in_the_next_turn)
         return sent.addCallbacks(Head, failed)
+
+    def _in_the_next_turn(self, response: IResponse) -> Deferred[IResponse]:
+        """Without asyncio a callback runs while Twisted still has the first bytes of the body in hand: whoever took
+        the socket then would lose them. With asyncio an `await` is always a turn."""
+        turn: Deferred[IResponse] = Deferred()
+        self._reactor.callLater(0, turn.callback, response)
+        return turn
 
     def _send(self, request: Request, headers: Headers, connect_timeout: float) -> Deferred[IResponse]:
         url = request.url.partition("#")[0].encode("ascii")

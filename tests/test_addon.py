@@ -15,6 +15,7 @@ from scrapy.pipelines.files import FilesPipeline
 from scrapy.settings import Settings
 
 from bulkspider import Addon, BulkFilesPipeline
+from bulkspider.splice import WORTH_IT
 
 BODY = make_body(50_000)
 OURS = "bulkspider.handler.BulkDownloadHandler"
@@ -213,12 +214,15 @@ def test_handlers_of_the_old_style_and_broken_ones_are_to_us_what_they_are_to_sc
     ids=["select", "epoll", "uvloop"],
 )
 def test_other_reactors(project: Project, settings: dict[str, Any]) -> None:
-    if "ASYNCIO_EVENT_LOOP" in settings:
-        pytest.importorskip("uvloop")
-    with FaultyOrigin({"a.bin": good, "page": good}, resource=BODY) as origin:
+    """Also with bodies that threads move, and with those that the reactor does."""
+    large = make_body(4 * WORTH_IT)
+    table = {"a.bin": good, "page": good, "large.bin": (good, large)}
+    with FaultyOrigin(table, resource=BODY) as origin:
         assert_both(project, project.crawl(origin.url("").rstrip("/"), **settings))
-        (project.folder / "list.txt").write_text(f"name url\nb.bin {origin.url('a.bin')}\n")
+        (project.folder / "list.txt").write_text(f"name url\nb.bin {origin.url('large.bin')}\n")
         assert "1 entry: 1 complete" in project.scrapy("crawl", "bulk", "-a", "list=list.txt", **settings)
+        assert (project.folder / "output" / "list" / "b.bin").read_bytes() == large
+        assert len(origin.requests_for("large.bin")) == 1
 
 
 def test_without_a_reactor_it_says_so_and_is_out_of_the_way(project: Project) -> None:

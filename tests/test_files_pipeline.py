@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import statistics
 import threading
 from pathlib import Path
 
@@ -208,27 +209,73 @@ def test_pages_are_served_while_two_files_of_the_same_host_are_not(
         assert events[:first_end].count("file begins") == 2
 
 
-def test_two_large_files_beside_pages_need_little_memory_and_a_rerun_fetches_nothing(project: Project) -> None:
-    big = make_body(200 * 1024 * 1024, "big")
-    project.write_spider(
-        PAGES
-        + """
+SHOP = """
+    files = ""
+
+    async def start(self):
+        yield self.page(0)
+
+    def page(self, number):
+        asked = __import__("time").monotonic()
+        return scrapy.Request(f"{self.site}/page-{number}.html", cb_kwargs={"number": number, "asked": asked})
+
+    def parse(self, response, number, asked):
+        seconds = __import__("time").monotonic() - asked
+        yield {"title": response.css("title::text").get(), "number": number, "seconds": seconds}
+        if number == 0 and self.files:
+            yield {"file_urls": [self.site + "/one.bin"]}
+            yield scrapy.Request(self.site + "/two.bin", self.got, meta={"bulk": {"path": "two.bin"}})
+        if number < 29:
+            yield self.page(number + 1)
+
+    def got(self, response):
+        yield {"result": response.meta["bulk"]["result"]}
+
     def closed(self, reason):
         # Not ru_maxrss, which begins with what the process had that started this one.
         (line,) = [line for line in open("/proc/self/status") if line.startswith("VmHWM:")]
         self.crawler.stats.set_value("peak_mib", int(line.split()[1]) // 1024)
 """
-    )
+REACTORS: dict[str, dict[str, object]] = {
+    "asyncio": {},
+    "uvloop": {"ASYNCIO_EVENT_LOOP": "uvloop.Loop"},
+    "select": {"TWISTED_REACTOR": "twisted.internet.selectreactor.SelectReactor"},
+    "epoll": {"TWISTED_REACTOR": "twisted.internet.epollreactor.EPollReactor"},
+    "poll": {"TWISTED_REACTOR": "twisted.internet.pollreactor.PollReactor"},
+}
+
+
+@pytest.mark.parametrize("reactor", REACTORS)
+def test_two_large_files_beside_the_pages_of_a_new_project(
+    project: Project, request: pytest.FixtureRequest, reactor: str
+) -> None:
+    if reactor != "asyncio" and not request.config.getoption("--long"):
+        pytest.skip("the other reactors with --long; test_addon.py has them with small files")
+    big = make_body(200 * 1024 * 1024, "big")
+    md5 = hashlib.md5(big).hexdigest()
+    settings = REACTORS[reactor]
+    project.write_spider(SHOP)
     with FaultyOrigin({"one.bin": good, "two.bin": good}, resource=big) as origin:
-        for number in range(10):
+        for number in range(30):
             origin.add(f"page-{number}.html", status(200, body=PAGE % b""))
-        for run in range(2):
-            items = project.crawl(site(origin))
-            (files,) = [item["files"] for item in items if item.get("files")]
-            assert [file["checksum"] for file in files] == [hashlib.md5(big).hexdigest()] * 2
-            assert len(items) == 11
+
+        alone = project.crawl(site(origin), ADDONS={}, **settings)
+        assert len(alone) == 30
+        for already in (False, True):
+            items = project.crawl(site(origin), "-a", "files=yes", **settings)
+            (file,) = [file for item in items for file in item.get("files", [])]
+            (result,) = [item["result"] for item in items if "result" in item]
+            assert (file["checksum"], file["status"]) == (md5, "uptodate" if already else "downloaded")
+            assert (result["already"], result["status"]) == (already, "complete")
+            assert hashlib.md5((project.folder / "store" / "two.bin").read_bytes()).hexdigest() == md5
+            pages = [item for item in items if "number" in item]
+            assert sorted((item["number"], item["title"]) for item in pages) == [(n, "a page") for n in range(30)]
             assert stat(project.log, "peak_mib") < 150
-            assert len(origin.requests_for("one.bin")) == len(origin.requests_for("two.bin")) == 1, run
+            assert len(origin.requests_for("one.bin")) == len(origin.requests_for("two.bin")) == 1
+            if not already:
+                ms = [1000 * statistics.median(item["seconds"] for item in rows) for rows in (alone, pages)]
+                peak = stat(project.log, "peak_mib")
+                print(f"{reactor}: a page takes {ms[0]:.1f} ms alone, {ms[1]:.1f} ms beside two files; peak {peak} MiB")
 
 
 def test_other_storages_are_refused_clearly_or_left_to_the_stock_pipeline(project: Project) -> None:
