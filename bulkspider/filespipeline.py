@@ -110,6 +110,10 @@ class BulkFilesPipeline(FilesPipeline):
             if errback is None:
                 raise
             return errback(Failure(error))
+        except Exception:
+            # An override of the project has failed; `item_completed` would pass over it.
+            logger.error("File (error): %s", redact(request.url), exc_info=True, extra={"spider": info.spider})
+            raise
 
     async def _file(self, request: Request, path: str) -> dict[str, Any]:
         stats = self.crawler.stats
@@ -123,7 +127,7 @@ class BulkFilesPipeline(FilesPipeline):
             return self._told(request, failed)
         place = (delivery.path, url_key(entry.url))
         if place in self._failed:
-            return self._told(request, self._failed[place], again=True)
+            return self._told(request, self._failed[place])
         try:
             async with delivery.turn(outside=True):
                 done = await delivery.find_finished(since=self._expired_before)
@@ -142,10 +146,9 @@ class BulkFilesPipeline(FilesPipeline):
         """FILES_EXPIRES, in days: an older proof does not count any more."""
         return None if self.expires < 0 else time.time() - self.expires * 24 * 3600
 
-    def _told(self, request: Request, done: BulkItem, again: bool = False) -> dict[str, Any]:
+    def _told(self, request: Request, done: BulkItem) -> dict[str, Any]:
         """The result that the project sees. Raises BulkFileError for a failure."""
-        if not again:
-            self._run.count(done)
+        self._run.count(done)
         status = "uptodate" if done.already else "downloaded"
         result = {
             "url": request.url,

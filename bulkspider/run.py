@@ -110,8 +110,11 @@ class Run:
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        guard_logs()
-        run = cls(crawler)
+        try:
+            run = cls(crawler)
+        except UsageError:
+            guard_logs()
+            raise
         crawler.signals.connect(run._opened, signals.spider_opened)
         crawler.signals.connect(run._stopped, signals.engine_stopped)
         return run
@@ -131,7 +134,12 @@ class Run:
         return self._fallback
 
     def use_folder(self, folder: Folder, writer: str | None = None) -> Ledger:
-        """Makes an opened and locked folder known; the run closes it at its end."""
+        """Makes an opened and locked folder known; the run closes it at its end. Before the first one a crawl has
+        nothing to do with us, and nothing of it is changed."""
+        if not self._folders:
+            guard_logs()
+            if threading.current_thread() is threading.main_thread():
+                self._listen_for_signals()
         root = str(folder.root)
         self._folders[root] = folder
         ledger = self._ledgers[root] = Ledger(folder.private, writer)
@@ -436,10 +444,7 @@ class Run:
     # -------------------------------------------------------------------------------------------- Scrapy's signals
 
     def _opened(self) -> None:
-        guard_logs()
         self._watch.start(TICK, now=False)
-        if threading.current_thread() is threading.main_thread():
-            self._listen_for_signals()
 
     def _listen_for_signals(self) -> None:
         """Remembers which signal ends us, and makes a lost terminal (SIGHUP) an orderly stop as well."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -147,6 +148,28 @@ def project(tmp_path: Path) -> Project:
     (project.folder / "shop" / "other.py").write_text(OTHER)
     project.write_spider(BOTH)
     return project
+
+
+def test_a_crawl_without_files_is_left_alone(project: Project) -> None:
+    """Its log shows what it showed, and a lost terminal does what it did."""
+    project.write_spider("""
+    async def start(self):
+        yield scrapy.Request(self.site + "/page?token=abc123")
+
+    def parse(self, response):
+        import signal
+
+        yield {"hangup": str(signal.getsignal(signal.SIGHUP)), "bytes": len(response.body)}
+""")
+    with FaultyOrigin({"page": good}, resource=BODY) as origin:
+        hangup = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        try:
+            (item,) = project.crawl(origin.url("").rstrip("/"))
+        finally:
+            signal.signal(signal.SIGHUP, hangup)
+    assert item == {"hangup": str(signal.SIG_DFL), "bytes": len(BODY)}
+    assert "/page?token=abc123>" in project.log
+    assert "'bulk/" not in project.log
 
 
 @pytest.mark.parametrize(

@@ -99,10 +99,12 @@ class Mine(BulkFilesPipeline):
             yield scrapy.Request(url, headers={"X-Mine": "yes"}, meta={"bulk": {"size": 300_000}})
 
     def file_path(self, request, response=None, info=None, *, item=None):
+        if "c.bin" in request.url:
+            raise RuntimeError("no name for it")
         return item["title"] + "/" + request.url.rpartition("/")[2]
 
     def item_completed(self, results, item, info):
-        item["got"] = [(ok, value["path"] if ok else value.value.info["error"]["code"]) for ok, value in results]
+        item["got"] = [(ok, value["path"] if ok else str(value.value)) for ok, value in results]
         return item
 
 
@@ -112,8 +114,12 @@ class Stock(FilesPipeline):
     project.write_spider(ONE_ITEM.replace('"file_urls"', '"title": "t", "links"'))
     settings = {"ITEM_PIPELINES": {"shop.pipelines.Mine": 1, "shop.pipelines.Stock": 2}}
     with FaultyOrigin({"a.bin": good, "b.bin": status(503)}, resource=BODY) as origin:
-        (item,) = project.crawl(site(origin), "-a", "urls=a.bin b.bin", BULK_ORIGIN_PATIENCE=1, **settings)
-        assert item["got"] == [[True, "t/a.bin"], [False, "origin_down"]]
+        (item,) = project.crawl(site(origin), "-a", "urls=a.bin b.bin c.bin", BULK_ORIGIN_PATIENCE=1, **settings)
+        (good_one, down, nameless) = item["got"]
+        assert good_one == [True, "t/a.bin"]
+        assert down[1].endswith("[origin_down]")
+        assert nameless == [False, "no name for it"]
+        assert "RuntimeError: no name for it" in project.log
         assert (project.folder / "store/t/a.bin").read_bytes() == BODY
         assert {request.headers["x-mine"] for request in origin.requests} == {"yes"}
         assert len(origin.requests_for("b.bin")) > 1
