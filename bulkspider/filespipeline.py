@@ -229,7 +229,6 @@ class BulkFilesPipeline(FilesPipeline):
             headers=headers,
             meta={
                 "allow_offsite": True,
-                "autothrottle_dont_adjust_delay": True,
                 **request.meta,
                 "bulk": bulk,
                 "download_slot": slot,

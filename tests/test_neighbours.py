@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def test_rules_identity_throttle_feeds_logs_and_another_handler_all_at_once(proj
         "ROBOTSTXT_OBEY": True,
         "AUTOTHROTTLE_ENABLED": True,
         "AUTOTHROTTLE_DEBUG": True,
-        "AUTOTHROTTLE_START_DELAY": 0.01,
+        "AUTOTHROTTLE_START_DELAY": 0.3,
         "EXTENSIONS": {"scrapy.extensions.periodic_log.PeriodicLog": 0},
         "PERIODIC_LOG_DELTA": {"include": ["bulk/"]},
         "LOGSTATS_INTERVAL": 0.2,
@@ -167,7 +168,9 @@ def test_rules_identity_throttle_feeds_logs_and_another_handler_all_at_once(proj
         assert {request.headers.get("authorization") for request in near.requests} == {basic("user:secret")}
         for request in far.requests:
             assert not {"authorization", "cookie"} & set(request.headers)
-        assert "slot: 127.0.0.1 | conc:" in project.log, "AutoThrottle sees our requests"
+        delays = re.findall(r"slot: (bulk:)?127.0.0.1 \| conc:.* \| delay: *(\d+) ms", project.log)
+        assert {slot for slot, _ in delays} == {"", "bulk:"}, "AutoThrottle sees files, too"
+        assert int([delay for slot, delay in delays if slot][-1]) < 300, "it lets files go faster than it began"
         assert '"bulk/bytes_received"' in project.log.split("[scrapy.extensions.periodic_log]")[-1]
         assert "Telnet console listening" in project.log
         assert stat(project.log, "rendering/other") == 2, "robots.txt and the page"
