@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 HANDLER = "bulkspider.handler.BulkDownloadHandler"
 OURS = (HANDLER, "bulkspider.BulkDownloadHandler")
+SPIDERS = "bulkspider.spiders"
 FILES_PIPELINE = "bulkspider.filespipeline.BulkFilesPipeline"
 
 
@@ -30,13 +31,11 @@ class Addon:
 
     @classmethod
     def update_pre_crawler_settings(cls, settings: BaseSettings) -> None:
-        """Makes `scrapy crawl bulk` known (Scrapy >= 2.13)."""
+        """Makes `scrapy crawl bulk` known. It stands first: a spider `bulk` of the project itself wins over ours."""
         modules = list(settings.getlist("SPIDER_MODULES"))
-        if "bulkspider.spiders" not in modules:
+        if SPIDERS not in modules:
             priority = settings.getpriority("SPIDER_MODULES") or 0
-            settings.set(
-                "SPIDER_MODULES", [*modules, "bulkspider.spiders"], max(priority, SETTINGS_PRIORITIES["addon"])
-            )
+            settings.set("SPIDER_MODULES", [SPIDERS, *modules], max(priority, SETTINGS_PRIORITIES["addon"]))
 
     def update_settings(self, settings: BaseSettings) -> None:
         """Installs middleware, handler, run and pipeline."""

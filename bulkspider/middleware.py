@@ -9,6 +9,7 @@ Other requests, and those of the spider and of BulkFilesPipeline, pass untouched
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from scrapy.exceptions import NotSupported
 
@@ -41,6 +42,8 @@ class BulkMiddleware:
             return
         if self._run is None:
             raise NotSupported(f'meta["bulk"]: {NEEDS_REACTOR}')
+        if urlsplit(request.url).scheme not in ("http", "https"):
+            raise NotSupported(f'meta["bulk"]: {request.url}: only http and https')
         # Neither answered from there, nor stored there without its body.
         request.meta["dont_cache"] = True
 

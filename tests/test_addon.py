@@ -84,6 +84,17 @@ def test_the_slots_of_files_take_over_what_was_said_of_their_hosts() -> None:
     assert applied(DOWNLOAD_SLOTS=slots).getdict("DOWNLOAD_SLOTS") == slots
 
 
+def test_a_spider_of_the_same_name_is_the_projects(project: Project) -> None:
+    project.write_spider("""
+    name = "bulk"
+
+    async def start(self):
+        yield {"mine": True}
+""")
+    project.scrapy("crawl", "bulk", "-O", "items.jsonl")
+    assert (project.folder / "items.jsonl").read_text() == '{"mine": true}\n'
+
+
 def test_importing_it_installs_no_reactor() -> None:
     code = (
         "from scrapy.settings import Settings; from bulkspider import Addon, BulkFilesPipeline;"

@@ -146,12 +146,14 @@ def test_rules_identity_throttle_feeds_logs_and_another_handler_all_at_once(proj
                     {"url": near.url("packed.bin"), "path": "packed.bin"},
                     {"url": near.url("no/way.bin"), "path": "forbidden.bin"},
                     {"url": far.url("away.bin"), "path": "offsite.bin"},
+                    {"url": "data:,text", "path": "data.bin", "meta": {"allow_offsite": True}},
                 ],
             }
         ]
         items = project.crawl("", "-a", f"todo={json.dumps(todo)}", *arguments, **settings)
         rows = {item["name"]: item for item in items}
         assert rows["forbidden.bin"]["failed"] == "IgnoreRequest"
+        assert rows["data.bin"]["failed"] == "NotSupported", "another handler would hold the file in memory"
         assert "offsite.bin" not in rows, "a request to another domain is dropped as any other"
         assert far.requests_for("away.bin") == near.requests_for("no/way.bin") == near.requests_for("no/item.bin") == []
         for name in ("mine.bin", "busy.bin", "moved.bin"):
