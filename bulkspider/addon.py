@@ -48,11 +48,13 @@ class Addon:
             return
         for scheme in ("http", "https"):
             self._install_handler(settings, scheme)
+        from bulkspider.metrics import Metrics
         from bulkspider.progress import Progress
         from bulkspider.run import Run
 
         settings.setdefault_in_component_priority_dict("EXTENSIONS", Run, 0)
         settings.setdefault_in_component_priority_dict("EXTENSIONS", Progress, 0)
+        settings.setdefault_in_component_priority_dict("EXTENSIONS", Metrics, 0)
         self._replace_files_pipeline(settings)
         if _uses(settings, FILES_PIPELINE):
             _copy_slots(settings)

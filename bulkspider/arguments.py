@@ -7,6 +7,7 @@ reactor starts, so that a mistake ends with one clear sentence; in a foreign pro
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import shutil
 from collections.abc import Mapping
@@ -20,12 +21,15 @@ from bulkspider.options import Options, nearest
 from bulkspider.sources import ListSource, check_list, folder_name
 from bulkspider.sums import Sums, read_sums
 
-ARGUMENTS = ("list", "output", "skip", "bad_lines", "sums", "verify", "match", "limit")
+ARGUMENTS = ("list", "output", "skip", "bad_lines", "sums", "verify", "match", "limit", "report")
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked list and a locked folder. sums_url: where a checksum file is to be fetched from first."""
+    """A checked list and a locked folder. sums_url: where a checksum file is to be fetched from first.
+
+    report: the page to write, an absolute path.
+    """
 
     folder: Folder
     source: ListSource
@@ -33,6 +37,7 @@ class Prepared:
     sums: Sums | None = None
     sums_url: str | None = None
     verify: bool = False
+    report: str | None = None
 
 
 def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepared:
@@ -43,6 +48,8 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
     options = Options.from_settings(settings)
     if options.fresh_url:
         load_hook(options.fresh_url)
+    if options.metrics_port and importlib.util.find_spec("prometheus_client") is None:
+        raise UsageError("BULK_METRICS_PORT needs the package prometheus-client: pip install 'bulkspider[metrics]'")
     path = arguments.get("list")
     if not path:
         raise UsageError("which list? Say -a list=FILE (`name url` a line), for example -a list=input/tmp")
@@ -58,6 +65,7 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
     if path != "-" and not os.path.exists(path):
         # Before the folder is made: a mistyped name leaves no trace.
         raise UsageError(f"{path}: no such list; give the path of a file with a line `name url` for each file")
+    report = _report(arguments.get("report"))
     known_sums = read_sums(sums) if sums else None
     output = arguments.get("output") or os.path.join("output", folder_name(path))
     was_there = os.path.isdir(output)
@@ -81,7 +89,22 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Prepar
             with contextlib.suppress(OSError):
                 os.rmdir(folder.root)
         raise
-    return Prepared(folder, source, path, known_sums, sums_url, verify == "1")
+    return Prepared(folder, source, path, known_sums, sums_url, verify == "1", report)
+
+
+def _report(path: str | None) -> str | None:
+    """Checked now: after a day of downloads it is too late to say that there is no such folder."""
+    if not path:
+        return None
+    if not path.lower().endswith((".html", ".htm")):
+        raise UsageError(f"argument report={path}: it is an HTML page, say report=NAME.html; rows are -O report.jsonl")
+    path = os.path.abspath(path)
+    folder = os.path.dirname(path)
+    if not os.path.isdir(folder):
+        raise UsageError(f"argument report={path}: there is no folder {folder}; make it, or choose another")
+    if os.path.isdir(path) or not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"argument report={path}: it cannot be written; choose another place")
+    return path
 
 
 def _choice(arguments: Mapping[str, str], name: str, default: str, allowed: Mapping[str, str]) -> str:

@@ -70,6 +70,13 @@ def _count(value: object) -> int:
     return number
 
 
+def _port(value: object) -> int:
+    number = _count(value)
+    if number > 65535:
+        raise ValueError("a port is at most 65535")
+    return number
+
+
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
@@ -128,6 +135,9 @@ class Options:
     store: str | None = _setting(None, _text)
     preallocate: bool = _setting(False, _flag)
     require_proof: bool = _setting(False, _flag)
+    progress: str = _setting("auto", _choice("auto", "bar", "log", "off"))
+    metrics_port: int = _setting(0, _port)
+    metrics_host: str = _setting("127.0.0.1", str)
     fallback_http_handler: Any = _setting(None, _any)
     fallback_https_handler: Any = _setting(None, _any)
 

@@ -159,6 +159,11 @@ class Pace:
         """Origins at which nothing may begin now."""
         return {name for name in self._origins if not self.allows(name, now)}
 
+    def closed(self, origin: str, now: float) -> tuple[float, str] | None:
+        """Until when nothing is asked of this origin, and why; None when it is open."""
+        known = self._origins.get(origin)
+        return (known.closed_until, str(known.last_error)) if known and known.closed_until > now else None
+
     def forgive(self, origin: str) -> None:
         """The last pass begins: the outage of the first one is not held against the origin."""
         known = self._of(origin)

@@ -1,131 +1,199 @@
 """Progress: what a person sees of a run. Only reads the run; never changes it.
 
-One line every LOGSTATS_INTERVAL while it goes on, and a summary at its end: what became of the entries, each failure
-with its reason, and the command that goes on. The same numbers are in Scrapy's stats under `bulk/`.
+It chooses once, by BULK_PROGRESS and by whether stderr is a terminal, how that is told: a live display
+(`display.py` on a `terminal.py`) or one line every LOGSTATS_INTERVAL. At the end a summary, and the page of
+`-a report=`. The same numbers are in Scrapy's stats under `bulk/`.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
-import shlex
+import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from scrapy import signals
 from scrapy.exceptions import NotConfigured
+from scrapy.settings import SETTINGS_PRIORITIES
 from scrapy.utils.asyncio import create_looping_call
 
 from bulkspider.listcopy import shown
 from bulkspider.options import human
-from bulkspider.run import STATUSES, Run
+from bulkspider.run import Run
 from bulkspider.spiders.bulk import BulkSpider
+from bulkspider.summary import Tally, Told, clock, plural, summary
+from bulkspider.view import Watcher
 
 if TYPE_CHECKING:
-    from scrapy import Spider
     from scrapy.crawler import Crawler
     from typing_extensions import Self
 
+    from bulkspider.items import BulkItem
+    from bulkspider.report import Report
+    from bulkspider.terminal import Terminal
+
 logger = logging.getLogger(__name__)
+
+# Pictures per second; fast enough to look alive.
+RATE = 4
+# Failures told one by one within a second; the rest of a burst is counted.
+BURST = 5
 
 
 class Progress:
     """Reports on the spider `bulk`; silent for others."""
 
-    def __init__(self, crawler: Crawler) -> None:
+    # Two crawls of one process cannot share the bottom of a terminal.
+    _terminal_taken: ClassVar[bool] = False
+
+    def __init__(self, crawler: Crawler, spider: BulkSpider) -> None:
         self._crawler = crawler
-        self._began = time.monotonic()
-        self._last = (self._began, 0)
+        self._spider = spider
+        self._tally = Tally()
+        self._terminal: Terminal | None = None
+        self._report: Report | None = None
         self._line = create_looping_call(self._log_line)
+        self._picture = create_looping_call(self._draw)
+        self._failed_at = (0.0, 0)
+        self._unsaid = 0
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
-        if not isinstance(crawler.spider, BulkSpider):
+        spider = crawler.spider
+        if not isinstance(spider, BulkSpider):
             raise NotConfigured
-        progress = cls(crawler)
+        progress = cls(crawler, spider)
         crawler.signals.connect(progress._opened, signals.spider_opened)
-        crawler.signals.connect(progress._closed, signals.spider_closed)
+        # Not spider_closed: what others log then would come after the summary.
+        crawler.signals.connect(progress._ended, signals.engine_stopped)
         return progress
 
-    @property
-    def _run(self) -> Run:
+    def _opened(self) -> None:
         run = self._crawler.get_extension(Run)
         assert run is not None
-        return run
-
-    def _stat(self, name: str) -> int:
-        return int(self._crawler.stats.get_value(f"bulk/{name}", 0) or 0)
-
-    def _opened(self, spider: BulkSpider) -> None:
+        self._run = run
         self._began = time.monotonic()
+        self._watcher = Watcher(run, self._spider, self._began)
+        run.on_outcome(self._outcome)
+        if self._spider.report is not None:
+            from bulkspider.report import Report
+
+            self._report = Report(self._spider.report, run, self._spider)
+            self._report.start()
+        logger.info("%s: %s", shown(self._spider.list_path), plural(self._spider.source.entries, "entry", "entries"))
+        mode = how(run.options.progress)
+        if mode == "bar" and not Progress._terminal_taken:
+            self._use_terminal()
         interval = self._crawler.settings.getfloat("LOGSTATS_INTERVAL")
-        logger.info("%s: %s", shown(spider.list_path), plural(spider.source.entries, "entry", "entries"))
-        if interval:
+        if interval and mode != "off":
             self._line.start(interval, now=False)
 
+    def _outcome(self, item: BulkItem) -> None:
+        self._tally.take(item)
+        if self._report is not None:
+            self._report.take(item)
+        if self._terminal is not None and item.status == "failed":
+            self._say_failed(item)
+
+    # ---------------------------------------------------------------------------------------------- the terminal
+
+    def _use_terminal(self) -> None:
+        # Rich takes a tenth of a second to load: only who looks at it waits for it.
+        from bulkspider.terminal import Terminal
+
+        Progress._terminal_taken = True
+        self._terminal = Terminal(sys.stderr)
+        asked_for = (self._crawler.settings.getpriority("LOG_LEVEL") or 0) >= SETTINGS_PRIORITIES["cmdline"]
+
+        def passes(record: logging.LogRecord) -> bool:
+            # What the lines show is not told twice; the log in a file has all of it.
+            return record.levelno >= logging.WARNING or (asked_for and record.name != __name__)
+
+        self._terminal.start(passes)
+        self._picture.start(1 / RATE)
+
+    def _draw(self) -> None:
+        from bulkspider.display import lines
+
+        assert self._terminal is not None
+        view = self._watcher.look(time.monotonic())
+        self._terminal.show(functools.partial(lines, view, unicode=self._terminal.unicode))
+
+    def _say_failed(self, item: BulkItem) -> None:
+        from bulkspider.display import failed
+
+        assert self._terminal is not None
+        now = time.monotonic()
+        since, said = self._failed_at
+        if now - since >= 1.0:
+            since, said = now, 0
+            self._say_rest()
+        if said < BURST:
+            self._terminal.say(failed(item))
+        else:
+            self._unsaid += 1
+        self._failed_at = since, said + 1
+
+    def _say_rest(self) -> None:
+        from bulkspider.display import summary_line
+
+        if self._unsaid and self._terminal is not None:
+            self._terminal.say(summary_line(Told("bad", f"failed … and {self._unsaid:,} more")))
+            self._unsaid = 0
+
+    # ---------------------------------------------------------------------------------------------- the log
+
     def _log_line(self) -> None:
-        now, received = time.monotonic(), self._stat("bytes_received")
-        then, before = self._last
-        self._last = (now, received)
-        counts = self._run.counts
-        done = sum(counts[status] for status in STATUSES)
+        view = self._watcher.look(time.monotonic())
+        total = ""
+        if view.bytes_total is not None:
+            total = f" of {'about ' if view.estimated else ''}{human(view.bytes_total)}"
+        left = f", {clock(view.seconds_left)} left" if view.seconds_left is not None and view.left else ""
         logger.info(
-            "%d of %d done (%d failed), %d running, %s fetched, %s/s",
-            done,
-            self._stat("entries"),
-            counts["failed"],
-            self._run.active,
-            human(received),
-            human((received - before) / max(now - then, 0.001)),
+            "%d of %d done (%d failed), %d running, %s%s on disk, %s fetched, %s/s%s",
+            view.done + view.failed,
+            view.entries,
+            view.failed,
+            view.active,
+            human(view.bytes_done),
+            total,
+            human(view.received),
+            human(view.speed),
+            left,
         )
 
-    def _closed(self, spider: Spider, reason: str) -> None:
-        if self._line.running:
-            self._line.stop()
-        run = self._run
-        for line in self._summary(run, spider):
-            logger.info("%s", line)
-        if isinstance(spider, BulkSpider):
-            for warning in spider.source.warnings:
-                logger.warning("%s", warning)
+    # ---------------------------------------------------------------------------------------------- the end
 
-    def _summary(self, run: Run, spider: Spider) -> list[str]:
-        counts = run.counts
-        told = [f"{counts[status]} {status}" for status in STATUSES if counts[status]]
-        if counts["left"]:
-            told.append(f"{counts['left']} left")
-        seconds = max(time.monotonic() - self._began, 0.001)
-        received, resumed = self._stat("bytes_received"), self._stat("bytes_resumed")
-        total = plural(self._stat("entries"), "entry", "entries")
-        lines = [f"{total}: {', '.join(told) or 'nothing to do'}"]
-        if counts["already"]:
-            lines.append(f"{counts['already']} of them were done by an earlier run: nothing was asked for")
-        if received:
-            lines.append(f"{human(received)} fetched in {seconds:.1f} s ({human(received / seconds)}/s)")
-        if resumed:
-            lines.append(f"{human(resumed)} were on disk already and were not fetched again")
-        for item in run.failures:
-            error: dict[str, Any] = item.error or {}
-            lines.append(f"failed: {item.name}: {error['message']} [{error['code']}]")
-        if counts["failed"] > len(run.failures):
-            lines.append(f"… and {counts['failed'] - len(run.failures)} more failures; -O report.jsonl lists all")
-        if isinstance(spider, BulkSpider) and spider.verifying:
-            if counts["failed"]:
-                lines.append("to fetch what is missing or was refused, run the same without verify=1")
-        elif run.exit_status not in (0, 1, 4, 5):
-            lines.append(f"to go on, run the same again: {command_line()}")
-        return lines
+    async def _ended(self) -> None:
+        for loop in (self._line, self._picture):
+            if loop.running:
+                loop.stop()
+        report = await self._report.end() if self._report is not None else None
+        told = summary(
+            self._run,
+            self._tally,
+            seconds=time.monotonic() - self._began,
+            verifying=self._spider.verifying,
+            report=report,
+        )
+        # In the order that a log needs; a terminal has them all the other way round, the summary last.
+        for line in told:
+            logger.info("%s", line.text)
+        for warning in self._spider.source.warnings:
+            logger.warning("%s", warning)
+        if self._terminal is not None:
+            from bulkspider.display import summary_line
+
+            self._say_rest()
+            self._terminal.close([summary_line(line) for line in told])
+            Progress._terminal_taken = False
 
 
-def command_line() -> str:
-    """What the user typed, as well as it can be known."""
-    # Scrapy takes the command's name out of sys.argv.
-    arguments = sys.orig_argv
-    for at, word in enumerate(arguments):
-        if word.rpartition("/")[2] == "scrapy":
-            return shlex.join(["scrapy", *arguments[at + 1 :]])
-    return shlex.join(arguments)
-
-
-def plural(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
+def how(asked: str) -> str:
+    """bar, log or off: BULK_PROGRESS, `auto` decided by whether a person is looking."""
+    if asked != "auto":
+        return asked
+    looking = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return "bar" if looking else "log"

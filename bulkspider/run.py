@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
@@ -64,6 +64,8 @@ class Active(Protocol):
     download: Download
     host: str
 
+    @property
+    def asking(self) -> bool: ...
     def stop(self, error: BulkError) -> None: ...
     def tick(self, now: float) -> None: ...
     def hold(self, held: bool) -> None: ...
@@ -85,7 +87,6 @@ class Run:
         self.stop_reason: BulkError | None = None
         self.signal: int | None = None
         self.counts: Counter[str] = Counter()
-        self.failures: list[BulkItem] = []
         self.committer = Committer()
         self._wire: Wire | None = None
         self._fallback: Fallback | None = None
@@ -104,9 +105,11 @@ class Run:
         self._held: deque[Active] = deque()
         self._controls: list[ControlFile] = []
         self._controls_read = 0.0
+        self.bytes_done = 0
         self._stop_callbacks: list[Callable[[], None]] = []
         # The spider's ear: a file has begun to flow, so that it may be divided.
         self.changed: Callable[[], None] = lambda: None
+        self._outcome_callbacks: list[Callable[[BulkItem], None]] = []
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -295,6 +298,16 @@ class Run:
     def active(self) -> int:
         return len(self._active)
 
+    @property
+    def transfers(self) -> Collection[Active]:
+        """The transfers under way; a live view."""
+        return self._active
+
+    @property
+    def downloads(self) -> Collection[Download]:
+        """The entries that were begun and have no outcome yet; a live view."""
+        return self._downloads.values()
+
     def is_stopping(self) -> bool:
         """For worker threads."""
         return self.stopping
@@ -401,10 +414,15 @@ class Run:
 
     # -------------------------------------------------------------------------------------------- counting
 
-    def count_known(self, status: str) -> None:
+    def on_outcome(self, callback: Callable[[BulkItem], None]) -> None:
+        """Calls back with the item of every entry that has its outcome."""
+        self._outcome_callbacks.append(callback)
+
+    def count_known(self, status: str, size: int) -> None:
         """An earlier run has done one entry, and nobody asked for its item."""
         for name in (status, "already"):
             self.counts[name] += 1
+        self.bytes_done += size
         stats = self.crawler.stats
         stats.inc_value(f"bulk/files/{status}")
         stats.inc_value("bulk/already")
@@ -420,8 +438,10 @@ class Run:
         if item.error is not None and item.status == "failed":
             stats.inc_value(f"bulk/failed/{item.error['code']}")
             self.counts["permanent" if item.error["permanent"] else "retryable"] += 1
-            if len(self.failures) < 20:
-                self.failures.append(item)
+        elif item.status != "interrupted":
+            self.bytes_done += item.size or 0
+        for callback in self._outcome_callbacks:
+            callback(item)
 
     @property
     def exit_status(self) -> int:

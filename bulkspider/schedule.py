@@ -332,6 +332,11 @@ class Schedule:
             times.append(opening)
         return min(times, default=None)
 
+    @property
+    def waiting(self) -> Iterator[tuple[str, float, Work, int]]:
+        """Per origin what waits for its next attempt: the origin, when the first one is due, which it is, how many."""
+        return ((origin, heap[0][0], heap[0][2], len(heap)) for origin, heap in self._waiting.items())
+
     def outlasted(self, now: float) -> Iterator[tuple[Work, BulkError]]:
         """Takes out the waiting works of origins whose outage outlasted our patience."""
         for origin in list(self._waiting):

@@ -161,6 +161,11 @@ class Transfer:
                 self._break(f"slower than BULK_MIN_SPEED ({speed:.0f} bytes/s)", "slow")
             self._window_start, self._window_bytes = now, pump.received_bytes
 
+    @property
+    def asking(self) -> bool:
+        """True while there is no body to read: connecting, waiting for the answer, or looking at it."""
+        return self._pump is None
+
     def hold(self, held: bool) -> None:
         """Stops or lets flow the body, on behalf of a rate limit."""
         if self._pump is not None:

@@ -97,6 +97,7 @@ class BulkSpider(Spider):
         self._sums = prepared.sums
         self._sums_url = prepared.sums_url
         self.verifying = prepared.verify
+        self.report = prepared.report
         self._ready: deque[BulkItem] = deque()
         self._checking = 0
         self._yielding: Piece | None = None
@@ -170,7 +171,7 @@ class BulkSpider(Spider):
         )
         run.changed = self._signal
         self.fresh_urls = FreshUrls(self.list_path, run.options.fresh_url, run.in_thread)
-        self._feeds = bool(settings.getdict("FEEDS"))
+        self._feeds = bool(settings.getdict("FEEDS")) or self.report is not None
         stats = self.crawler.stats
         stats.set_value("bulk/entries", self.source.entries)
         if self.source.duplicates:
@@ -514,7 +515,7 @@ class BulkSpider(Spider):
             self._ready.append(self._item(entry, line.status, line=line))
         else:
             # Nobody would see the item: a million of them only cost time.
-            self.run.count_known(line.status)
+            self.run.count_known(line.status, line.size)
 
     async def _check_again(self, entry: Entry, line: LedgerLine, wanted: dict[str, str]) -> None:
         """The file was touched, or the list gives a hash that the ledger does not hold: hash it here, fetch nothing."""
