@@ -96,20 +96,25 @@ def _whole(view: View, width: int, unicode: bool) -> Line:
     elif view.seconds_left is not None and view.left:
         groups.append((3, [Segment(f"{'~' if view.estimated else ''}{clock(view.seconds_left)} left", BOLD)]))
     groups.append((6, [Segment(f"{clock(view.seconds)} so far", DIM)]))
-    while len(groups) > 1 and _wide(groups, dot) > width:
+    while len(groups) > 1 and sum(_wide(group) + len(dot) for _, group in groups) - len(dot) > width:
         groups.remove(max(groups, key=lambda group: group[0]))
     line: Line = []
     for _, segments in groups:
         line += [Segment(dot, DIM), *segments] if line else segments
-    rest = width - sum(cell_len(segment.text) for segment in line) - len(dot) - 5
+    rest = width - _wide(line) - 6
     if view.bytes_total and rest >= 10:
         share = min(view.bytes_done / view.bytes_total, 1.0)
         line += [Segment(" "), *_bar(share, min(rest, 60), unicode), Segment(f" {_percent(share)}")]
-    return line
+    return _within(line, width)
 
 
-def _wide(groups: list[tuple[int, list[Segment]]], dot: str) -> int:
-    return sum(cell_len(segment.text) for _, segments in groups for segment in segments) + len(dot) * (len(groups) - 1)
+def _wide(line: Line) -> int:
+    return sum(cell_len(segment.text) for segment in line)
+
+
+def _within(line: Line, width: int) -> Line:
+    """The line, or as much of it as a very narrow terminal takes."""
+    return line if _wide(line) <= width else [Segment(_fit("".join(segment.text for segment in line), width))]
 
 
 class _Columns:
@@ -146,14 +151,14 @@ def _file(row: Running, at: _Columns, unicode: bool) -> Line:
         notes = [f"{row.connections}{'×' if unicode else 'x'}"] if row.connections > 1 else []
         notes += [f"{'attempt' if at.note > 8 else 'try'} {row.attempt}"] if row.attempt > 1 else []
         line.append(Segment(" " + _fit(" ".join(notes), at.note), WARN if row.attempt > 1 else DIM))
-    used = sum(cell_len(segment.text) for segment in line)
-    return line if used <= at.width else [Segment(_fit("".join(segment.text for segment in line), at.width))]
+    return _within(line, at.width)
 
 
 def _waits(row: Waiting, width: int) -> Line:
-    what = clean(row.name) if row.files == 1 else f"{row.files} files"
-    why = f" ({clean(row.why)})" if row.why else ""
-    return [Segment(_fit(f"  {what} from {row.origin}: next attempt in {clock(row.seconds)}{why}", width), WARN)]
+    what = row.name if row.files == 1 else f"{row.files} files"
+    why = f" ({row.why})" if row.why else ""
+    text = clean(f"  {what} from {row.origin}: next attempt in {clock(row.seconds)}{why}")
+    return [Segment(_fit(text, width), WARN)]
 
 
 def _bar(share: float, width: int, unicode: bool) -> Line:

@@ -83,12 +83,17 @@ class Progress:
             self._report = Report(self._spider.report, run, self._spider)
             self._report.start()
         logger.info("%s: %s", shown(self._spider.list_path), plural(self._spider.source.entries, "entry", "entries"))
-        mode = how(run.options.progress)
+        mode = how(run.options.progress, feeds_terminal=self._feeds_terminal)
         if mode == "bar" and not Progress._terminal_taken:
             self._use_terminal()
         interval = self._crawler.settings.getfloat("LOGSTATS_INTERVAL")
         if interval and mode != "off":
             self._line.start(interval, now=False)
+
+    @property
+    def _feeds_terminal(self) -> bool:
+        to_stdout = any(str(uri).startswith(("stdout:", "-")) for uri in self._crawler.settings.getdict("FEEDS"))
+        return to_stdout and sys.stdout is not None and sys.stdout.isatty()
 
     def _outcome(self, item: BulkItem) -> None:
         self._tally.take(item)
@@ -191,9 +196,12 @@ class Progress:
             Progress._terminal_taken = False
 
 
-def how(asked: str) -> str:
-    """bar, log or off: BULK_PROGRESS, `auto` decided by whether a person is looking."""
-    if asked != "auto":
-        return asked
-    looking = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-    return "bar" if looking else "log"
+def how(asked: str, *, feeds_terminal: bool) -> str:
+    """bar, log or off: BULK_PROGRESS, `auto` decided by whether a person is looking.
+
+    feeds_terminal: items are written to the terminal too, where a display would stand in their way.
+    """
+    if sys.stderr is None or asked not in ("auto", "bar"):
+        return "off" if asked == "off" else "log"
+    looking = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
+    return "bar" if asked == "bar" or (looking and not feeds_terminal) else "log"

@@ -69,10 +69,7 @@ class Report:
         self._spider = spider
         self._began = time.time()
         self._began_clock = time.monotonic()
-        self._rows: list[str] = []
-        self._bad_rows: list[str] = []
-        self._omitted = 0
-        self._codes: set[str] = set()
+        self._rows = Rows()
         self._throughput = Throughput()
         self._sampling = create_looping_call(self._sample)
         self._writing = create_looping_call(self._write_now)
@@ -82,13 +79,7 @@ class Report:
         self._writing.start(EVERY, now=False)
 
     def take(self, item: BulkItem) -> None:
-        rows = self._rows if item.error is None else self._bad_rows
-        if len(rows) >= ROWS:
-            self._omitted += 1
-            return
-        if item.error is not None:
-            self._codes.add(item.error["code"])
-        rows.append(encode(row_of(item, time.monotonic() - self._began_clock)))
+        self._rows.take(item, time.monotonic() - self._began_clock)
 
     async def end(self) -> str | None:
         """Writes the last page; its path, or None when it could not be written."""
@@ -123,8 +114,8 @@ class Report:
             "already": run.counts["already"],
             "received": int(stats.get_value("bulk/bytes_received", 0)),
             "resumed": int(stats.get_value("bulk/bytes_resumed", 0)),
-            "omitted": self._omitted,
-            "cures": {code: cure(code) for code in sorted(self._codes)},
+            "omitted": self._rows.omitted,
+            "cures": {code: cure(code) for code in sorted(self._rows.codes)},
             "settings": settings_of(run.options, spider.settings),
             "versions": versions(),
             "samples": list(self._throughput.samples),
@@ -135,7 +126,7 @@ class Report:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
-                for piece in page(head, [*self._bad_rows, *self._rows]):
+                for piece in page(head, self._rows.encoded()):
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
@@ -146,6 +137,29 @@ class Report:
                 temporary.unlink()
             return False
         return True
+
+
+class Rows:
+    """The outcomes, encoded, failures first. At most ROWS of them and ROWS failures; `omitted` counts the others."""
+
+    def __init__(self) -> None:
+        self.omitted = 0
+        self.codes: set[str] = set()
+        self._good: list[str] = []
+        self._bad: list[str] = []
+
+    def take(self, item: BulkItem, now: float) -> None:
+        """now: seconds since the run began."""
+        rows = self._good if item.error is None else self._bad
+        if len(rows) >= ROWS:
+            self.omitted += 1
+            return
+        if item.error is not None:
+            self.codes.add(item.error["code"])
+        rows.append(encode(row_of(item, now)))
+
+    def encoded(self) -> list[str]:
+        return [*self._bad, *self._good]
 
 
 class Throughput:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -31,6 +32,8 @@ REASONS = 8
 NOTABLE = 3
 # Below this a speed says more about the clock than about the link.
 WORTH_A_SPEED = 1024 * 1024
+# A setting or argument whose value is nobody's business: -s HTTPAUTH_PASS=…
+_SECRET = re.compile(r"^((?:-s)?\w*(?:PASS|SECRET|TOKEN|KEY|AUTH|COOKIE|CREDENTIAL)\w*)=.+", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +118,9 @@ def summary(run: Run, tally: Tally, *, seconds: float, verifying: bool, report: 
         if counts["failed"]:
             lines.append(Told("command", "to fetch what is missing or was refused, run the same without verify=1"))
     elif run.exit_status not in (0, 1, 4, 5):
-        lines.append(Told("command", f"to go on, run the same again: {command_line()}"))
+        command = command_line()
+        hidden = " (*** stands for what is secret)" if "***" in command else ""
+        lines.append(Told("command", f"to go on, run the same again{hidden}: {command}"))
     return lines
 
 
@@ -147,7 +152,7 @@ def command_line() -> str:
                 # The shell gives the whole path of what it found by its name alone.
                 words = ["scrapy" if shutil.which("scrapy") == word else word, *words[at + 1 :]]
             break
-    return redact(shlex.join(words))
+    return redact(shlex.join(_SECRET.sub(r"\1=***", word) for word in words))
 
 
 def plural(count: int, one: str, many: str) -> str:

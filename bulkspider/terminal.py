@@ -56,6 +56,7 @@ class Terminal:
         self._closing = False
         self._anew = False
         self._undo: list[Callable[[], object]] = []
+        self._continue: Any = None
         self._thread = threading.Thread(target=self._work, name="bulk-terminal", daemon=True)
 
     # ------------------------------------------------------------------------------------------- for the reactor
@@ -64,8 +65,7 @@ class Terminal:
         """Begins to draw. passes: which log records are shown above the lines."""
         self._take_over(passes)
         if threading.current_thread() is threading.main_thread():
-            previous = signal.signal(signal.SIGCONT, self._continued)
-            self._undo.append(lambda: signal.signal(signal.SIGCONT, previous))
+            self._continue = signal.signal(signal.SIGCONT, self._continued)
         atexit.register(self.close)
         self._thread.start()
 
@@ -86,8 +86,9 @@ class Terminal:
         self._closing = True
         self._wake.set()
         self._thread.join(PATIENCE)
-        while self._undo:
-            self._undo.pop()()
+        self._give_back()
+        if self._continue is not None:
+            signal.signal(signal.SIGCONT, self._continue)
         atexit.unregister(self.close)
 
     def _continued(self, number: int, frame: Any) -> None:
@@ -107,11 +108,14 @@ class Terminal:
         self._undo.append(_call(setattr, sys, "stderr", sys.stderr))
         sys.stderr = queue
 
+    def _give_back(self) -> None:
+        while self._undo:
+            self._undo.pop()()
+
     # ------------------------------------------------------------------------------------------- the thread
 
     def _work(self) -> None:
-        # The terminal may be gone: then nobody looks any more.
-        with contextlib.suppress(OSError, ValueError):
+        try:
             while not self._closing:
                 # Log lines come also when nobody shows anything.
                 self._wake.wait(1.0)
@@ -119,6 +123,11 @@ class Terminal:
                 self._frame(self._draw)
             self._above.extend(self._last)
             self._frame(None)
+        except OSError:
+            pass  # the terminal is gone, and nobody looks any more
+        finally:
+            # Whatever ends us, logs go on.
+            self._give_back()
 
     def _frame(self, draw: Draw | None) -> None:
         size = shutil.get_terminal_size() if self._fd is None else _size(self._fd)

@@ -17,7 +17,9 @@ PACKAGE = Path(bulkspider.__file__).parent
 # From the top; the rooms of one line may use each other (but not in a circle) and every line below.
 LAYERS = (
     ("commands", "addon", "settings"),
-    ("spiders", "pipelines", "filespipeline", "progress"),
+    ("spiders", "pipelines", "filespipeline", "progress", "metrics"),
+    ("report", "display", "terminal"),
+    ("summary", "view"),
     ("handler",),
     ("segment",),
     ("transfer",),
@@ -58,7 +60,7 @@ LAYERS = (
     ("urls",),
     ("names",),
     ("options",),
-    ("errors",),
+    ("errors", "cures"),
 )
 RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
 # Known to everybody, and knowing nobody.
