@@ -69,8 +69,7 @@ def failed(item: BulkItem) -> Line:
     """A failure, as it happens."""
     error = item.error or {"code": "error", "message": ""}
     return [
-        Segment("failed ", Style(color="red", bold=True)),
-        Segment(clean(f"{item.name or f'line {item.line}'}: {error['message']} [{error['code']}]"), BAD),
+        Segment(clean(f"failed {item.name or f'line {item.line}'}: {error['message']} [{error['code']}]"), BAD),
     ]
 
 

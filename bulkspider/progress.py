@@ -171,11 +171,11 @@ class Progress:
 
     # ---------------------------------------------------------------------------------------------- the end
 
-    async def _ended(self) -> None:
+    def _ended(self) -> None:
         for loop in (self._line, self._picture):
             if loop.running:
                 loop.stop()
-        report = await self._report.end() if self._report is not None else None
+        report = self._report.end() if self._report is not None else None
         told = summary(
             self._run,
             self._tally,

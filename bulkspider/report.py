@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import platform
+import threading
 import time
 from dataclasses import fields
 from importlib import metadata, resources
@@ -21,7 +22,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scrapy.utils.asyncio import create_looping_call
-from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider import __version__
 from bulkspider.cures import cure
@@ -32,6 +32,8 @@ from bulkspider.summary import command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from twisted.python.failure import Failure
 
     from bulkspider.items import BulkItem
     from bulkspider.run import Run
@@ -71,6 +73,8 @@ class Report:
         self._began_clock = time.monotonic()
         self._rows = Rows()
         self._throughput = Throughput()
+        self._lock = threading.Lock()
+        self._ended = False
         self._sampling = create_looping_call(self._sample)
         self._writing = create_looping_call(self._write_now)
 
@@ -81,20 +85,22 @@ class Report:
     def take(self, item: BulkItem) -> None:
         self._rows.take(item, time.monotonic() - self._began_clock)
 
-    async def end(self) -> str | None:
+    def end(self) -> str | None:
         """Writes the last page; its path, or None when it could not be written."""
         for loop in (self._sampling, self._writing):
             if loop.running:
                 loop.stop()
         self._sample(last=True)
+        self._ended = True
         return str(self._path) if self._write(self._head(ended=True)) else None
 
     def _sample(self, *, last: bool = False) -> None:
         received = int(self._run.crawler.stats.get_value("bulk/bytes_received", 0))
         self._throughput.add(round(time.monotonic() - self._began_clock, 1), received, self._run.active, last=last)
 
-    async def _write_now(self) -> None:
-        await maybe_deferred_to_future(self._run.in_thread(self._write, self._head(ended=False)))
+    def _write_now(self) -> None:
+        if not self._lock.locked():
+            self._run.in_thread(self._write, self._head(ended=False)).addErrback(_complain)
 
     def _head(self, *, ended: bool) -> dict[str, Any]:
         """All but the rows, taken on the reactor's thread."""
@@ -122,7 +128,11 @@ class Report:
         }
 
     def _write(self, head: Mapping[str, Any]) -> bool:
-        """In a worker thread while the run goes on: rows are only ever added."""
+        """In a worker thread while the run goes on: rows are only ever added. False: it was not written."""
+        with self._lock:
+            return head["ended"] == self._ended and self._replace(head)
+
+    def _replace(self, head: Mapping[str, Any]) -> bool:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}.tmp")
         try:
             with temporary.open("wb") as file:
@@ -137,6 +147,10 @@ class Report:
                 temporary.unlink()
             return False
         return True
+
+
+def _complain(failure: Failure) -> None:
+    logger.error("the report could not be written: %s", failure.getErrorMessage())
 
 
 class Rows:

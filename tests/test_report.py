@@ -7,6 +7,8 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from itertools import pairwise
@@ -144,6 +146,33 @@ def test_a_stopped_run_writes_its_page_too(bulk: Bulk) -> None:
         data = data_of(path.read_text(encoding="utf-8"))
         assert (data["counts"]["interrupted"], data["counts"]["left"], data["goOn"]) == (1, 1, True)
         assert data["command"].endswith(f"report={path}")
+
+
+def test_the_page_of_a_run_that_goes_on(bulk: Bulk) -> None:
+    path = bulk.folder / "run.html"
+    held = Holds(300_000, bulk.output / "a.bin.part")
+    with FaultyOrigin({"a.bin": (held.behaviour(), make_body(400_000)), "gone.bin": not_found}) as origin:
+        bulk.write_list({name: origin.url(name) for name in ("gone.bin", "a.bin")})
+        often = "import bulkspider.report as r; r.EVERY = 0.05; from scrapy.cmdline import execute; execute()"
+        python, _, _, *arguments = bulk.command("-a", f"report={path}", settings={"BULK_STALL_TIMEOUT": "60"})
+        process = subprocess.Popen(
+            [python, "-c", often, *arguments],
+            cwd=bulk.folder,
+            env={**os.environ, "SCRAPY_SETTINGS_MODULE": "bulkspider.settings"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        held.wait()
+        while not path.exists() or not data_of(path.read_text(encoding="utf-8"))["counts"]["failed"]:
+            assert process.poll() is None
+            time.sleep(0.01)
+        data = data_of(path.read_text(encoding="utf-8"))
+        assert (data["ended"], data["counts"]["failed"], data["counts"]["left"]) == (False, 1, 1)
+        process.terminate()
+        ended = bulk.wait(process)
+        assert (ended.status, "Traceback" in ended.log) == (143, False), ended.log
+        assert data_of(path.read_text(encoding="utf-8"))["ended"]
 
 
 @pytest.mark.parametrize(
