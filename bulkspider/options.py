@@ -38,9 +38,9 @@ def parse_size(value: object) -> int:
 
 def human(count: float) -> str:
     """A number of bytes with a binary unit, for people: 1.5 GiB."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(count) < 1024:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    for unit, digits in (("B", 0), ("KiB", 1), ("MiB", 1), ("GiB", 1)):
+        if round(abs(count), digits) < 1024:
+            return f"{count:.{digits}f} {unit}"
         count /= 1024
     return f"{count:.2f} TiB"
 
