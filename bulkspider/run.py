@@ -464,6 +464,9 @@ class Run:
     # -------------------------------------------------------------------------------------------- Scrapy's signals
 
     def _opened(self) -> None:
+        from twisted.internet import reactor
+
+        cast(Any, reactor).addSystemEventTrigger("before", "shutdown", self._shut_down)
         self._watch.start(TICK, now=False)
 
     def _listen_for_signals(self) -> None:
@@ -484,6 +487,12 @@ class Run:
             previous(number, frame)
 
         return received
+
+    def _shut_down(self) -> None:
+        """Ctrl-C twice ends the reactor without another word: no thread may stay behind that would keep the process."""
+        if not self.finished:
+            self.stop(Stopped())
+        self.committer.close()
 
     async def _stopped(self) -> None:
         for loop in (self._watch, self._refill):

@@ -298,6 +298,17 @@ def test_a_terminal_shows_a_live_display_and_ends_with_the_summary_alone(bulk: B
             assert not screen.screen.cursor.hidden
 
 
+def test_ctrl_c_twice_ends_at_once_and_leaves_a_clean_terminal_too(bulk: Bulk) -> None:
+    with FaultyOrigin() as origin:
+        a_held_crawl(bulk, origin)
+        with at_a_terminal(bulk) as (screen, process):
+            screen.wait_for(lambda lines: any("75%" in line for line in lines) and "1 done, 1 failed" in lines[-2])
+            process.send_signal(signal.SIGINT)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(PATIENCE) == 130
+            screen.wait_for(lambda lines: not any("━" in line for line in lines))
+
+
 def test_log_lines_do_not_tear_the_display(bulk: Bulk) -> None:
     """Many warnings, longer than the terminal is wide, while the picture is drawn."""
     with FaultyOrigin() as origin:
