@@ -46,7 +46,8 @@ class Terminal:
         system = console.color_system
         self._colors = ColorSystem[{"256": "EIGHT_BIT"}.get(system, system.upper())] if system else None
         self._plain = console.no_color
-        self.unicode = console.encoding.lower().startswith("utf")
+        self._encoding = console.encoding
+        self.unicode = self._encoding.lower().startswith("utf")
         self._draw: Draw | None = None
         self._above: deque[str] = deque(maxlen=QUEUE)
         self._last: list[str] = []
@@ -146,9 +147,11 @@ class Terminal:
             if above and not above[-1].endswith("\n"):
                 out.append("\n")
         lines = draw(*size) if draw is not None else ()
-        out.extend(f"{self._render(line)}\x1b[K\n" for line in lines)
-        if self._widths and lines:
-            out.append("\x1b[J")
+        if lines:
+            # Without wrapping: terminals do not agree on how wide every character is.
+            out.append("\x1b[?7l")
+            out.extend(f"{self._render(line)}\x1b[K\n" for line in lines)
+            out.append("\x1b[J\x1b[?7h")
         self._widths = [sum(cell_len(segment.text) for segment in line) for line in lines]
         self._drawn_at = size
         text = "".join(out)
@@ -170,6 +173,9 @@ class Terminal:
     def _render(self, line: Line) -> str:
         out = []
         for text, style, _ in line:
+            if not self.unicode:
+                # What Python would write instead takes more cells than were counted.
+                text = text.replace("…", "~").encode(self._encoding, "replace").decode(self._encoding)
             if style is None or self._colors is None:
                 out.append(text)
             else:

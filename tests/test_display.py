@@ -242,7 +242,12 @@ class Screen:
 
 @contextmanager
 def at_a_terminal(
-    bulk: Bulk, *arguments: str, columns: int = 100, rows: int = 24, settings: dict[str, str] | None = None
+    bulk: Bulk,
+    *arguments: str,
+    columns: int = 100,
+    rows: int = 24,
+    settings: dict[str, str] | None = None,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[tuple[Screen, subprocess.Popen[bytes]]]:
     screen = Screen(columns, rows)
     process = subprocess.Popen(
@@ -252,7 +257,8 @@ def at_a_terminal(
             **os.environ,
             "SCRAPY_SETTINGS_MODULE": "bulkspider.settings",
             "TERM": "xterm-256color",
-            "LANG": "C.UTF-8",
+            "PYTHONIOENCODING": "utf-8",
+            **(environment or {}),
         },
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -336,6 +342,23 @@ def test_the_picture_follows_the_size_of_the_terminal(bulk: Bulk) -> None:
             assert len(lines[-1]) < 50
             screen.resize(150, 30)
             screen.wait_for(lambda lines: lines and "so far" in lines[-2] and lines[-1].startswith("  held.bin"))
+            process.terminate()
+            process.wait(PATIENCE)
+
+
+def test_a_terminal_without_unicode_and_colours(bulk: Bulk) -> None:
+    name = f"{'é' * 60}.bin"
+    held = Holds(300_000, bulk.output / f"{name}.part")
+    with FaultyOrigin({"held.bin": (held.behaviour(), make_body(400_000))}) as origin:
+        bulk.write_list({name: origin.url("held.bin")})
+        plain = {"PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}
+        with at_a_terminal(bulk, columns=80, environment=plain) as (screen, process):
+            lines = screen.wait_for(lambda lines: any("75%" in line for line in lines))
+            assert re.match(r"  \?+~\?+\.bin +#+\.+  75%", lines[-1]), lines
+            drawn_so_far = len(screen.raw)
+            screen.wait_for(lambda _: len(screen.raw) > drawn_so_far + 2000)
+            assert len([line for line in screen.all_lines if "1 left" in line]) == 1, "nothing wandered up"
+            assert not re.search(rb"\x1b\[[0-9;]*[34]\d[;m]", screen.raw)
             process.terminate()
             process.wait(PATIENCE)
 
