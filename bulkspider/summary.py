@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 NAMED = 20
 REASONS = 8
 NOTABLE = 3
-# Below this a speed says more about the clock than about the link.
+# Slower than this share of the mean.
+SLOW = 2 / 3
+# Of fewer bytes a speed says more about the clock than about the link.
 WORTH_A_SPEED = 1024 * 1024
 # A setting or argument whose value is nobody's business: -s HTTPAUTH_PASS=…
 _SECRET = re.compile(r"^((?:-s)?\w*(?:PASS|SECRET|TOKEN|KEY|AUTH|COOKIE|CREDENTIAL)\w*)=.+", re.IGNORECASE | re.DOTALL)
@@ -52,7 +54,8 @@ class Tally:
         self._named: dict[str, list[tuple[str, str]]] = {}
         self._slowest: list[tuple[float, int, str]] = []
         self._retried: list[tuple[float, int, str]] = []
-        self.fetched = 0
+        self._fetched = 0
+        self._speeds = 0.0
         self._number = 0
 
     def take(self, item: BulkItem) -> None:
@@ -64,8 +67,10 @@ class Tally:
             if len(named) < NAMED:
                 named.append((item.name or f"line {item.line}", error["message"]))
         elif item.bytes_received >= WORTH_A_SPEED and item.seconds > 0:
-            self.fetched += 1
-            self._keep(self._slowest, (-item.bytes_received / item.seconds, -self._number, item.name))
+            speed = item.bytes_received / item.seconds
+            self._fetched += 1
+            self._speeds += speed
+            self._keep(self._slowest, (-speed, -self._number, item.name))
         if item.attempts > 1:
             self._keep(self._retried, (item.attempts, -self._number, item.name))
 
@@ -77,9 +82,9 @@ class Tally:
 
     @property
     def slowest(self) -> list[tuple[str, float]]:
-        """(name, bytes per second), the slowest first; empty when there are too few to compare."""
-        rows = sorted(self._slowest, reverse=True) if self.fetched > NOTABLE else []
-        return [(name, -speed) for speed, _, name in rows]
+        """(name, bytes per second) of files that were clearly slower than the others, the slowest first."""
+        limit = SLOW * self._speeds / self._fetched if self._fetched > NOTABLE else 0.0
+        return [(name, -speed) for speed, _, name in sorted(self._slowest, reverse=True) if -speed <= limit]
 
     @property
     def most_retried(self) -> list[tuple[str, int]]:

@@ -45,6 +45,10 @@ def test_the_slowest_and_the_most_retried() -> None:
     assert tally.slowest == [], "three of three are not the slowest"
     for n in range(3, 9):
         tally.take(fetched(f"{n}.bin", (n + 1) * MIB, attempts=n))
+    alike = Tally()
+    for n in range(9):
+        alike.take(fetched(f"{n}.bin", (20 + n) * MIB))
+    assert alike.slowest == [], "all about as fast as the others"
     tally.take(BulkItem(name="tiny", status="complete", bytes_received=10, seconds=1.0, attempts=1))
     assert tally.slowest == [("0.bin", MIB), ("1.bin", 2 * MIB), ("2.bin", 3 * MIB)]
     assert tally.most_retried == [("8.bin", 8), ("7.bin", 7), ("6.bin", 6)]
@@ -105,7 +109,6 @@ def test_the_summary_of_a_run(bulk: Bulk) -> None:
         assert ended.status == 4, ended.log
         assert "30 entries: 5 complete, 25 failed" in ended.log
         assert "10.0 MiB fetched in " in ended.log
-        assert "slowest: " in ended.log
         assert "failed: gone/0: the origin answered 404 [http_404]" in ended.log
         assert f"failed: … and {25 - NAMED} more [http_404]" in ended.log
         assert "  what to do: correct the URL in the list" in ended.log
