@@ -34,6 +34,7 @@ _CURES = {
     "unstable": f"{_AGAIN} when the file on the server is at rest",
     "changed": _AGAIN,
     "overlap_mismatch": _AGAIN,
+    "disagreement": _AGAIN,
     "bad_range": "give a mirror in the list",
     "no_range": "give a mirror in the list",
     "no_progress": _AGAIN,

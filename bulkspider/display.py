@@ -55,7 +55,7 @@ def lines(view: View, columns: int, rows: int, *, unicode: bool = True) -> list[
         hidden = len(view.running) - len(shown)
     else:
         hidden = 0
-    at = _Columns(width, notes=any(row.connections > 1 or row.attempt > 1 for row in view.running))
+    at = _Columns(width, notes=any(row.connections > 1 or row.broken for row in view.running))
     picture += [_file(row, at, unicode) for row in shown]
     if hidden and room:
         speed = sum(row.speed for row in view.running) - sum(row.speed for row in shown)
@@ -148,8 +148,8 @@ def _file(row: Running, at: _Columns, unicode: bool) -> Line:
         line.append(Segment(" " + _fit(left, at.left).rjust(at.left), DIM))
     if at.note:
         notes = [f"{row.connections}{'×' if unicode else 'x'}"] if row.connections > 1 else []
-        notes += [f"{'attempt' if at.note > 8 else 'try'} {row.attempt}"] if row.attempt > 1 else []
-        line.append(Segment(" " + _fit(" ".join(notes), at.note), WARN if row.attempt > 1 else DIM))
+        notes += [f"{'attempt' if at.note > 8 else 'try'} {row.broken + 1}"] if row.broken else []
+        line.append(Segment(" " + _fit(" ".join(notes), at.note), WARN if row.broken else DIM))
     return _within(line, at.width)
 
 

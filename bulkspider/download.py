@@ -34,10 +34,10 @@ class Attempt(Protocol):
 class Download:
     """One entry under way: its part and what this run has spent on it. Lives from its first attempt to its outcome.
 
-    spans: what each of its requests is to bring, by the request's number. attempting: its transfers under way.
-    connections: the most that flowed at once. ranges: whether the origin is known to answer ranges of it, None before
-    that is known. undivided: it is not to be fetched by several connections any more. mixed: its bytes are of two
-    versions, which only a new beginning can mend.
+    broken: attempts that ended in an error. spans: what each of its requests is to bring, by the request's number.
+    attempting: its transfers under way. connections: the most that flowed at once. ranges: whether the origin is known
+    to answer ranges of it, None before that is known. undivided: it is not to be fetched by several connections any
+    more. mixed: its bytes are of two versions, which only a new beginning can mend.
     """
 
     entry: Entry
@@ -50,6 +50,7 @@ class Download:
     also: tuple[str, ...] = ()
     begun: float = field(default_factory=time.monotonic)
     attempts: int = 0
+    broken: int = 0
     bytes_received: int = 0
     resumed_from: int | None = None
     largest: int = 0
@@ -136,6 +137,7 @@ class Download:
         item.bytes_received = self.bytes_received
         item.resumed_from = self.resumed_from or 0
         item.attempts = self.attempts
+        item.broken = self.broken
         item.connections = self.connections
         item.seconds = round(time.monotonic() - self.begun, 3)
         item.etag = state.validators.etag

@@ -42,7 +42,7 @@ _COLUMNS = frozenset([*NAME_KEYS, "url", "size", *DIGESTS, "mirror"])
 # The other keys of a row of our own report (`BulkItem`), so that a report can be used as a list.
 _REPORT_KEYS = {
     *("line", "final_url", "path", "status", "already", "flags", "bytes_received", "resumed_from"),
-    *("attempts", "connections", "seconds", "etag", "last_modified", "error"),
+    *("attempts", "broken", "connections", "seconds", "etag", "last_modified", "error"),
 }
 _JSON_KEYS = (*NAME_KEYS, "url", *KEYS, "mirrors", "headers", "checksums")
 

@@ -12,7 +12,8 @@ class BulkItem:
 
     line: line number in the list (0: not from a list). status: verified, complete, unproven, failed, interrupted.
     already: an earlier run did it; nothing was fetched. flags: adopted, encoded, size-only, no-range, url-changed.
-    resumed_from: bytes that were on disk before this run. connections: most at once. checksums: algorithm -> hex.
+    resumed_from: bytes that were on disk before this run. attempts: requests made; broken: how many of them
+    ended in an error. connections: most at once. checksums: algorithm -> hex.
     error: {code, message, http_status, permanent} of a failure.
     """
 
@@ -28,6 +29,7 @@ class BulkItem:
     bytes_received: int = 0
     resumed_from: int = 0
     attempts: int = 0
+    broken: int = 0
     connections: int = 0
     seconds: float = 0.0
     sha256: str | None = None

@@ -203,6 +203,7 @@ def row_of(item: BulkItem, now: float) -> list[Any]:
         item.bytes_received,
         item.resumed_from,
         item.attempts,
+        item.broken,
         item.connections,
         round(max(now - item.seconds, 0.0), 2),
         round(item.seconds, 2),

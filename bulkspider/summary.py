@@ -71,8 +71,8 @@ class Tally:
             self._fetched += 1
             self._speeds += speed
             self._keep(self._slowest, (-speed, -self._number, item.name))
-        if item.attempts > 1:
-            self._keep(self._retried, (item.attempts, -self._number, item.name))
+        if retries := item.broken - (item.status == "failed"):
+            self._keep(self._retried, (retries, -self._number, item.name))
 
     def _keep(self, heap: list[tuple[float, int, str]], row: tuple[float, int, str]) -> None:
         if len(heap) < NOTABLE:
@@ -88,7 +88,8 @@ class Tally:
 
     @property
     def most_retried(self) -> list[tuple[str, int]]:
-        return [(name, int(attempts)) for attempts, _, name in sorted(self._retried, reverse=True)]
+        """(name, how often it was tried again after an error), the most first."""
+        return [(name, int(retries)) for retries, _, name in sorted(self._retried, reverse=True)]
 
     def reasons(self) -> list[tuple[str, int, Sequence[tuple[str, str]]]]:
         """(code, how many, some (name, message)) by how many; few failures are all named, many are sampled."""
@@ -115,7 +116,11 @@ def summary(run: Run, tally: Tally, *, seconds: float, verifying: bool, report: 
     if slowest := tally.slowest:
         lines.append(Told("text", "slowest: " + ", ".join(f"{name} ({human(speed)}/s)" for name, speed in slowest)))
     if retried := tally.most_retried:
-        lines.append(Told("text", "most retried: " + ", ".join(f"{name} ({n} attempts)" for name, n in retried)))
+        lines.append(
+            Told(
+                "text", "most retried: " + ", ".join(f"{name} ({plural(n, 'retry', 'retries')})" for name, n in retried)
+            )
+        )
     lines.extend(_failures(tally, report))
     if report:
         lines.append(Told("text", f"report: {report}"))

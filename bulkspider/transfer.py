@@ -97,6 +97,8 @@ class Transfer:
             outcome = Outcome(error=error)
         if isinstance(outcome.error, DiskError):
             run.disk_failed(outcome.error)
+        if isinstance(outcome.error, AttemptError):
+            download.broken += 1
         return outcome
 
     def _meet_part(self) -> None:

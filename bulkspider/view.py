@@ -25,7 +25,7 @@ CALM = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """A file under way. speed: bytes per second. attempt: 1 is the first. age: since it was begun.
+    """A file under way. speed: bytes per second. broken: attempts that ended in an error. age: since it was begun.
 
     doing: what is done while no byte flows, `asking` or `proving`, else an empty string.
     """
@@ -35,7 +35,7 @@ class Running:
     total: int | None
     speed: float
     connections: int
-    attempt: int
+    broken: int
     doing: str
     age: float
 
@@ -181,7 +181,7 @@ class Watcher:
                     total=size_of(download),
                     speed=meter.read(now, download.bytes_received),
                     connections=len(asking or ()),
-                    attempt=download.attempts,
+                    broken=download.broken,
                     doing="proving" if asking is None else "asking" if all(asking) else "",
                     age=now - download.begun,
                 )

@@ -61,7 +61,7 @@ def running(name: str = "a.bin", **changes: Any) -> Running:
         "total": 2 << 30,
         "speed": 1e7,
         "connections": 1,
-        "attempt": 1,
+        "broken": 0,
         "doing": "",
         "age": 9.0,
     }
@@ -98,7 +98,7 @@ VIEWS = st.builds(
             total=st.none() | NUMBERS,
             speed=SPEEDS,
             connections=st.integers(0, 64),
-            attempt=st.integers(1, 10_000),
+            broken=st.integers(0, 10_000),
             doing=st.sampled_from(["", "asking", "proving"]),
             age=st.floats(0, 100),
         ),
@@ -143,7 +143,7 @@ def test_a_wide_terminal_shows_more_of_the_whole() -> None:
 
 
 def test_a_line_for_each_file_says_connections_and_attempt() -> None:
-    line = drawn(view(running=(running(connections=4, attempt=3),)), 120)[1]
+    line = drawn(view(running=(running(connections=4, broken=2),)), 120)[1]
     assert re.search(r"^  a\.bin +━+─+  50%   2\.0 GiB +9\.5 MiB/s +1:47 +4× attempt 3$", line.rstrip())
     assert "asking" in drawn(view(running=(running(doing="asking"),)))[1]
 

@@ -26,7 +26,7 @@ from bulkspider.items import BulkItem
 from bulkspider.report import ROWS, SAMPLES, Rows, Throughput, encode, page, row_of
 
 EVIL = "evil</script><script>document.title='owned'</script><!--<b>&amp;\u2028.bin"
-COLUMNS = ("line", "name", "status", "size", "received", "resumed", "attempts", "connections")
+COLUMNS = ("line", "name", "status", "size", "received", "resumed", "attempts", "broken", "connections")
 
 
 class Scripts(HTMLParser):

@@ -18,11 +18,11 @@ MIB = 1 << 20
 
 
 def failed(name: str, code: str = "http_404", message: str = "the origin answered 404") -> BulkItem:
-    return BulkItem(name=name, status="failed", error={"code": code, "message": message})
+    return BulkItem(name=name, status="failed", broken=1, error={"code": code, "message": message})
 
 
-def fetched(name: str, speed: int, attempts: int = 1) -> BulkItem:
-    return BulkItem(name=name, status="complete", bytes_received=10 * speed, seconds=10.0, attempts=attempts)
+def fetched(name: str, speed: int, broken: int = 0) -> BulkItem:
+    return BulkItem(name=name, status="complete", bytes_received=10 * speed, seconds=10.0, broken=broken)
 
 
 def test_few_failures_are_all_named_and_many_are_sampled_for_each_reason() -> None:
@@ -44,14 +44,16 @@ def test_the_slowest_and_the_most_retried() -> None:
         tally.take(fetched(f"{n}.bin", (n + 1) * MIB))
     assert tally.slowest == [], "three of three are not the slowest"
     for n in range(3, 9):
-        tally.take(fetched(f"{n}.bin", (n + 1) * MIB, attempts=n))
+        tally.take(fetched(f"{n}.bin", (n + 1) * MIB, broken=n))
     alike = Tally()
     for n in range(9):
         alike.take(fetched(f"{n}.bin", (20 + n) * MIB))
     assert alike.slowest == [], "all about as fast as the others"
-    tally.take(BulkItem(name="tiny", status="complete", bytes_received=10, seconds=1.0, attempts=1))
+    tally.take(BulkItem(name="tiny", status="complete", bytes_received=10, seconds=1.0))
     assert tally.slowest == [("0.bin", MIB), ("1.bin", 2 * MIB), ("2.bin", 3 * MIB)]
     assert tally.most_retried == [("8.bin", 8), ("7.bin", 7), ("6.bin", 6)]
+    alike.take(failed("gone.bin"))
+    assert alike.most_retried == [], "an error that ended it is no retry"
 
 
 def test_every_error_of_an_entry_has_its_cure() -> None:
