@@ -40,6 +40,7 @@ _CURES = {
     "no_progress": _AGAIN,
     "missing": "run the same without verify=1",
     "two_urls": "give one of them another name",
+    "two_ways": "fetch it in one of the two ways",
     "no_space": f"make room, then {_AGAIN}",
     "disk_full": f"make room, then {_AGAIN}",
     "read_only": "mount the file system writable",
