@@ -26,6 +26,7 @@ __all__ = [
     "EntryError",
     "check_name",
     "fold",
+    "name_of_url",
     "normal_url",
     "origin_of",
     "parse_header",
@@ -37,6 +38,7 @@ __all__ = [
     "without_userinfo",
 ]
 
+NAME_IT = "write a name before the URL"
 NAME_KEYS = ("name", "filename", "file")
 _COLUMNS = frozenset([*NAME_KEYS, "url", "size", *DIGESTS, "mirror"])
 # The other keys of a row of our own report (`BulkItem`), so that a report can be used as a list.
@@ -226,21 +228,21 @@ def _entry(number: int, name: str, url: str, with_fields: Fields) -> Entry:
         raise EntryError("a blank stands between the URL and a field", "use the separator before the URL there as well")
     url = normal_url(url)
     if not name:
-        name = _name_of(url)
+        name = name_of_url(url)
     check_name(name)
     f = with_fields
     return Entry(number, name, url, f.size, f.digests, f.mirrors, f.headers, f.segments)
 
 
-def _name_of(url: str) -> str:
+def name_of_url(url: str) -> str:
     """The last path segment of a bare URL, percent-decoded once."""
     segment = url.partition("?")[0].rpartition("/")[2]
     if not segment:
-        raise EntryError("the URL ends in '/' and gives the file no name", "write a name before the URL")
+        raise EntryError("the URL ends in '/' and gives the file no name", NAME_IT)
     try:
         return unquote(segment, errors="strict")
     except UnicodeDecodeError:
-        raise EntryError("the file name in the URL is not UTF-8", "write a name before the URL") from None
+        raise EntryError("the file name in the URL is not UTF-8", NAME_IT) from None
 
 
 def _put_fields(with_fields: Fields, row: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import os
 import socket
 import stat
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from bulkspider.errors import DiskError, UsageError, disk_error
@@ -54,13 +55,9 @@ class Folder:
             fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                holder = _read_holder(fd)
+                sentence = _in_use(self.root, fd)
                 os.close(fd)
-                raise UsageError(
-                    f"{self.root}: another bulkspider ({holder}) is writing there; wait for it, stop it, or choose "
-                    "another output folder",
-                    code="folder_in_use",
-                ) from error
+                raise UsageError(sentence, code="folder_in_use") from error
             # No locks on this file system (some NFS, FUSE): every part is still locked or compared on its own.
         with contextlib.suppress(OSError):
             os.ftruncate(fd, 0)
@@ -130,6 +127,50 @@ class Folder:
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What can be known of an output folder without touching it. root: its path. free: bytes, None if unknown.
+    obstacle: why a run could not begin there now."""
+
+    root: str
+    free: int | None = None
+    obstacle: str | None = None
+
+    @classmethod
+    def of(cls, root: str) -> Place:
+        """For a dry run; the folder need not exist."""
+        root = there = os.path.abspath(root)
+        while not os.path.lexists(there):
+            there = os.path.dirname(there)
+        if not os.path.isdir(there):
+            return cls(root, obstacle=f"{there}: not a folder, and the output folder would be there; move it")
+        if not os.access(there, os.W_OK | os.X_OK):
+            return cls(root, obstacle=f"{there}: no permission to write; check owner and mode")
+        room = os.statvfs(there)
+        return cls(root, room.f_bavail * room.f_frsize, _taken(Path(root)))
+
+
+def _taken(root: Path) -> str | None:
+    try:
+        fd = os.open(root / PRIVATE / "lock", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return _in_use(root, fd) if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    finally:
+        os.close(fd)
+    return None
+
+
+def _in_use(root: Path, lock_fd: int) -> str:
+    return (
+        f"{root}: another bulkspider ({_read_holder(lock_fd)}) is writing there; wait for it, stop it, or choose "
+        "another output folder"
+    )
 
 
 def lstat_at(name: str, dir_fd: int) -> os.stat_result | None:

@@ -16,9 +16,10 @@ from scrapy.utils.defer import maybe_deferred_to_future
 from scrapy.utils.misc import load_object
 from twisted.internet.defer import Deferred
 
+from bulkspider.aria2form import Aria2Form
 from bulkspider.entry import Entry, normal_url
 from bulkspider.errors import UsageError
-from bulkspider.listcopy import copy_lines
+from bulkspider.listcopy import read_lines
 from bulkspider.listform import Form
 
 T = TypeVar("T")
@@ -28,10 +29,13 @@ EXPIRED = frozenset({401, 403, 410})
 
 
 class FreshUrls:
-    """One per crawl. in_thread runs a function in a worker thread."""
+    """One per crawl. in_thread runs a function in a worker thread. aria2: the list is an input file of aria2."""
 
-    def __init__(self, list_path: str, hook: str | None, in_thread: Callable[..., Deferred[Any]]) -> None:
+    def __init__(
+        self, list_path: str, hook: str | None, in_thread: Callable[..., Deferred[Any]], *, aria2: bool = False
+    ) -> None:
         self._list_path = list_path
+        self._aria2 = aria2
         self._hook = load_hook(hook) if hook else None
         self._in_thread = in_thread
         self._seen = _mark(list_path)
@@ -51,33 +55,30 @@ class FreshUrls:
         mark = _mark(self._list_path)
         if mark is None or mark == self._seen:
             return None
-        for known in read_entries(self._list_path):
+        for known in read_entries(self._list_path, aria2=self._aria2):
             if known.name == entry.name and known.url != expired:
                 return known.url
         return None
 
 
-def read_entries(path: str) -> Sequence[Entry]:
+def read_entries(path: str, *, aria2: bool = False) -> Sequence[Entry]:
     """The entries of a list that somebody may be editing just now: lines that are none are passed over."""
     entries: list[Entry] = []
-    sink = os.open(os.devnull, os.O_WRONLY)
-    try:
-        form: Form | None = None
-        number = 0
-        for lines in copy_lines(path, sink):
-            for raw in lines:
-                number += 1
-                if form is None:
-                    form = Form(json=True) if raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"{") else Form.of_header(raw)
-                    form = form or Form()
-                try:
-                    entry = form.read(raw, number)
-                except ValueError:
-                    continue
-                if entry is not None:
-                    entries.append(entry)
-    finally:
-        os.close(sink)
+    form: Form | None = Form(json=True) if aria2 else None
+    number = 0
+    blocks = read_lines(path)
+    for lines in Aria2Form(lambda line, error: None).rows(blocks) if aria2 else blocks:
+        for raw in lines:
+            number += 1
+            if form is None:
+                form = Form(json=True) if raw.lstrip(b"\xef\xbb\xbf \t").startswith(b"{") else Form.of_header(raw)
+                form = form or Form()
+            try:
+                entry = form.read(raw, number)
+            except ValueError:
+                continue
+            if entry is not None:
+                entries.append(entry)
     return entries
 
 

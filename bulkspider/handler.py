@@ -30,6 +30,8 @@ from bulkspider.entry import Entry, EntryError, redact, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped, UsageError
 from bulkspider.items import BulkItem
 from bulkspider.pace import Outcome
+from bulkspider.plan import REDIRECTS
+from bulkspider.probe import Prober, to_meta
 from bulkspider.run import Run
 from bulkspider.segment import Segment
 from bulkspider.spans import Span
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from scrapy import Request
     from scrapy.crawler import Crawler
     from typing_extensions import Self
+
+    from bulkspider.wire import Head
 
 META = "bulk"
 FLAG = "bulk"
@@ -71,6 +75,7 @@ class BulkDownloadHandler:
         self._run = run
         self._crawler = crawler
         self._fallback = run.fallback
+        self._prober: Prober | None = None
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -83,6 +88,8 @@ class BulkDownloadHandler:
         bulk = request.meta[META]
         if isinstance(bulk, dict) and "entry" in bulk:
             return await self._attempt(request)
+        if isinstance(bulk, dict) and "probe" in bulk:
+            return await self._probe(request)
         return await self._deliver(request)
 
     async def close(self) -> None:
@@ -108,6 +115,20 @@ class BulkDownloadHandler:
             raise _exception(outcome.error)
         # 206 or 416 for what is a success: AutoThrottle, for one, takes anything but 200 for trouble.
         return _response(request, transfer, status=200 if outcome.error is None else None)
+
+    async def _probe(self, request: Request) -> Response:
+        """Answers a dry run's question: the head alone, in `meta["bulk"]["answer"]`."""
+        bulk = request.meta[META]
+        self._prober = self._prober or Prober(self._run)
+        try:
+            _refuse_downgrade(request)
+            head = await self._prober.ask(request, Entry.from_meta(bulk["probe"]))
+        except BulkError as error:
+            bulk["error"] = error_of(error)
+            raise _exception(error) from error
+        if head.status not in REDIRECTS:
+            bulk["answer"] = to_meta(head)
+        return Response(request.url, status=head.status, headers=_headers(head), flags=[FLAG])
 
     async def _deliver(self, request: Request) -> Response:
         """Answers a bare request: with its finished file, or as Scrapy's own handler would tell of the failure."""
@@ -207,10 +228,14 @@ def _response(request: Request, transfer: Transfer, status: int | None = None) -
     status: instead of the last answer's, which was for a part of the file only (206) or for none of it (416).
     """
     head = transfer.head
-    headers = Headers()
-    if head is not None:
-        for name, value in head.pairs:
-            if name.lower() not in OF_THE_BODY:
-                headers.appendlist(name, value)
+    headers = _headers(head) if head is not None else Headers()
     status = status or (head.status if head is not None else 200)
     return Response(request.url, status=status, headers=headers, body=b"", flags=[FLAG])
+
+
+def _headers(head: Head) -> Headers:
+    headers = Headers()
+    for name, value in head.pairs:
+        if name.lower() not in OF_THE_BODY:
+            headers.appendlist(name, value)
+    return headers

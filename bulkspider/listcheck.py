@@ -152,7 +152,7 @@ class Check:
         try:
             entry = self.form.read(raw, number)
         except EntryError as error:
-            self._note(number, error)
+            self.note(number, error)
             return
         if entry is None:
             return
@@ -163,7 +163,8 @@ class Check:
     def _bad_line(self, number: int, error: EntryError) -> BadLine:
         return BadLine(Problem(self._where, number, error.what, error.cure), error.name)
 
-    def _note(self, number: int, error: EntryError) -> None:
+    def note(self, number: int, error: EntryError) -> None:
+        """Line `number` is no entry."""
         if self._stop or self._keep is None or error.name is None or self._keep.match(error.name):
             self.bad.append(self._bad_line(number, error))
         if self._stop and len(self.bad) >= GIVE_UP:
@@ -188,7 +189,7 @@ class Check:
             for entry, at, verdict in Meetings(met, self.form, copy).verdicts(*self._first):
                 dropped = self.index.drop(entry, at)
                 if isinstance(verdict, EntryError):
-                    self._note(entry.line, verdict)
+                    self.note(entry.line, verdict)
                 elif dropped:
                     self.duplicates += 1
                     first = first or f"line {entry.line} repeats line {verdict}"

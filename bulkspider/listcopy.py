@@ -12,7 +12,7 @@ import io
 import os
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bulkspider.errors import ListError
@@ -35,9 +35,25 @@ def copy_lines(path: str, fd: int) -> Iterator[list[bytes]]:
 
     Raises ListError when the list cannot be read, OSError when the copy cannot be written.
     """
+    return _lines(path, lambda block: _write(fd, block))
+
+
+def read_lines(path: str) -> Iterator[list[bytes]]:
+    """The lines of the list, many at a time and without their newlines. Raises ListError."""
+    return _lines(path, lambda _: None)
+
+
+def write_lines(blocks: Iterable[list[bytes]], fd: int) -> Iterator[list[bytes]]:
+    """Lines that were made of others; each is written to `fd` before it is given. Raises OSError."""
+    for lines in blocks:
+        _write(fd, b"".join(line + b"\n" for line in lines))
+        yield lines
+
+
+def _lines(path: str, keep: Callable[[bytes], None]) -> Iterator[list[bytes]]:
     rest, number = b"", 0
     for block in _blocks(path):
-        _write(fd, block)
+        keep(block)
         lines = (rest + block).split(b"\n")
         rest = lines.pop()
         number += len(lines)

@@ -13,15 +13,16 @@ import heapq
 import os
 import re
 import tempfile
-from collections.abc import Collection, KeysView
+from collections.abc import Collection, KeysView, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+from bulkspider.aria2form import Aria2Form
 from bulkspider.entry import Entry, EntryError
 from bulkspider.errors import ListError, UsageError
 from bulkspider.listcheck import BadLine, Check
-from bulkspider.listcopy import Copy, copy_lines, shown
+from bulkspider.listcopy import Copy, copy_lines, read_lines, shown, write_lines
 
 __all__ = ["BadLine", "ListSource", "Source", "check_list", "folder_name"]
 
@@ -141,13 +142,17 @@ def check_list(
     match: str | None = None,
     limit: int | None = None,
     order: str = "list",
+    aria2: bool = False,
+    root: str | None = None,
+    rows: Sequence[bytes] | None = None,
 ) -> ListSource:
     """Checks the whole list at `path` ('-' is stdin) and copies it to `<folder>/list`.
 
     skip: 1 ignores the first line, unless it is a header; 0 reads it. bad_lines: "stop" raises ListError with every bad
     line; "skip" leaves them in `bad`. match: a glob, case-sensitive, of the names to do. limit: the first so many of
-    them. order: "list", or "smallest" or "largest" first. Raises ListError or UsageError before anything was begun;
-    `<folder>/list` is then what it was.
+    them. order: "list", or "smallest" or "largest" first. aria2: it is an input file of aria2 for the output folder
+    `root`. rows: the list itself, in JSON Lines; `path` is only what messages call it. Raises ListError or UsageError
+    before anything was begun; `<folder>/list` is then what it was.
     """
     if skip not in (0, 1):
         raise UsageError(f"skip={skip}: only 0 and 1 are possible")
@@ -157,7 +162,7 @@ def check_list(
         raise UsageError(f"limit={limit}: write 1 or more")
     check = Check(
         shown(path),
-        json=path.lower().endswith((".jsonl", ".jsonl.gz")),
+        json=aria2 or rows is not None or path.lower().endswith((".jsonl", ".jsonl.gz")),
         skip=skip,
         keep=re.compile(fnmatch.translate(match)) if match is not None else None,
         stop=bad_lines == "stop",
@@ -166,8 +171,15 @@ def check_list(
     try:
         fd, temporary = tempfile.mkstemp(prefix="list.", dir=folder)  # mode 0600: lists hold signed URLs and headers
         copy = Copy(fd)
-        for lines in copy_lines(path, fd):
+        if aria2:
+            form = Aria2Form(check.note, root, shown(path))
+            blocks = write_lines(form.rows(read_lines(path)), fd)
+        else:
+            blocks = copy_lines(path, fd) if rows is None else write_lines([list(rows)], fd)
+        for lines in blocks:
             check.feed(lines)
+        if aria2:
+            check.warnings += form.warnings
         check.settle(copy, limit)
         if check.bad and bad_lines == "stop":
             raise check.error()

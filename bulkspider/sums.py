@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from scrapy import Request
+
 from bulkspider.digest import parse_sums
-from bulkspider.entry import Entry
+from bulkspider.entry import Entry, redact, without_userinfo
 from bulkspider.errors import UsageError
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler
 
 
 class Sums:
@@ -44,6 +50,18 @@ def read_sums(path: str) -> Sums:
             return Sums(parse_sums(file, path, path))
     except OSError as error:
         raise UsageError(f"{path}: no such checksum file ({error.strerror}); correct -a sums=") from error
+
+
+async def fetch_sums(crawler: Crawler, url: str) -> Sums:
+    """The checksum file at `url`, by the crawl's own downloader. Raises UsageError, ListError when a line is none."""
+    request = Request(without_userinfo(url), dont_filter=True, meta={"allow_offsite": True})
+    try:
+        response = await crawler.engine.download_async(request)
+    except Exception as error:
+        raise UsageError(f"{redact(url)}: the checksum file could not be fetched ({redact(str(error))})") from error
+    if response.status != 200:
+        raise UsageError(f"{redact(url)}: the checksum file could not be fetched ({response.status})")
+    return parse(response.body.decode("utf-8", "surrogateescape"), redact(url))
 
 
 def parse(text: str, url: str) -> Sums:

@@ -12,9 +12,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 
-from bulkspider.arguments import prepare
+from bulkspider.arguments import Given, prepare, preview
 from bulkspider.errors import BulkError
+from bulkspider.folder import Place
+from bulkspider.listcopy import shown
+from bulkspider.preflight import PreflightSpider
 from bulkspider.run import Run
+from bulkspider.survey import Survey
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler, CrawlerProcessBase
@@ -25,10 +29,10 @@ HOUSEKEEPING = ("scrapy.addons", "scrapy.core.engine", "scrapy.crawler", "scrapy
 CHATTY = ("scrapy.core.engine", "scrapy.core.scraper")
 
 
-def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str]) -> int:
+def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str], given: Given = Given()) -> int:
     """Runs the spider `bulk` with these spider arguments; returns the exit status."""
     try:
-        prepared = prepare(arguments, cast(Any, crawler.settings))
+        prepared = prepare(arguments, cast(Any, crawler.settings), given)
     except BulkError as error:
         print(f"bulkspider: {error}", file=sys.stderr)
         return 1
@@ -42,6 +46,34 @@ def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str,
         return 1
     run = crawler.get_extension(Run)
     return run.exit_status if run is not None else 1
+
+
+def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict[str, str], given: Given) -> int:
+    """Asks for every entry and prints what a run would meet; returns the exit status that it would have."""
+    try:
+        seen = preview(arguments, cast(Any, settings), given)
+    except BulkError as error:
+        print(f"bulkspider: {error}", file=sys.stderr)
+        return 1
+    # What a project of its own would write; a dry run writes nothing.
+    for name, nothing in (("FEEDS", {}), ("JOBDIR", None)):
+        settings.set(name, nothing, "cmdline")
+    place = Place.of(seen.root)
+    survey = Survey(shown(seen.list_path), place.root, seen.source.entries, numbered=not given.urls, free=place.free)
+    survey.notes += seen.source.warnings
+    if place.obstacle is not None:
+        survey.obstacles.append(place.obstacle)
+    for bad in seen.source.bad:
+        survey.has_bad_line(bad.line, BulkError(str(bad.problem), code="bad_line", permanent=True))
+    crawler = process.create_crawler(PreflightSpider)
+    process.crawl(crawler, seen=seen, survey=survey)
+    process.start()
+    run = crawler.get_extension(Run)
+    if process.bootstrap_failed or run is None:
+        return 1
+    for line in survey.lines():
+        print(line)
+    return 128 + run.signal if run.signal is not None and not run.finished else survey.exit_status
 
 
 def calm(settings: BaseSettings) -> None:

@@ -36,7 +36,7 @@ from bulkspider.pipelines import BulkPipeline
 from bulkspider.run import Run
 from bulkspider.schedule import Piece, Schedule, Work
 from bulkspider.secrecy import guard_logs
-from bulkspider.sums import parse as parse_checksums
+from bulkspider.sums import fetch_sums
 from bulkspider.verify import Finding, verify
 from bulkspider.wire import is_idle
 
@@ -94,6 +94,7 @@ class BulkSpider(Spider):
         self.folder = prepared.folder
         self.source = prepared.source
         self.list_path = prepared.list_path
+        self._aria2 = prepared.aria2
         self._sums = prepared.sums
         self._sums_url = prepared.sums_url
         self.verifying = prepared.verify
@@ -170,7 +171,7 @@ class BulkSpider(Spider):
             held_back=run.rates.hold_back,
         )
         run.changed = self._signal
-        self.fresh_urls = FreshUrls(self.list_path, run.options.fresh_url, run.in_thread)
+        self.fresh_urls = FreshUrls(self.list_path, run.options.fresh_url, run.in_thread, aria2=self._aria2)
         self._feeds = bool(settings.getdict("FEEDS")) or self.report is not None
         stats = self.crawler.stats
         stats.set_value("bulk/entries", self.source.entries)
@@ -227,17 +228,10 @@ class BulkSpider(Spider):
 
     async def _fetch_sums(self, url: str) -> bool:
         """Gets the checksum file before the first entry; without it nothing is begun."""
-        request = Request(without_userinfo(url), dont_filter=True, meta={"allow_offsite": True})
         try:
-            response = await self.crawler.engine.download_async(request)
-            if response.status != 200:
-                raise UsageError(f"{redact(url)}: the checksum file could not be fetched ({response.status})")
-            self._sums = parse_checksums(response.body.decode("utf-8", "surrogateescape"), redact(url))
+            self._sums = await fetch_sums(self.crawler, url)
         except UsageError as error:
             self.run.refuse(error)
-            return False
-        except Exception as error:
-            self.run.refuse(UsageError(f"{redact(url)}: the checksum file could not be fetched ({redact(str(error))})"))
             return False
         return True
 
