@@ -113,7 +113,8 @@ class Aria2Form:
     def warnings(self) -> list[str]:
         told = []
         for option, lines in self._passed.items():
-            more = f" (and {len(lines) - 1:,} more lines)" if len(lines) > 1 else ""
+            rest = len(lines) - 1
+            more = f" (and {rest:,} more line{'s' if rest > 1 else ''})" if rest else ""
             told.append(f"{self._where}:{lines[0]}{more}: {option}")
         return told
 

@@ -24,7 +24,7 @@ from twisted.internet.defer import Deferred
 from bulkspider.arguments import Preview
 from bulkspider.delivery import middleware_error
 from bulkspider.entry import Entry, origin_of, url_key, without_userinfo
-from bulkspider.errors import AttemptError, BulkError, UsageError
+from bulkspider.errors import AttemptError, BulkError, DiskError, UsageError
 from bulkspider.folder import PRIVATE
 from bulkspider.ledger import Ledger, Proof, proves
 from bulkspider.options import human
@@ -82,15 +82,15 @@ class PreflightSpider(Spider):
         assert run is not None  # the command has installed the add-on
         guard_logs()
         run.on_stop(self._signal)
-        self._ledger.load()
-        if self.seen.sums_url is not None:
-            try:
+        try:
+            self._ledger.load()
+            if self.seen.sums_url is not None:
                 self._sums = await fetch_sums(self.crawler, self.seen.sums_url)
-            except UsageError as error:
-                self.survey.obstacles.append(str(error))
-        if not self.survey.obstacles:
-            async for request in self._ask_all(run):
-                yield request
+        except (UsageError, DiskError) as error:
+            # One is enough to stop a run; the rest is told as well.
+            self.survey.obstacles = self.survey.obstacles or [str(error)]
+        async for request in self._ask_all(run):
+            yield request
         run.finished = not run.stopping
         self._ledger.close()
         self.seen.source.close()

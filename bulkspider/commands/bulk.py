@@ -132,10 +132,11 @@ class Command(BaseRunSpiderCommand):
                 for name in names:
                     self.settings.set(name, value, "cmdline")
         if opts.dry_run and opts.overwrite_output:
-            raise UsageError("--dry-run writes nothing: leave out -O", print_help=False)
+            raise UsageError("--dry-run writes nothing: leave out -O")
+        self.wanted = self._read(args, opts)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
-        arguments, given = self._given(args, opts)
+        arguments, given = self.wanted
         assert self.settings is not None
         addons = self.settings["ADDONS"]
         if not any("bulkspider" in str(addon) for addon in addons):
@@ -147,7 +148,7 @@ class Command(BaseRunSpiderCommand):
             crawler = self.crawler_process.create_crawler(BulkSpider)
             self.exitcode = run_bulk(self.crawler_process, crawler, arguments, given)
 
-    def _given(self, args: list[str], opts: argparse.Namespace) -> tuple[dict[str, str], Given]:
+    def _read(self, args: list[str], opts: argparse.Namespace) -> tuple[dict[str, str], Given]:
         """The spider's arguments, and what only this command can say. Raises UsageError."""
         args = [argument for argument in args if argument != "--"]
         for argument in args:

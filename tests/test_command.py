@@ -1,0 +1,514 @@
+"""`scrapy bulk` through the front door: what its words mean, what it refuses, and what a dry run tells."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import QUICK
+from faults import (
+    busy,
+    chunked_answer,
+    gzip_encoded,
+    html_instead,
+    ignores_range,
+    needs_header,
+    range_416,
+    redirect_to,
+    silent,
+    status,
+)
+from faulty import FaultyOrigin, good, make_body
+from project import Project
+from scrapy.cmdline import execute
+from scrapy.settings import Settings
+
+from bulkspider.commands.bulk import Command
+
+BODY = make_body(40_000)
+SHA256 = hashlib.sha256(BODY).hexdigest()
+
+
+@dataclass
+class Said:
+    status: int
+    out: str
+    log: str
+
+
+class Shell:
+    """A folder that belongs to no project, and a shell in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, *arguments: str, stdin: int = subprocess.DEVNULL) -> subprocess.Popen[bytes]:
+        settings = [word for name, value in QUICK.items() for word in ("-s", f"{name}={value}")]
+        hidden = ("SCRAPY_SETTINGS_MODULE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        return subprocess.Popen(
+            [sys.executable, "-m", "scrapy", "bulk", *arguments, *settings],
+            cwd=self.folder,
+            env={**environment, "COLUMNS": "80", "NETRC": str(self.folder / "netrc"), "PYTHONWARNINGS": "default"},
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    def bulk(self, *arguments: str, stdin: bytes = b"") -> Said:
+        process = self.start(*arguments, stdin=subprocess.PIPE)
+        try:
+            out, log = process.communicate(stdin, timeout=60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, log = process.communicate()
+            pytest.fail(f"the command hangs:\n{log.decode()}")
+        said = Said(process.returncode, out.decode(), log.decode())
+        assert "Traceback" not in said.log, said.log
+        assert "Warning" not in said.log, said.log
+        return said
+
+    def write(self, name: str, text: str | bytes) -> Path:
+        path = self.folder / name
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    def files(self, *, hidden: bool = False) -> dict[str, bytes]:
+        """All files below, with or without those of `.bulkspider`."""
+        found = [path for path in self.folder.rglob("*") if path.is_file()]
+        wanted = [path for path in found if hidden or ".bulkspider" not in path.parts]
+        return {str(path.relative_to(self.folder)): path.read_bytes() for path in wanted}
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
+
+
+@pytest.fixture
+def origin() -> Iterator[FaultyOrigin]:
+    with FaultyOrigin(default=good, resource=BODY) as serving:
+        yield serving
+
+
+# --- Help and mistakes ------------------------------------------------------------------------------------------------
+
+
+def test_the_help_teaches(shell: Shell) -> None:
+    said = shell.bulk("-h")
+    assert (said.status, said.log) == (0, "")
+    assert max(map(len, said.out.splitlines())) <= 80
+    for heading in ("what to fetch:", "how fast:", "instead of downloading:", "examples:", "exit status:"):
+        assert heading in said.out
+    for option in ("--dry-run", "--verify", "--sums", "--match", "--rate-per-host", "--format {list,aria2}", "-O FILE"):
+        assert option in said.out
+    assert "-o FILE" not in said.out, "Scrapy's meaning of -o"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "which list? `scrapy bulk LIST`, with a `name URL` line per file; -h tells all"),
+        (["one.txt", "two.txt"], "one list at a time, not 2: one.txt two.txt"),
+        (["one.txt", "https://example.org/x"], "either one list, or URLs; not both"),
+        (["--format", "aria2", "https://example.org/x"], "--format is for lists; leave it out with URLs"),
+        (["one.txt", "--dryrun"], "unknown option --dryrun; did you mean --dry-run?"),
+        (["one.txt", "-j", "²"], "argument -j/--jobs: '²' is no number from 1 on"),
+        (["one.txt", "-j", "0"], "argument -j/--jobs: '0' is no number from 1 on"),
+        (["one.txt", "--limit", "ten"], "argument --limit: 'ten' is no number from 1 on"),
+        (["one.txt", "--rate", "fast"], "argument --rate: 'fast': not a size; write for example 64K, 16M, 1.5G"),
+        (["one.txt", "--skip", "2"], "argument --skip: invalid choice"),
+        (["one.txt", "--dry-run", "-O", "x.jsonl"], "--dry-run writes nothing: leave out -O"),
+        (["one.txt", "-a", "limit"], "Invalid -a value, use -a NAME=VALUE"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_command_line_ends_with_2_and_one_sentence(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In this process: Scrapy's own entrance, which makes no crawler before the words fit."""
+    with pytest.raises(SystemExit) as ended:
+        execute(["scrapy", "bulk", *arguments], Settings())
+    assert ended.value.code == 2
+    told = capsys.readouterr().err.splitlines()
+    assert told[:2] == ["usage: scrapy bulk [options] LIST", "       scrapy bulk [options] URL [URL ...]"]
+    (last,) = told[2:]
+    assert f"error: {sentence}" in last
+
+
+# --- Options are arguments and settings under other names ---------------------------------------------------------------
+
+
+def test_options_set_what_they_are_another_name_of() -> None:
+    command = Command()
+    command.settings = Settings()
+    command.settings.setdict(command.default_settings, priority="command")
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
+    command.add_options(parser)
+    words = "list -j 3 --rate 2M --rate-per-host 1M --match a* --limit 5 --skip 0 --bad-lines skip --sums S --verify"
+    options, rest = parser.parse_known_args([*words.split(), "-o", "DIR"])
+    command.process_options(rest, options)
+    expected = {"CONCURRENT_REQUESTS": 3, "CONCURRENT_REQUESTS_PER_DOMAIN": 3}
+    expected |= {"BULK_RATE_LIMIT": "2M", "BULK_RATE_LIMIT_PER_HOST": "1M"}
+    assert {name: command.settings[name] for name in expected} == expected
+    arguments, given = command.wanted
+    assert arguments == {
+        "list": "list",
+        "output": "DIR",
+        "match": "a*",
+        "limit": "5",
+        "skip": "0",
+        "bad_lines": "skip",
+        "sums": "S",
+        "verify": "1",
+    }
+    assert (given.aria2, given.urls) == (False, ())
+
+
+def test_options_choose_entries_and_hashes(shell: Shell, origin: FaultyOrigin) -> None:
+    lines = [f"a.bin {origin.url('a.bin')}", "bad", f"b.bin {origin.url('b.bin')}", f"c.txt {origin.url('c.txt')}"]
+    shell.write("list.txt", "\n".join(lines))
+    shell.write("SHA256SUMS", f"{SHA256}  a.bin\n{'0' * 64}  b.bin\n")
+    chosen = ["list.txt", "-o", "out", "--skip", "0", "--bad-lines", "skip", "--match", "*.bin"]
+    said = shell.bulk(*chosen, "--sums", "SHA256SUMS")
+    assert said.status == 4, said.log
+    assert shell.files().keys() - {"list.txt", "SHA256SUMS"} == {
+        "out/a.bin",
+        "out/b.bin.part.old",
+        "out/b.bin.part.old.json",
+    }
+    assert "1 verified, 2 failed" in said.log
+    said = shell.bulk(*chosen, "--limit", "1", "--verify")
+    assert "1 verified" in said.log
+    assert len(origin.requests_for("a.bin")) == 1
+
+
+def test_in_somebodys_project_its_settings_stand(tmp_path: Path, origin: FaultyOrigin) -> None:
+    project = Project(tmp_path / "shop")
+    (project.folder / "list.txt").write_text(f"name url\na.bin {origin.url('a.bin')}\n")
+    project.scrapy("bulk", "list.txt", "-o", "out", USER_AGENT="theirs", DOWNLOAD_DELAY=0.5, BULK_DIGEST="sha256")
+    assert (project.folder / "out" / "a.bin").read_bytes() == BODY
+    assert [request.headers["user-agent"] for request in origin.requests] == ["theirs"]
+    ledger = json.loads((project.folder / "out" / ".bulkspider" / "ledger.jsonl").read_text())
+    assert ledger["digests"] == {"sha256": SHA256}
+
+
+# --- URLs --------------------------------------------------------------------------------------------------------------
+
+
+def test_urls_in_the_place_of_a_list(shell: Shell, origin: FaultyOrigin) -> None:
+    odd = origin.url("with%20a%20blank.bin") + "?x=1#fragment"
+    said = shell.bulk(origin.url("a.bin"), odd, origin.url("a.bin"))
+    assert said.status == 0, said.log
+    assert shell.files() == {"output/urls/a.bin": BODY, "output/urls/with a blank.bin": BODY}
+    said = shell.bulk("-o", ".", origin.url("b.bin"))
+    assert said.status == 0, said.log
+    assert shell.files()["b.bin"] == BODY
+    assert len(origin.requests) == 3
+
+
+def test_urls_that_cannot_be_fetched_are_all_named(shell: Shell, origin: FaultyOrigin) -> None:
+    one, two, folder = origin.url("1/a.bin"), origin.url("2/a.bin"), origin.url("folder/")
+    said = shell.bulk(one, two, folder, "ftp://example.org/x", "http://user:secret@example.org:0/x")
+    assert said.status == 1
+    assert said.log.splitlines() == [
+        f"bulkspider: {two}: its name 'a.bin' is that of {one}; give it a name of its own in a list: scrapy bulk LIST",
+        f"{folder}: the URL ends in '/' and gives the file no name; give it a name of its own in a list: scrapy bulk LIST",
+        "ftp://example.org/x: URL scheme 'ftp' is not supported; give an http or https URL",
+        "http://***@example.org:0/x: the URL has no valid host or port; correct what stands between // and the next /",
+    ]
+    assert shell.files(hidden=True) == {}
+    assert origin.connections == 0
+
+
+# --- aria2's input files -----------------------------------------------------------------------------------------------
+
+
+def test_an_input_file_of_aria2(shell: Shell) -> None:
+    secret = needs_header("authorization", "Basic bWU6c2VzYW1l")
+    with FaultyOrigin({"gone.bin": status(404), "private.bin": secret}, default=good, resource=BODY) as origin:
+        url = origin.url
+        text = f"""\
+# what aria2c -i reads
+{url("gone.bin")}\t{url("mirror.bin")}\tftp://example.org/gone.bin
+  out=sub/first.bin
+  checksum=sha-256={SHA256}
+  header=X-One: 1
+  header=X-Two: a: b
+  referer=http://example.org/page
+  user-agent=mine
+  split=4
+  max-connection-per-server=2
+  continue=true
+  gid=0123456789abcdef
+
+{url("plain.bin")}
+\tdir=below/here
+  max-tries=5
+{url("private.bin")}
+  http-user=me
+  http-passwd=sesame
+  max-tries=5
+  checksum=sha-384=00
+{url("abs.bin")}
+  dir={shell.folder}/output/downloads/abs
+"""
+        said = shell.bulk("-", "--format", "aria2", "-o", "output/downloads", stdin=gzip.compress(text.encode()))
+        assert said.status == 0, said.log
+        names = ("sub/first.bin", "below/here/plain.bin", "private.bin", "abs/abs.bin")
+        assert shell.files() == {f"output/downloads/{name}": BODY for name in names}
+        (request,) = origin.requests_for("gone.bin")
+        wanted = {"x-one": "1", "x-two": "a: b", "referer": "http://example.org/page", "user-agent": "mine"}
+        assert {name: request.headers[name] for name in wanted} == wanted
+        assert "stdin:16 (and 1 more line): option max-tries has no effect; -s BULK_RETRY_TIMES=N" in said.log
+        assert "stdin:21: option checksum: sha-384 cannot be compared here" in said.log
+        assert "stdin:2: mirror ftp://… is passed over" in said.log
+        assert "1 verified, 3 complete" in said.log or "3 complete, 1 verified" in said.log
+        rows = [
+            json.loads(line)
+            for line in (shell.folder / "output/downloads/.bulkspider/list").read_text().split("\n")
+            if line
+        ]
+        assert [row.get("segments") for row in rows] == [2, None, None, None]
+        assert "sesame" not in said.log
+
+
+def test_what_aria2_can_and_we_cannot_is_named_with_its_line(shell: Shell, origin: FaultyOrigin) -> None:
+    url = origin.url("a.bin")
+    path = shell.write(
+        "downloads.txt",
+        f"""\
+  out=before.bin
+{url}
+  out=../b.bin
+{url}
+  chekcsum=md5=0
+{url}
+  checksum=sha-256=00
+magnet:?xt=urn:btih:0
+{url}
+  dir=/etc
+{url}
+  header=no colon
+{url}
+  split=many
+{url}
+  out=good.bin
+{url}?other
+  out=good.bin
+""",
+    )
+    said = shell.bulk("downloads.txt", "--format", "aria2")
+    assert said.status == 1
+    name = path.name
+    assert said.log.splitlines() == [
+        f"bulkspider: {name}: 9 bad lines, so nothing was begun:",
+        f"{name}:1: an option before the first URI; write it below the URI's line",
+        f"{name}:3: option out: name '../b.bin' would leave the output folder; rename it in the list",
+        f"{name}:5: option 'chekcsum' is not known; did you mean checksum?",
+        f"{name}:7: option checksum: sha256 '00' is not a sha256; write its 64 hex digits",
+        f"{name}:8: 'magnet:?xt=urn:btih:0' is no http or https URI; bulkspider fetches these two only; begin an option's line with a blank",
+        f"{name}:10: option dir='/etc' is outside of the output folder; name by -o a folder that holds it",
+        f"{name}:12: option header: the header has no colon; write header=NAME: VALUE",
+        f"{name}:14: option split: 'many' is no number of connections; write 1 or more",
+        f"{name}:17: name 'good.bin' is that of line 15, with another URL; rename one of the two",
+    ]
+    assert set(shell.files(hidden=True)) == {"downloads.txt"}
+
+    said = shell.bulk("downloads.txt", "--format", "aria2", "--bad-lines", "skip")
+    assert said.status == 4, said.log
+    assert shell.files()["output/downloads/good.bin"] == BODY
+
+
+def test_links_of_an_aria2_file_are_renewed_from_the_edited_file(shell: Shell) -> None:
+    """The name is that of `out=`, the new link that of the same entry, not of one whose URL only looks like it."""
+    name = shell.folder / "downloads.txt"
+    fresh = False
+
+    def expires(exchange) -> None:
+        nonlocal fresh
+        if "new" in exchange.query or exchange.path.endswith("other.bin"):
+            good(exchange)
+            return
+        fresh = True
+        name.write_text(text.replace("?old", "?new"))
+        status(403)(exchange)
+
+    with FaultyOrigin(default=expires, resource=BODY) as origin:
+        text = f"{origin.url('other.bin')}\n  out=x.bin\n{origin.url('x.bin')}?old\n  out=y.bin\n"
+        name.write_text(text)
+        said = shell.bulk("downloads.txt", "--format", "aria2", "-o", "out")
+        assert said.status == 0, said.log
+        assert fresh
+        assert shell.files()["out/y.bin"] == BODY
+
+
+# --- Dry run -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_tells_what_a_run_would_meet_and_writes_nothing(shell: Shell) -> None:
+    behaviours = {
+        "plain.bin": good,
+        "part.bin": good,
+        "done.bin": good,
+        "foreign.bin": good,
+        "no-ranges.bin": ignores_range(),
+        "chunked.bin": chunked_answer(),
+        "encoded.bin": gzip_encoded(),
+        "empty.bin": (good, b""),
+        "odd.bin": range_416(len(BODY)),
+        "gone.bin": status(404),
+        "busy.bin": busy(503, times=None),
+        "login.bin": html_instead(),
+        "resized.bin": good,
+    }
+    with FaultyOrigin(behaviours, resource=BODY) as origin:
+        lines = ["name url", *(f"{name} {origin.url(name)}" for name in behaviours)]
+        lines[-1] += " size=7"
+        shell.write("first.txt", f"name url\ndone.bin {origin.url('done.bin')}")
+        assert shell.bulk("first.txt", "-o", "out").status == 0
+        shell.write("out/part.bin.part", BODY[:30_000])
+        shell.write("out/part.bin.part.json", json.dumps({"written": [[0, 10_000], [20_000, 30_000]]}))
+        shell.write("out/foreign.bin", BODY[:5_000])
+        shell.write("list.txt", "\n".join(lines))
+        before, asked = shell.files(hidden=True), len(origin.requests)
+
+        said = shell.bulk("list.txt", "-o", "out", "--dry-run", "-j", "3")
+        assert said.status == 3, said.out + said.log
+        assert shell.files(hidden=True) == before, "a dry run writes nothing"
+        told = said.out.splitlines()
+        assert told[0] == "list.txt: 13 entries: 8 to fetch, 1 done already, 4 would fail"
+        # 40,000 bytes each: plain, part less 20,000, foreign less 5,000, no-ranges, chunked, odd.
+        assert (
+            told[1]
+            == "to fetch: 210.0 KiB and 1 file of a size that the server does not tell; 63.5 KiB more are on disk already"
+        )
+        assert told[2].startswith(f"room in {shell.folder}/out: ")
+        assert told[3] == "hashes to compare with: none"
+        assert told[4] == "begun by another tool, and compared with the server first: 1"
+        site = origin.url("").removeprefix("http://").rstrip("/")
+        assert told[5].startswith(f"  {site}: 8 files, 210.0 KiB; NO RANGES for 2 of them")
+        assert told[6:-1] == [
+            "list.txt:11: gone.bin: the origin answered 404 [http_404]",
+            "list.txt:12: busy.bin: the origin answered 503 [http_503]",
+            "list.txt:13: login.bin: the origin sent a page (text/html) where a file was expected (login, error or landing page?) [html]",
+            "list.txt:14: resized.bin: the origin offers 40000 bytes, the list says 7 [size_mismatch]",
+        ]
+        assert told[-1].endswith("(exit status 3)")
+        new = origin.requests[asked:]
+        assert len(new) == 12, "one request for each, none for what is done"
+        assert {request.range for request in new} == {(0, 0)}
+        assert all(request.method == "GET" for request in new)
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "exit_status", "last"),
+    [
+        ("a.bin {a}", [], 0, "a run can succeed (exit status 0)"),
+        ("gone.bin {gone}", [], 4, "for good, and get the rest (exit status 4)"),
+        ("a.bin {a}\nbad", ["--bad-lines", "skip"], 4, "for good, and get the rest (exit status 4)"),
+        ("huge.bin {huge}", [], 3, "what is in its way may pass (exit status 3)"),
+        ("a.bin {a}", ["--sums", "{gone}"], 1, "a run would not begin, for the reason above (exit status 1)"),
+        ("a.bin {a}", ["-o", "list.txt"], 1, "a run would not begin, for the reason above (exit status 1)"),
+    ],
+    ids=["good", "404", "bad line", "no room", "no checksum file", "no folder"],
+)
+def test_a_dry_run_ends_with_the_status_a_run_would_have(
+    shell: Shell, text: str, options: list[str], exit_status: int, last: str
+) -> None:
+    huge = status(206, {"Content-Range": f"bytes 0-0/{1 << 60}"}, body=b"x")
+    with FaultyOrigin({"a.bin": good, "huge.bin": huge}, resource=BODY) as origin:
+        urls = {"a": origin.url("a.bin"), "gone": origin.url("gone"), "huge": origin.url("huge.bin")}
+        shell.write("list.txt", "name url\n" + text.format(**urls))
+        said = shell.bulk("list.txt", "--dry-run", *(option.format(**urls) for option in options))
+        assert said.status == exit_status, said.out + said.log
+        assert said.out.rstrip().endswith(last)
+        assert set(shell.files(hidden=True)) == {"list.txt"}
+
+
+def test_a_bad_list_ends_a_dry_run_before_the_first_question(shell: Shell, origin: FaultyOrigin) -> None:
+    shell.write("list.txt", f"name url\n../a.bin {origin.url('a.bin')}\n")
+    said = shell.bulk("list.txt", "--dry-run")
+    assert (said.status, said.out) == (1, "")
+    assert "list.txt:2: name '../a.bin' would leave the output folder" in said.log
+    assert "choose one of the two" in shell.bulk(origin.url("a.bin"), "--dry-run", "--verify").log
+    assert origin.connections == 0
+    assert set(shell.files(hidden=True)) == {"list.txt"}
+
+
+def test_a_dry_run_tells_of_a_run_that_holds_the_folder(shell: Shell) -> None:
+    with FaultyOrigin({"a.bin": silent(), "b.bin": good}, resource=BODY) as origin:
+        running = shell.start("-o", "out", origin.url("a.bin"), "-s", "BULK_HEADERS_TIMEOUT=60")
+        origin.wait_until(lambda origin: bool(origin.requests))
+        said = shell.bulk("-o", "out", origin.url("b.bin"), "--dry-run")
+        assert said.status == 1, said.out + said.log
+        assert f"another bulkspider (pid {running.pid} on " in said.out
+        assert "1 to fetch" in said.out, "everything else is told as well"
+        running.send_signal(signal.SIGINT)
+        running.communicate(timeout=30)
+        assert running.returncode == 130
+
+
+def test_a_dry_run_shows_secrets_to_their_own_origin_only(shell: Shell) -> None:
+    with FaultyOrigin(default=good, resource=BODY) as elsewhere:
+        away = redirect_to(elsewhere.url("b.bin"))
+        with FaultyOrigin({"a.bin": needs_header("x-key", "sesame"), "b.bin": away}, resource=BODY) as origin:
+            user = origin.url("b.bin").replace("http://", "http://me:hush-hush@")
+            shell.write(
+                "list.txt",
+                f"name url\na.bin {origin.url('a.bin')} header:X-Key=sesame\nb.bin {user} header:X-Key=sesame\n",
+            )
+            said = shell.bulk("list.txt", "--dry-run")
+            assert said.status == 0, said.out + said.log
+            assert "2 to fetch" in said.out
+            (first,) = origin.requests_for("b.bin")
+            assert first.headers["authorization"] == "Basic bWU6aHVzaC1odXNo"
+            (second,) = elsewhere.requests
+            assert second.headers.keys().isdisjoint({"authorization", "x-key", "referer"})
+            assert "hush-hush" not in said.out + said.log
+
+
+def test_a_dead_origin_is_not_asked_for_each_of_its_files(shell: Shell, origin: FaultyOrigin) -> None:
+    with FaultyOrigin() as dead:
+        gone = dead.url("")
+    lines = [f"{n}.bin {gone}{n}.bin" for n in range(200)]
+    shell.write("list.txt", "\n".join(["name url", *lines, f"a.bin {origin.url('a.bin')}"]))
+    said = shell.bulk("list.txt", "--dry-run", "-j", "2")
+    assert said.status == 3
+    assert "201 entries: 1 to fetch, 200 would fail" in said.out
+    site = gone.removeprefix("http://").rstrip("/")
+    assert f"{site}: the connection was refused; 19" in said.out, said.out
+    assert len(said.out.splitlines()) < 20
+
+
+def test_ctrl_c_ends_a_dry_run_at_once(shell: Shell) -> None:
+    with FaultyOrigin({"a.bin": good, "b.bin": silent()}, resource=BODY) as origin:
+        process = shell.start(origin.url("a.bin"), origin.url("b.bin"), "--dry-run", "-s", "BULK_HEADERS_TIMEOUT=600")
+        origin.wait_until(lambda origin: len(origin.requests) == 2)
+        process.send_signal(signal.SIGINT)
+        out, log = process.communicate(timeout=30)
+        assert process.returncode == 130, log
+        assert b"1 to fetch, 1 not asked" in out
+        assert b"stopped before all was asked" in out
+        assert b"Traceback" not in log
+
+
+def test_a_dry_run_in_a_project_writes_none_of_its_feeds(tmp_path: Path, origin: FaultyOrigin) -> None:
+    project = Project(tmp_path / "shop")
+    (project.folder / "list.txt").write_text(f"name url\na.bin {origin.url('a.bin')}\n")
+    before = {path for path in project.folder.rglob("*") if "__pycache__" not in path.parts}
+    settings = {"FEEDS": {"found.json": {"format": "json"}}, "JOBDIR": "job"}
+    log = project.scrapy("bulk", "list.txt", "--dry-run", **settings)
+    assert "a run can succeed" in log
+    after = {path for path in project.folder.rglob("*") if "__pycache__" not in path.parts}
+    assert after == before
