@@ -11,6 +11,7 @@ import base64
 import logging
 import netrc
 import os
+import traceback
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -77,8 +78,11 @@ def _basic(user_and_password: bytes) -> str:
 class RedactingFilter(logging.Filter):
     """Takes secrets out of every record that passes a handler, tracebacks included.
 
-    A mistake of the user (UsageError) is told in its own sentence, without the traceback that Scrapy would add.
+    A mistake of the user (UsageError) is told in its own sentence, without the traceback that Scrapy would add. brief:
+    so is everything unexpected; our own commands ask for that unless the log level is DEBUG.
     """
+
+    brief = False
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], UsageError):
@@ -87,6 +91,11 @@ class RedactingFilter(logging.Filter):
             message = record.getMessage()
         except Exception:  # a broken record is the handler's to complain about
             return True
+        if self.brief and record.exc_info and record.exc_info[1] is not None:
+            message = record.msg = (
+                f"{message.splitlines()[0] if message else 'error'}: {unexpected(record.exc_info[1])}"
+            )
+            record.args = record.exc_info = record.exc_text = None
         clean = redact(message)
         if clean != message:
             record.msg, record.args = clean, None
@@ -95,6 +104,20 @@ class RedactingFilter(logging.Filter):
         if record.exc_text:
             record.exc_text = redact(record.exc_text)
         return True
+
+
+def unexpected(error: BaseException) -> str:
+    """One sentence on an error that nobody has foreseen: what, where, and how to see all of it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [frame for frame in frames if frame.filename.startswith(os.path.dirname(__file__))]
+    where = "".join(f" in {os.path.basename(frame.filename)}:{frame.lineno}" for frame in (ours or frames)[-1:])
+    text = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
+    return f"{text}{where}; this should not happen: run it again with -L DEBUG, which shows all, and report it"
+
+
+def be_brief() -> None:
+    """From now on no log line has a traceback."""
+    _filter.brief = True
 
 
 _formatter = logging.Formatter()

@@ -8,6 +8,7 @@ serves (no CONNECT proxies) and a warning says so, once. Twisted's exceptions be
 from __future__ import annotations
 
 import logging
+import re
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
@@ -360,7 +361,10 @@ def map_error(error: BaseException) -> BulkError:
     if isinstance(first, SSL.Error):
         return AttemptError(f"TLS failed ({text})", code="tls", origin_wide=True)
     if type(first).__name__ == "TunnelError":
-        return AttemptError(f"the proxy opened no tunnel ({text})", code="proxy", origin_wide=True)
+        # Scrapy shows the proxy's answer as a dict.
+        status = re.search(r"'status': (\d{3})", text)
+        why = f"it answered {status[1]}" if status is not None else text
+        return AttemptError(f"the proxy opened no tunnel ({why})", code="proxy", origin_wide=True)
     if isinstance(first, (net.ConnectionLost, net.ConnectionDone, net.ConnectionAborted, CancelledError)):
         return AttemptError("the connection was lost before the answer", code="lost")
     return AttemptError(f"no valid answer ({text})", code="bad_answer")

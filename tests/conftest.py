@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from messages import check_error
 
 # Patience in tests: a retry must not wait for seconds, a stall must be noticed soon.
 QUICK = {
@@ -91,6 +92,9 @@ class Bulk:
         rows = []
         if self.report.exists():
             rows = [json.loads(line) for line in self.report.read_text().splitlines()]
+        for row in rows:
+            if row["error"] is not None:
+                check_error(row["error"])
         return Ended(process.returncode, log, rows, self.output)
 
     def run(self, *arguments: str, settings: Mapping[str, str] | None = None, timeout: float = 90) -> Ended:

@@ -11,6 +11,7 @@ from conftest import sha256
 from faults import cut_after, in_turn, redirect_to, status
 from faulty import Exchange, FaultyOrigin, good, make_body
 from holding import Holds, stall_until
+from messages import check_error
 from project import PAGE, Project, stat
 
 BODY = make_body(300_000)
@@ -159,7 +160,7 @@ def test_two_requests_for_one_path_are_one_transfer_and_two_urls_are_an_error(pr
         assert sorted(item["already"] for item in same) == [False, True]
         (refused,) = [item for item in items if "exception" in item]
         assert refused["exception"] == "DownloadCancelledError"
-        assert "from another URL" in refused["message"]
+        check_error({"code": "two_urls", "message": refused["message"]})
 
 
 def test_an_interrupted_request_goes_on_in_the_next_run(project: Project) -> None:

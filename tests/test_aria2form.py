@@ -22,9 +22,8 @@ def read(text: str, root: str | None = "/out") -> tuple[list[bytes], list[tuple[
         bad.append((line, str(error)))
 
     form = Aria2Form(note, root, "list")
-    rows = [
-        row for block in form.rows([line.encode() for line in text.split("\n")] for text in [text]) for row in block
-    ]
+    lines = [line.encode() for line in text.split("\n")]
+    rows = [row for block in form.rows([lines[:3], lines[3:]]) for row in block]
     return rows, bad, form.warnings
 
 

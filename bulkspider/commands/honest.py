@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, cast
 from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 
 from bulkspider.arguments import Given, prepare, preview
+from bulkspider.entry import redact
 from bulkspider.errors import BulkError
 from bulkspider.folder import Place
 from bulkspider.listcopy import shown
 from bulkspider.preflight import PreflightSpider
 from bulkspider.run import Run
+from bulkspider.secrecy import be_brief, unexpected
 from bulkspider.survey import Survey
 
 if TYPE_CHECKING:
@@ -33,9 +35,8 @@ def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str,
     """Runs the spider `bulk` with these spider arguments; returns the exit status."""
     try:
         prepared = prepare(arguments, cast(Any, crawler.settings), given)
-    except BulkError as error:
-        print(f"bulkspider: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return _refused(error, crawler.settings)
     if crawler.settings.get("LOG_LEVEL") != "DEBUG":
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.INFO)
@@ -52,9 +53,8 @@ def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict
     """Asks for every entry and prints what a run would meet; returns the exit status that it would have."""
     try:
         seen = preview(arguments, cast(Any, settings), given)
-    except BulkError as error:
-        print(f"bulkspider: {error}", file=sys.stderr)
-        return 1
+    except Exception as error:
+        return _refused(error, settings)
     # What a project of its own would write; a dry run writes nothing.
     for name, nothing in (("FEEDS", {}), ("JOBDIR", None)):
         settings.set(name, nothing, "cmdline")
@@ -76,8 +76,19 @@ def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict
     return 128 + run.signal if run.signal is not None and not run.finished else survey.exit_status
 
 
+def _refused(error: Exception, settings: BaseSettings) -> int:
+    """Nothing was begun."""
+    if not isinstance(error, BulkError) and settings.get("LOG_LEVEL") == "DEBUG":
+        raise error
+    print(f"bulkspider: {redact(str(error) if isinstance(error, BulkError) else unexpected(error))}", file=sys.stderr)
+    return 1
+
+
 def calm(settings: BaseSettings) -> None:
-    """Hides the crawler's housekeeping unless the user asked for a log level; before Scrapy says its first word."""
+    """Hides tracebacks, unless the user asked for DEBUG, and the crawler's housekeeping, unless for any log level;
+    before Scrapy says its first word."""
+    if settings.get("LOG_LEVEL") != "DEBUG":
+        be_brief()
     if (settings.getpriority("LOG_LEVEL") or 0) < SETTINGS_PRIORITIES["cmdline"]:
         for name in HOUSEKEEPING:
             # A filter, because Scrapy resets the levels of its loggers when it configures logging.

@@ -1,0 +1,240 @@
+"""Every error a user can meet: provoked, in one sentence of the promised kind, without a traceback.
+
+`messages.py` says what each code's sentence is, and `conftest.py` holds every failing row of every test to it. Here are
+the errors that no scenario of another file ends with, and the proof that none is forgotten.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import os
+import re
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Bulk
+from faults import etag_per_request, redirect_to, status
+from faulty import Exchange, FaultyOrigin, good, make_body
+from messages import SAYS, check_error
+from test_readme import table
+from twisted.internet import error as net
+from twisted.web.error import SchemeNotSupported
+
+from bulkspider import errors
+from bulkspider.errors import BulkError, disk_error
+from bulkspider.folder import Folder
+from bulkspider.sink import Part
+from bulkspider.wire import map_error
+
+TESTS = Path(__file__).parent
+BODY = make_body(300_000)
+
+# What no origin, disk or user has brought about here: the last resort of loops that end before. Their sentences are in
+# SAYS; they are made in one place of the code each.
+BELTS = {"no_progress", "no_range", "overlap_mismatch"}
+
+
+def slow(exchange: Exchange) -> None:
+    """Less in each attempt, and no ranges: it never comes further."""
+    exchange.send_status(200)
+    exchange.header("Content-Length", len(BODY))
+    exchange.end_headers()
+    exchange.send(BODY[: 2000 // (exchange.attempt + 1)])
+    exchange.send_slowly(BODY[2000:], 5)
+
+
+def partial_for_all(exchange: Exchange) -> None:
+    """206 without a Content-Range, whatever was asked for."""
+    exchange.send_status(206)
+    exchange.header("Content-Length", len(BODY))
+    exchange.end_headers()
+    exchange.send(BODY)
+
+
+def no_tunnel(exchange: Exchange) -> None:
+    """A proxy that answers CONNECT with a refusal."""
+    status(407)(exchange)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, dict[str, object]], str]:
+    """One crawl over one entry for each code; their errors, and the log."""
+    bulk = Bulk(tmp_path_factory.mktemp("errors"))
+    bulk.output.mkdir()
+    behaviours: dict[str, Callable[[Exchange], None]] = {
+        "slow": slow,
+        "bad_range": partial_for_all,
+        "changed": etag_per_request(),
+        "redirect": redirect_to("ftp://127.0.0.1/x"),
+        "http_418": status(418),
+        "not_regular": good,
+        "part_in_use": good,
+    }
+    with FaultyOrigin(default=no_tunnel) as proxy, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("https_proxy", proxy.url("").rstrip("/"))
+        environment.setenv("no_proxy", "")
+        origins = {name: FaultyOrigin({name: behaviour}, resource=BODY) for name, behaviour in behaviours.items()}
+        for origin in origins.values():
+            origin.__enter__()
+        (bulk.output / "changed").write_bytes(BODY[:200_000])
+        (bulk.output / "not_regular").mkdir()
+        folder = Folder(bulk.output)
+        held = Part(folder, "part_in_use", "key", checkpoint=1 << 20)
+        held.open()
+        assert held.fd >= 0
+        try:
+            lines = [f"{name} {origin.url(name)}" for name, origin in origins.items()]
+            lines.append("proxy https://example.org/x")
+            bulk.write_list(lines)
+            patience = {"BULK_STALL_TIMEOUT": "1", "BULK_RETRY_TIMES": "2", "BULK_ORIGIN_PATIENCE": "1"}
+            ended = bulk.run(settings={**patience, "CONCURRENT_REQUESTS": "20", "CONCURRENT_REQUESTS_PER_DOMAIN": "20"})
+        finally:
+            held.close()
+            folder.close()
+            for origin in origins.values():
+                origin.__exit__(None, None, None)
+    assert ended.status == 3, ended.log
+    return {row["name"]: row["error"] for row in ended.rows}, ended.log
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "permanent"),
+    [
+        ("slow", "slow", False),
+        ("bad_range", "bad_range", False),
+        ("changed", "changed", False),
+        ("redirect", "redirect", False),
+        ("http_418", "http_418", False),
+        ("not_regular", "not_regular", False),
+        ("part_in_use", "part_in_use", False),
+        ("proxy", "origin_down", False),
+    ],
+)
+def test_an_entry_fails_with_the_sentence_of_its_code(
+    rows: tuple[dict[str, dict[str, object]], str], name: str, code: str, permanent: bool
+) -> None:
+    found, log = rows
+    error = found[name]
+    assert (error["code"], error["permanent"]) == (code, permanent), error
+    check_error(error)
+    assert f"{name}: {error['message']}" in log, "the summary names the file and says the same"
+    assert code != "origin_down" or "the proxy opened no tunnel (it answered 407)" in str(error["message"])
+
+
+NET = {
+    "dns": net.DNSLookupError("no such name"),
+    "connect": net.TimeoutError("timed out"),
+    "refused": net.ConnectionRefusedError(),
+    "lost": net.ConnectionLost(),
+    "bad_answer": ValueError("what is this"),
+    "bad_url": SchemeNotSupported("Unsupported scheme"),
+    "proxy": NotImplementedError("Tunneling via HTTPS proxies is not supported"),
+}
+
+
+@pytest.mark.parametrize("code", NET)
+def test_what_twisted_says_becomes_one_sentence(code: str) -> None:
+    error = map_error(NET[code])
+    check_error({"code": error.code, "message": error.message})
+    assert error.code == code
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, "disk_full"),
+        (errno.EDQUOT, "disk_full"),
+        (errno.EROFS, "read_only"),
+        (errno.EIO, "io_error"),
+        (errno.EFBIG, "file_too_big"),
+        (errno.EACCES, "no_permission"),
+        (errno.EPERM, "no_permission"),
+        (errno.ELOOP, "not_regular"),
+        (errno.ENOTDIR, "not_regular"),
+        (errno.EISDIR, "not_regular"),
+        (errno.EMFILE, "too_many_files"),
+        (errno.ENFILE, "too_many_files"),
+        (errno.ENAMETOOLONG, "disk_error"),
+    ],
+)
+def test_what_the_disk_says_becomes_one_sentence_with_the_file(number: int, code: str) -> None:
+    error = disk_error(OSError(number, os.strerror(number)), "/out/a.bin")
+    check_error({"code": error.code, "message": error.message})
+    assert error.code == code
+    assert error.message.startswith("/out/a.bin: ")
+
+
+def test_a_second_run_in_one_folder_is_told_who_is_there(bulk: Bulk) -> None:
+    with FaultyOrigin({"a.bin": lambda exchange: exchange.stall()}, resource=BODY) as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        first = bulk.start(settings={"BULK_HEADERS_TIMEOUT": "60"})
+        origin.wait_until(lambda origin: bool(origin.requests))
+        ended = bulk.run()
+        first.send_signal(signal.SIGTERM)
+        bulk.wait(first)
+    assert ended.status == 1
+    (line,) = ended.log.splitlines()
+    sentence = line.removeprefix("bulkspider: ")
+    check_error({"code": "folder_in_use", "message": sentence})
+    assert f"pid {first.pid} on {socket.gethostname()}" in sentence
+
+
+# --- Bugs ---------------------------------------------------------------------------------------------------------------
+
+
+BUGGY = """
+from scrapy import signals
+
+class Buggy:
+    @classmethod
+    def from_crawler(cls, crawler):
+        it = cls()
+        crawler.signals.connect(it.scraped, signals.item_scraped)
+        return it
+
+    def scraped(self):
+        return {}["no such key"]
+"""
+
+
+def test_what_nobody_has_foreseen_is_one_sentence_and_all_of_it_at_debug(bulk: Bulk) -> None:
+    (bulk.folder / "buggy.py").write_text(BUGGY)
+    buggy = {"EXTENSIONS": '{"buggy.Buggy": 0, "scrapy.extensions.logstats.LogStats": null}'}
+    with FaultyOrigin({"a.bin": good}, resource=BODY) as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        ended = bulk.run(settings=buggy)  # which holds that there is no traceback
+        (line,) = [line for line in ended.log.splitlines() if "KeyError" in line]
+        assert "KeyError: 'no such key' in buggy.py:12; this should not happen: run it again with -L DEBUG" in line
+        process = bulk.start("-L", "DEBUG", settings=buggy)
+        assert "Traceback" in bulk.wait(process).log
+
+
+# --- None is forgotten ---------------------------------------------------------------------------------------------------
+
+
+def test_every_code_has_its_sentence() -> None:
+    assert set(SAYS) == set(table("Error codes"))
+
+
+def test_every_code_is_provoked_by_some_test() -> None:
+    """In this file, or named by a test that a crawl of its own ends with it."""
+    words: set[str] = set()
+    for path in TESTS.glob("test_*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        words |= {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+    missing = {code for code in SAYS if code not in words}
+    assert missing - {"list", "usage", "http_NNN"} == set()
+    assert set(SAYS) > BELTS
+
+
+def test_no_code_is_made_that_nobody_can_look_up() -> None:
+    """Also the bare words that are passed on to an error by position; `test_readme` compares keywords."""
+    assert {code for code, _, _ in errors._DISK_CODES.values()} < set(SAYS)
+    assert BulkError("x").code not in SAYS
+    assert all(re.fullmatch(r"[a-z_]+|http_NNN", code) for code in SAYS)
