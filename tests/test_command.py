@@ -155,10 +155,11 @@ def test_options_set_what_they_are_another_name_of() -> None:
     command.settings.setdict(command.default_settings, priority="command")
     parser = argparse.ArgumentParser(conflict_handler="resolve")
     command.add_options(parser)
-    words = "list -j 3 --rate 2M --rate-per-host 1M --match a* --limit 5 --skip 0 --bad-lines skip --sums S --verify"
+    words = "list -j 3 --segments 4 --order smallest --rate 2M --rate-per-host 1M --match a* --limit 5 --skip 0 --bad-lines skip --sums S --verify"
     options, rest = parser.parse_known_args([*words.split(), "-o", "DIR"])
     command.process_options(rest, options)
     expected = {"CONCURRENT_REQUESTS": 3, "CONCURRENT_REQUESTS_PER_DOMAIN": 3}
+    expected |= {"BULK_SEGMENTS": 4, "BULK_ORDER": "smallest"}
     expected |= {"BULK_RATE_LIMIT": "2M", "BULK_RATE_LIMIT_PER_HOST": "1M"}
     assert {name: command.settings[name] for name in expected} == expected
     arguments, given = command.wanted

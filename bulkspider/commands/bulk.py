@@ -74,6 +74,8 @@ class Command(BaseRunSpiderCommand):
     }
     options: ClassVar[dict[str, tuple[str, ...]]] = {
         "jobs": ("CONCURRENT_REQUESTS", "CONCURRENT_REQUESTS_PER_DOMAIN"),
+        "segments": ("BULK_SEGMENTS",),
+        "order": ("BULK_ORDER",),
         "rate": ("BULK_RATE_LIMIT",),
         "rate_per_host": ("BULK_RATE_LIMIT_PER_HOST",),
     }
@@ -104,6 +106,8 @@ class Command(BaseRunSpiderCommand):
         add("-o", "--output", metavar="DIR", dest="folder", help="the output folder; made if it is not there")
         add = _Adder(how)
         add("-j", "--jobs", metavar="N", type=_count, help="files at a time, also from one host (default: 8, and 4)")
+        add("--segments", metavar="N", type=int, help="connections for each file; 0, the default, decides by itself")
+        add("--order", choices=("list", "smallest", "largest"), help="what comes first (default: the list's order)")
         add("--rate", metavar="BYTES", type=_size, help="bytes per second of all together, as in --rate 20M")
         add("--rate-per-host", metavar="BYTES", type=_size, help="bytes per second from each host")
         add = _Adder(instead)
