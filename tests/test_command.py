@@ -128,7 +128,7 @@ def test_the_help_teaches(shell: Shell) -> None:
         (["one.txt", "--limit", "ten"], "argument --limit: 'ten' is no number from 1 on"),
         (["one.txt", "--rate", "fast"], "argument --rate: 'fast': not a size; write for example 64K, 16M, 1.5G"),
         (["one.txt", "--skip", "2"], "argument --skip: invalid choice"),
-        (["one.txt", "--dry-run", "-O", "x.jsonl"], "--dry-run writes nothing: leave out -O"),
+        (["one.txt", "--dry-run", "-O", "x.jsonl"], "--dry-run writes nothing: leave out -O and --report"),
         (["one.txt", "-a", "limit"], "Invalid -a value, use -a NAME=VALUE"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -155,7 +155,7 @@ def test_options_set_what_they_are_another_name_of() -> None:
     command.settings.setdict(command.default_settings, priority="command")
     parser = argparse.ArgumentParser(conflict_handler="resolve")
     command.add_options(parser)
-    words = "list -j 3 --segments 4 --order smallest --rate 2M --rate-per-host 1M --match a* --limit 5 --skip 0 --bad-lines skip --sums S --verify"
+    words = "list -j 3 --segments 4 --order smallest --rate 2M --rate-per-host 1M --match a* --limit 5 --skip 0 --bad-lines skip --sums S --verify --report r.html"
     options, rest = parser.parse_known_args([*words.split(), "-o", "DIR"])
     command.process_options(rest, options)
     expected = {"CONCURRENT_REQUESTS": 3, "CONCURRENT_REQUESTS_PER_DOMAIN": 3}
@@ -172,6 +172,7 @@ def test_options_set_what_they_are_another_name_of() -> None:
         "bad_lines": "skip",
         "sums": "S",
         "verify": "1",
+        "report": "r.html",
     }
     assert (given.aria2, given.urls) == (False, ())
 

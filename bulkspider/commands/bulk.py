@@ -71,6 +71,7 @@ class Command(BaseRunSpiderCommand):
         "limit": "limit",
         "skip": "skip",
         "bad_lines": "bad_lines",
+        "report": "report",
     }
     options: ClassVar[dict[str, tuple[str, ...]]] = {
         "jobs": ("CONCURRENT_REQUESTS", "CONCURRENT_REQUESTS_PER_DOMAIN"),
@@ -114,6 +115,7 @@ class Command(BaseRunSpiderCommand):
         add("--dry-run", action="store_true", help="ask for every file's size, tell what a run would do, write nothing")
         add("--verify", action="store_true", help="read again what is in the output folder; asks nobody")
         add = _Adder(report)
+        add("--report", metavar="FILE.html", help="a page to look at: the files in time, failures first")
         add(
             *("-O", "--overwrite-output"),
             action="append",
@@ -135,8 +137,8 @@ class Command(BaseRunSpiderCommand):
             if (value := getattr(opts, option)) is not None:
                 for name in names:
                     self.settings.set(name, value, "cmdline")
-        if opts.dry_run and opts.overwrite_output:
-            raise UsageError("--dry-run writes nothing: leave out -O")
+        if opts.dry_run and (opts.overwrite_output or opts.report):
+            raise UsageError("--dry-run writes nothing: leave out -O and --report")
         self.wanted = self._read(args, opts)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
