@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 from collections.abc import Iterator
 from dataclasses import fields
 
 from readme import README, ROOT, section, table
+from scrapy.settings import Settings
 
 from bulkspider import bare, errors
 from bulkspider.arguments import ARGUMENTS
+from bulkspider.commands.bulk import Command
 from bulkspider.items import BulkItem
 from bulkspider.options import Options
 from bulkspider.run import STATUSES
 
+# Options without a value, and values for those that take only certain ones.
+FLAGS = ("--verify", "--dry-run")
+WORDS = {"--bad-lines": "skip", "--order": "largest", "--format": "aria2"}
 SOURCES = sorted((ROOT / "bulkspider").rglob("*.py"))
 
 
@@ -53,6 +59,22 @@ def test_settings() -> None:
 
 def test_arguments() -> None:
     assert sorted(table("Arguments")) == sorted(ARGUMENTS)
+
+
+def test_options_of_the_command() -> None:
+    """Every option that is another name for something, and for what."""
+    told = table("A list and a shell")
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
+    command = Command()
+    command.settings = Settings()
+    command.add_options(parser)
+    named = {option.split()[0]: [re.split("[= ]", way)[1] for way in told[option][0].split("-")[1:]] for option in told}
+    ours = {**{option: (name,) for option, name in Command.arguments.items()}, **Command.options, "verify": ("verify",)}
+    for option, names in named.items():
+        destination = vars(parser.parse_args([option] if option in FLAGS else [option, WORDS.get(option, "1")]))
+        (key,) = [key for key, value in destination.items() if value != parser.get_default(key)]
+        assert key in ("dry_run", "format") or tuple(names) == ours.pop(key), option
+    assert ours == {}
 
 
 # How the README calls the types of BulkItem's fields.

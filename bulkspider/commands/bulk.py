@@ -170,7 +170,7 @@ class Command(BaseRunSpiderCommand):
         if not urls:
             if len(args) > 1:
                 raise UsageError(f"one list at a time, not {len(args)}: {' '.join(args)}")
-            if not args and "list" not in arguments:
+            if not args and arguments.keys().isdisjoint({"list", "queue"}):
                 raise UsageError("which list? `scrapy bulk LIST`, with a `name URL` line per file; -h tells all")
             arguments.update({"list": args[0]} if args else {})
         for option, name in self.arguments.items():
