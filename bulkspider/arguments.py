@@ -80,18 +80,19 @@ class _Wanted:
 def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given()) -> Prepared:
     """Raises UsageError, ListError or DiskError, each of which says what to do; nothing is left open then."""
     wanted = _read(arguments, settings, given)
-    was_there = os.path.isdir(wanted.root)
+    made = _missing(wanted.root)
     folder = Folder(wanted.root)
     try:
         folder.lock(exclusive=True)
         source = wanted.check(folder.private)
     except BaseException:
         folder.close()
-        if not was_there:
+        if made:
             # A bad list leaves no trace.
             shutil.rmtree(folder.private, ignore_errors=True)
             with contextlib.suppress(OSError):
-                os.rmdir(folder.root)
+                for path in made:
+                    os.rmdir(path)
         raise
     return Prepared(
         folder,
@@ -103,6 +104,15 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Gi
         report=wanted.report,
         aria2=given.aria2,
     )
+
+
+def _missing(root: str) -> list[str]:
+    """The folders that must be made for `root`, the innermost first."""
+    path, missing = os.path.abspath(root), []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
 
 
 def preview(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given()) -> Preview:

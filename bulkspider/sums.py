@@ -49,7 +49,7 @@ def read_sums(path: str) -> Sums:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return Sums(parse_sums(file, path, path))
     except OSError as error:
-        raise UsageError(f"{path}: no such checksum file ({error.strerror}); correct -a sums=") from error
+        raise UsageError(f"{path}: no such checksum file ({error.strerror}); correct its path") from error
 
 
 async def fetch_sums(crawler: Crawler, url: str) -> Sums:

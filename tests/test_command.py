@@ -57,7 +57,7 @@ class Shell:
         hidden = ("SCRAPY_SETTINGS_MODULE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
         return subprocess.Popen(
-            [sys.executable, "-m", "scrapy", "bulk", *arguments, *settings],
+            [sys.executable, "-m", "scrapy", "bulk", *settings, *arguments],
             cwd=self.folder,
             env={**environment, "COLUMNS": "80", "NETRC": str(self.folder / "netrc"), "PYTHONWARNINGS": "default"},
             stdin=stdin,
@@ -175,6 +175,14 @@ def test_options_set_what_they_are_another_name_of() -> None:
         "report": "r.html",
     }
     assert (given.aria2, given.urls) == (False, ())
+
+
+def test_a_bad_list_leaves_no_trace(shell: Shell, origin: FaultyOrigin) -> None:
+    shell.write("-list.txt", f"name url\n../a.bin {origin.url('a.bin')}\n")
+    said = shell.bulk("--", "-list.txt")
+    assert said.status == 1
+    assert "-list.txt:2: name '../a.bin' would leave the output folder" in said.log
+    assert os.listdir(shell.folder) == ["-list.txt"]
 
 
 def test_options_choose_entries_and_hashes(shell: Shell, origin: FaultyOrigin) -> None:

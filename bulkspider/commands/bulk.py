@@ -156,11 +156,13 @@ class Command(BaseRunSpiderCommand):
 
     def _read(self, args: list[str], opts: argparse.Namespace) -> tuple[dict[str, str], Given]:
         """The spider's arguments, and what only this command can say. Raises UsageError."""
-        args = [argument for argument in args if argument != "--"]
-        for argument in args:
+        # What follows `--` is no option, whatever it looks like.
+        options = args[: args.index("--")] if "--" in args else args
+        for argument in options:
             if argument.startswith("-") and argument != "-":
                 name = argument.partition("=")[0]
                 raise UsageError(f"unknown option {name}{nearest(name, _Adder.known)}")
+        args = [*options, *args[len(options) + 1 :]]
         urls = tuple(filter(is_url, args))
         arguments: dict[str, str] = dict(opts.spargs)
         if urls and len(urls) < len(args):
