@@ -189,7 +189,7 @@ class Survey:
         return f"{self.entries:,} {'entry' if self.entries == 1 else 'entries'}: {told}"
 
     def _amount(self) -> str:
-        told = human(self.to_fetch)
+        told = human(self.to_fetch) if self._answered else "nothing"
         if self.unsized:
             told += f" and {_files(self.unsized)} of a size that the server does not tell"
         if self._held or self._done_bytes:
