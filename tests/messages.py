@@ -46,6 +46,7 @@ SAYS = {
     "bad_range": r"206 with .+|206 reaches byte .+|206 ends at byte .+|asked for byte \d+, got byte \d+|416 .+|416, .+",
     "no_range": r"the origin ignores Range",
     "no_progress": r"the answer brought nothing new",
+    "disagreement": r".+",
     "missing": r"the file is not there; run without verify",
     "two_urls": r"/.+: it is being fetched from another URL",
     "no_space": r"no room for its \d+ bytes on the file system of /.+",
