@@ -25,7 +25,8 @@ from twisted.internet import error as net
 from twisted.web.error import SchemeNotSupported
 
 from bulkspider import errors
-from bulkspider.errors import BulkError, disk_error
+from bulkspider.arguments import prepare
+from bulkspider.errors import BulkError, UsageError, disk_error
 from bulkspider.folder import Folder
 from bulkspider.sink import Part
 from bulkspider.wire import map_error
@@ -166,6 +167,50 @@ def test_what_the_disk_says_becomes_one_sentence_with_the_file(number: int, code
     check_error({"code": error.code, "message": error.message})
     assert error.code == code
     assert error.message.startswith("/out/a.bin: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "sentence"),
+    [
+        ({"list": ""}, {}, "which list? Say -a list=FILE (`name url` a line), for example -a list=input/tmp"),
+        ({"list": "no.txt"}, {}, "no.txt: no such list; give the path of a file with a line `name url` for each file"),
+        ({"skip": "2"}, {}, "argument skip=2: 0 reads the first line too, 1 ignores it"),
+        ({"bad_lines": "x"}, {}, "argument bad_lines=x: stop ends before the first byte, skip goes on"),
+        ({"verify": "yes"}, {}, "argument verify=yes: 0 downloads, 1 re-reads the output instead"),
+        ({"limit": "ten"}, {}, "argument limit=ten: must be a number of entries"),
+        ({"limit": "0"}, {}, "limit=0: write 1 or more"),
+        ({"sums": "no"}, {}, "no: no such checksum file (No such file or directory); correct its path"),
+        ({}, {"BULK_DIGEST": "md4"}, "setting BULK_DIGEST='md4': must be one of auto, sha256, off"),
+        ({}, {"BULK_CHECKPOINT": "x"}, "setting BULK_CHECKPOINT='x': not a size; write for example 64K, 16M, 1.5G"),
+        ({}, {"BULK_STALL_TIMEOUT": -1}, "setting BULK_STALL_TIMEOUT=-1: seconds cannot be negative"),
+        ({}, {"BULK_RETRY_TIMES": "-1"}, "setting BULK_RETRY_TIMES='-1': a count cannot be negative"),
+        ({}, {"BULK_REQUIRE_PROOF": "perhaps"}, "setting BULK_REQUIRE_PROOF='perhaps': neither true nor false"),
+        ({}, {"BULK_STALL_TIME": 1}, "unknown setting BULK_STALL_TIME; did you mean BULK_STALL_TIMEOUT?"),
+        ({}, {"BULK_FRESH_URL": "no.such"}, "setting BULK_FRESH_URL=no.such: No module named 'no'"),
+        ({}, {"BULK_FRESH_URL": "sys.path"}, "setting BULK_FRESH_URL=sys.path: not a function"),
+    ],
+    ids=lambda value: " ".join(f"{key}={each}" for key, each in value.items()) if isinstance(value, dict) else "",
+)
+def test_what_does_not_fit_is_refused_in_one_sentence_before_anything_is_made(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: dict[str, str],
+    settings: dict[str, object],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "list.txt").write_text("name url\na.bin http://example.org/a.bin\n")
+    with pytest.raises(UsageError) as caught:
+        prepare({"list": "list.txt", **arguments}, settings)
+    assert (caught.value.code, str(caught.value)) == ("usage", sentence)
+    assert os.listdir(tmp_path) == ["list.txt"]
+
+
+def test_a_mistyped_argument_is_shown_with_all_there_are(tmp_path: Path) -> None:
+    with pytest.raises(
+        UsageError, match=r"^unknown argument ouput; did you mean output\?\nknown arguments: list, output"
+    ):
+        prepare({"list": "x", "ouput": "y"}, {})
 
 
 def test_a_second_run_in_one_folder_is_told_who_is_there(bulk: Bulk) -> None:
