@@ -30,7 +30,6 @@ from bulkspider.ledger import Ledger, Proof, proves
 from bulkspider.options import human
 from bulkspider.probe import from_meta
 from bulkspider.run import Run
-from bulkspider.secrecy import guard_logs
 from bulkspider.sink import bytes_held
 from bulkspider.spiders.bulk import STATUSES, BulkSpider
 from bulkspider.sums import fetch_sums
@@ -80,7 +79,7 @@ class PreflightSpider(Spider):
     async def start(self) -> AsyncIterator[Any]:
         run = self.crawler.get_extension(Run)
         assert run is not None  # the command has installed the add-on
-        guard_logs()
+        run.take_charge()
         run.on_stop(self._signal)
         try:
             self._ledger.load()

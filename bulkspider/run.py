@@ -140,9 +140,7 @@ class Run:
         """Makes an opened and locked folder known; the run closes it at its end. Before the first one a crawl has
         nothing to do with us, and nothing of it is changed."""
         if not self._folders:
-            guard_logs()
-            if threading.current_thread() is threading.main_thread():
-                self._listen_for_signals()
+            self.take_charge()
         root = str(folder.root)
         self._folders[root] = folder
         ledger = self._ledgers[root] = Ledger(folder.private, writer)
@@ -152,6 +150,12 @@ class Run:
             logger.info("%s: damaged lines of the ledger passed over: %d", folder.private, ledger.damaged)
         self._controls.append(ControlFile(folder.private / "control.json"))
         return ledger
+
+    def take_charge(self) -> None:
+        """From now on no secret gets into the crawl's log, and the signal that ends it is remembered."""
+        guard_logs()
+        if threading.current_thread() is threading.main_thread():
+            self._listen_for_signals()
 
     def folder(self, root: str) -> Folder:
         """The output folder `root`; opened, and locked to share, at its first use. Raises DiskError, UsageError."""

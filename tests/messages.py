@@ -48,6 +48,7 @@ SAYS = {
     "no_progress": r"the answer brought nothing new",
     "disagreement": r".+",
     "missing": r"the file is not there; run without verify",
+    "two_ways": r"/.+: BulkFilesPipeline is fetching it already",
     "two_urls": r"/.+: it is being fetched from another URL",
     "no_space": r"no room for its \d+ bytes on the file system of /.+",
     "disk_full": r"/.+: (the file system is full|the disk quota is used up); make room and run the same command again",

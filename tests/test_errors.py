@@ -20,7 +20,7 @@ from conftest import Bulk
 from faults import etag_per_request, redirect_to, status
 from faulty import Exchange, FaultyOrigin, good, make_body
 from messages import SAYS, check_error
-from test_readme import table
+from readme import table
 from twisted.internet import error as net
 from twisted.web.error import SchemeNotSupported
 
@@ -37,6 +37,10 @@ BODY = make_body(300_000)
 # What no origin, disk or user has brought about here: the last resort of loops that end before. Their sentences are in
 # SAYS; they are made in one place of the code each.
 BELTS = {"disagreement", "no_progress", "no_range", "overlap_mismatch"}
+
+
+# Codes that a project sees as one of Scrapy's exceptions; a test knows them by their sentence.
+BY_SENTENCE = {"two_ways": "is fetching it already"}
 
 
 def slow(exchange: Exchange) -> None:
@@ -273,7 +277,9 @@ def test_every_code_is_provoked_by_some_test() -> None:
         words |= {
             node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
-    missing = {code for code in SAYS if code not in words}
+    missing = {
+        code for code in SAYS if code not in words and not any(BY_SENTENCE.get(code, "\n") in word for word in words)
+    }
     assert missing - {"http_NNN"} == set(), "write a test that ends with the new code"
     assert set(SAYS) > BELTS
 
