@@ -603,5 +603,6 @@ def bytes_held(path: str | os.PathLike[str]) -> tuple[int, bool]:
             saved = json.loads(Path(f"{os.fspath(path)}{STATE}").read_bytes())
             return Ranges(saved["written"]).count, False
         except (OSError, ValueError, KeyError, TypeError):
-            return size, True
+            holes = any(os.path.lexists(f"{os.fspath(path)}{suffix}") for suffix in CONTROL_FILES)
+            return 0 if holes else size, True
     return 0, False

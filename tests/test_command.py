@@ -372,6 +372,7 @@ def test_a_dry_run_tells_what_a_run_would_meet_and_writes_nothing(shell: Shell) 
         "part.bin": good,
         "done.bin": good,
         "foreign.bin": good,
+        "holes.bin": good,
         "no-ranges.bin": ignores_range(),
         "chunked.bin": chunked_answer(),
         "encoded.bin": gzip_encoded(),
@@ -390,6 +391,8 @@ def test_a_dry_run_tells_what_a_run_would_meet_and_writes_nothing(shell: Shell) 
         shell.write("out/part.bin.part", BODY[:30_000])
         shell.write("out/part.bin.part.json", json.dumps({"written": [[0, 10_000], [20_000, 30_000]]}))
         shell.write("out/foreign.bin", BODY[:5_000])
+        shell.write("out/holes.bin", BODY[:5_000])
+        shell.write("out/holes.bin.aria2", "control")
         shell.write("list.txt", "\n".join(lines))
         before, asked = shell.files(hidden=True), len(origin.requests)
 
@@ -397,26 +400,26 @@ def test_a_dry_run_tells_what_a_run_would_meet_and_writes_nothing(shell: Shell) 
         assert said.status == 3, said.out + said.log
         assert shell.files(hidden=True) == before, "a dry run writes nothing"
         told = said.out.splitlines()
-        assert told[0] == "list.txt: 13 entries: 8 to fetch, 1 done already, 4 would fail"
-        # 40,000 bytes each: plain, part less 20,000, foreign less 5,000, no-ranges, chunked, odd.
+        assert told[0] == "list.txt: 14 entries: 9 to fetch, 1 done already, 4 would fail"
+        # 40,000 bytes each: plain, part less 20,000, foreign less 5,000, holes, no-ranges, chunked, odd.
         assert (
             told[1]
-            == "to fetch: 210.0 KiB and 1 file of a size that the server does not tell; 63.5 KiB more are on disk already"
+            == "to fetch: 249.0 KiB and 1 file of a size that the server does not tell; 63.5 KiB more are on disk already"
         )
         assert told[2].startswith(f"room in {shell.folder}/out: ")
         assert told[3] == "hashes to compare with: none"
-        assert told[4] == "begun by another tool, and compared with the server first: 1"
+        assert told[4] == "begun by another tool, and compared with the server first: 2"
         site = origin.url("").removeprefix("http://").rstrip("/")
-        assert told[5].startswith(f"  {site}: 8 files, 210.0 KiB; NO RANGES for 2 of them")
+        assert told[5].startswith(f"  {site}: 9 files, 249.0 KiB; NO RANGES for 2 of them")
         assert told[6:-1] == [
-            "list.txt:11: gone.bin: the origin answered 404 [http_404]",
-            "list.txt:12: busy.bin: the origin answered 503 [http_503]",
-            "list.txt:13: login.bin: the origin sent a page (text/html) where a file was expected (login, error or landing page?) [html]",
-            "list.txt:14: resized.bin: the origin offers 40000 bytes, the list says 7 [size_mismatch]",
+            "list.txt:12: gone.bin: the origin answered 404 [http_404]",
+            "list.txt:13: busy.bin: the origin answered 503 [http_503]",
+            "list.txt:14: login.bin: the origin sent a page (text/html) where a file was expected (login, error or landing page?) [html]",
+            "list.txt:15: resized.bin: the origin offers 40000 bytes, the list says 7 [size_mismatch]",
         ]
         assert told[-1].endswith("(exit status 3)")
         new = origin.requests[asked:]
-        assert len(new) == 12, "one request for each, none for what is done"
+        assert len(new) == 13, "one request for each, none for what is done"
         assert {request.range for request in new} == {(0, 0)}
         assert all(request.method == "GET" for request in new)
 
