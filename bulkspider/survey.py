@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from bulkspider.cures import cure
 from bulkspider.entry import Entry, origin_of, redact
 from bulkspider.errors import BulkError
 from bulkspider.options import human
@@ -217,7 +218,8 @@ class Survey:
 
     def _of_problems(self) -> list[str]:
         lines = []
-        for problem in sorted(self._problems, key=lambda problem: problem.line):
+        problems = sorted(self._problems, key=lambda problem: problem.line)
+        for problem in problems:
             place = f"{self.where}:{problem.line}: " if self.numbered else ""
             text = redact(problem.error.message)
             # A bad line tells its place itself.
@@ -227,7 +229,9 @@ class Survey:
             lines.append(f"{_site(origin)}: {redact(why)}; {_files(count)} more from there not asked for")
         if (more := self._failed.total() - self._silent.total() - len(self._problems)) > 0:
             lines.append(f"… and {more:,} more")
-        return lines
+        # A bad line says itself what to do.
+        codes = dict.fromkeys(problem.error.code for problem in problems if problem.error.code != "bad_line")
+        return lines + [f"  what to do about {code}: {what}" for code in codes if (what := cure(code))]
 
 
 def _verdict(status: int) -> str:

@@ -416,6 +416,10 @@ def test_a_dry_run_tells_what_a_run_would_meet_and_writes_nothing(shell: Shell) 
             "list.txt:13: busy.bin: the origin answered 503 [http_503]",
             "list.txt:14: login.bin: the origin sent a page (text/html) where a file was expected (login, error or landing page?) [html]",
             "list.txt:15: resized.bin: the origin offers 40000 bytes, the list says 7 [size_mismatch]",
+            "  what to do about http_404: correct the URL in the list",
+            "  what to do about http_503: run the same again later",
+            "  what to do about html: log in or renew the link; a name that ends in .html takes pages",
+            "  what to do about size_mismatch: correct the size in the list, or ask the server's owner",
         ]
         assert told[-1].endswith("(exit status 3)")
         new = origin.requests[asked:]
