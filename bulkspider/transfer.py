@@ -23,13 +23,15 @@ from bulkspider import plan
 from bulkspider.digest import from_headers
 from bulkspider.entry import origin_of, redact, slot_of
 from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped
+from bulkspider.mover import WORTH_IT, Mover
 from bulkspider.pace import Outcome, parse_retry_after
 from bulkspider.plan import Ask, Do, Expected, Verdict
 from bulkspider.pump import Intake, Pump, Sample
 from bulkspider.rates import LIMITED_READ
 from bulkspider.secrecy import add_secrets
 from bulkspider.spans import Span
-from bulkspider.splice import CHUNK, WORTH_IT, DirectPump
+from bulkspider.splice import CHUNK, DirectPump
+from bulkspider.tlspump import TlsPump
 from bulkspider.wire import READ_SIZE, Head
 
 if TYPE_CHECKING:
@@ -59,7 +61,7 @@ class Transfer:
         self._request = request
         self._part = download.part
         self.host = slot_of(request.url)
-        self._pump: Pump | DirectPump | None = None
+        self._pump: Pump | Mover | None = None
         self._pending: Deferred[Head] | None = None
         self._stopped: BulkError | None = None
         self._window_start = time.monotonic()
@@ -355,11 +357,12 @@ class Transfer:
             verdict = replace(verdict, end=span.end)
         return plan.ending(verdict, end, span.at)
 
-    def _pump_for(self, head: Head, intake: Intake) -> Pump | DirectPump:
+    def _pump_for(self, head: Head, intake: Intake) -> Pump | Mover:
         """A thread takes the socket where that is possible and worth it; the reactor serves the rest."""
         run = self._run
         if head.socket_can_be_taken and intake.end is not None and intake.end - intake.at >= WORTH_IT:
-            return DirectPump(
+            mover = TlsPump if head.connection.is_tls else DirectPump
+            return mover(
                 head, intake, run.in_own_thread, self._count_only, partial(run.pay, self.host), self._read_size
             )
         head.connection.read_in_pieces(min(self._read_size(), READ_SIZE))

@@ -22,6 +22,7 @@ from twisted.internet import error as net
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Connection as TcpConnection
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.error import SchemeNotSupported
@@ -42,6 +43,16 @@ logger = logging.getLogger(__name__)
 
 # Larger socket reads than Twisted's 64 KiB cost less CPU; still larger ones, more memory than they save.
 READ_SIZE = 256 * 1024
+
+_SSL: Any = SSL
+_TLS_CAN_BE_TAKEN = (
+    hasattr(TLSMemoryBIOProtocol, "_lostTLSConnection")
+    and hasattr(_SSL, "_ffi")
+    and all(
+        hasattr(getattr(_SSL, "_lib", None), name)
+        for name in ("BIO_read", "BIO_write", "ERR_clear_error", "SSL_get_error", "SSL_read", "SSL_ERROR_WANT_READ")
+    )
+)
 
 
 class Wire:
@@ -70,6 +81,8 @@ class Wire:
             logger.warning("This Scrapy has no agent to lend (%s): proxies and TLS settings do not apply", error)
             self._agent_arguments = None
             self._pool = HTTPConnectionPool(reactor, persistent=True)
+        if not _TLS_CAN_BE_TAKEN:
+            logger.warning("This Twisted or pyOpenSSL does not lend its TLS: files over https cost more CPU time")
 
     def exchange(self, request: Request, headers: Headers) -> Deferred[Head]:
         """Sends a request for `request.url` with `headers`; fires when the answer's head is here.
@@ -161,21 +174,19 @@ class Head:
 
     @property
     def socket_can_be_taken(self) -> bool:
-        """The body is the next `length` bytes of a plain TCP socket, and the reactor has not begun to read them."""
-        return self._response.length not in (0, UNKNOWN_LENGTH) and not self._taken and self.connection.is_plain
+        """The body is the next `length` bytes of a TCP socket, maybe under TLS, and nobody has begun to read them."""
+        return self._response.length not in (0, UNKNOWN_LENGTH) and not self._taken and self.connection.can_be_taken
 
-    def take_socket(self) -> tuple[bytes, socket.socket]:
-        """What the reactor has read of the body already, and a twin of the socket that has the rest.
+    def take_socket(self) -> tuple[bytes, socket.socket, TlsStream | None]:
+        """What the reactor has read of the body already, a twin of the socket that has the rest, and its TLS.
 
-        The reactor reads no more from this connection; `connection.close` ends it. Private names: none but those of
-        `_Connection`; the body is asked for and paused within one turn of the reactor, so it reads nothing in between.
+        The reactor reads no more from this connection; `connection.close` ends it. The body is asked for and paused
+        within one turn of the reactor, so it reads nothing in between.
         """
         self._taken = True
         first = _First()
         self._response.deliverBody(first)
-        if first.ended:
-            self.connection.forget()
-        return b"".join(first.pieces), self.connection.give_away()
+        return b"".join(first.pieces), *self.connection.give_away()
 
     def drop(self) -> None:
         """The body is not wanted: short ones are left to run dry so that the connection lives on, others are cut."""
@@ -223,13 +234,9 @@ class _First(Protocol):
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
-        self.ended = False
 
     def dataReceived(self, data: bytes) -> None:
         self.pieces.append(data)
-
-    def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self.ended = True
 
 
 class _CloseWatch:
@@ -270,20 +277,83 @@ class _CloseWatch:
         return End.CLOSED
 
 
+class TlsStream:
+    """The TLS of a connection that was given away: decrypts what is read from its socket. For one thread.
+
+    Whoever reads the socket puts bytes into `cipher`, says how many by `put`, and gets them decrypted in `plain`.
+    pyOpenSSL's own `recv_into` makes and copies a buffer for each record of 16 KiB, which was a quarter of all the time
+    in user space; hence its private names, `Connection._ssl`, `_into_ssl`, `_from_ssl`, `SSL._lib` and `SSL._ffi`.
+    """
+
+    # They stay in the processor's cache, and 64 transfers have 20 MB of them. Larger ones were not faster.
+    CIPHER = 64 * 1024
+    PLAIN = 256 * 1024
+    # What TLS has to say in the middle of a body is a few dozen bytes (an answer to a key update).
+    ANSWER = 4096
+
+    def __init__(self, connection: Any) -> None:
+        ffi = _SSL._ffi
+        self.cipher = memoryview(bytearray(self.CIPHER))
+        self.plain = memoryview(bytearray(self.PLAIN))
+        self._answer = bytearray(self.ANSWER)
+        self._from_cipher = ffi.from_buffer("char[]", self.cipher)
+        self._to_plain = ffi.from_buffer("char[]", self.plain, require_writable=True)
+        self._to_answer = ffi.from_buffer("char[]", self._answer, require_writable=True)
+        self._connection = connection  # it owns what the pointers below point to
+        self._ssl = connection._ssl
+        self._input = connection._into_ssl
+        self._output = connection._from_ssl
+        # False once the peer has closed TLS, or broken it: nothing more comes.
+        self.is_open = True
+
+    @staticmethod
+    def fits(connection: Any) -> bool:
+        """The names are there, and the connection is fed by hand."""
+        return _TLS_CAN_BE_TAKEN and all(
+            getattr(connection, name, None) is not None for name in ("_ssl", "_into_ssl", "_from_ssl")
+        )
+
+    def put(self, count: int) -> None:
+        """The first `count` bytes of `cipher` have come from the socket."""
+        if _SSL._lib.BIO_write(self._input, self._from_cipher, count) != count:
+            self.is_open = False
+
+    def get(self, at: int, most: int) -> int:
+        """Decrypts up to `most` bytes into `plain` from `at` on. Fewer: all that was put is used up."""
+        lib = _SSL._lib
+        ssl_read, target = lib.SSL_read, self._to_plain + at
+        lib.ERR_clear_error()
+        done = 0
+        while done < most:
+            count = ssl_read(self._ssl, target + done, most - done)
+            if count <= 0:
+                self.is_open = self.is_open and lib.SSL_get_error(self._ssl, count) == lib.SSL_ERROR_WANT_READ
+                break
+            done += count
+        return done
+
+    def answer(self) -> bytes:
+        """What TLS itself wants to tell the peer, usually nothing."""
+        count = _SSL._lib.BIO_read(self._output, self._to_answer, self.ANSWER)
+        return bytes(self._answer[:count]) if count > 0 else b""
+
+
 class _Connection:
-    """The transport under a response. Private names: Response._transport, its _producer, wrappedProtocol."""
+    """The transport under a response. Private names: Response._transport, its _producer, wrappedProtocol,
+    tcp.Connection.socket, TLSMemoryBIOProtocol._lostTLSConnection."""
 
     def __init__(self, response: IResponse) -> None:
         self._proxy: Any = getattr(response, "_transport", None)
         self._transport: Any = getattr(self._proxy, "_producer", None)
+        self._tls_layer: Any = None
         self._tls: Any = None
         self._watch: _CloseWatch | None = None
         if self._transport is None:
             return
         for layer in (self._transport, getattr(self._transport, "protocol", None)):
             if isinstance(layer, Protocol) and hasattr(layer, "getHandle"):
+                self._tls_layer = layer
                 self._tls = layer.getHandle()
-        self._socket: Any = self._transport.getHandle() if self._tls is None else None
         self._watch = _CloseWatch.of(self._transport, self._tls)
 
     def how_it_closed(self) -> End:
@@ -297,15 +367,37 @@ class _Connection:
             self._transport.bufferSize = size
 
     @property
-    def is_plain(self) -> bool:
-        return self._tls is None and isinstance(self._transport, TcpConnection)
+    def is_tls(self) -> bool:
+        return self._tls is not None
 
-    def give_away(self) -> socket.socket:
-        """A twin of the socket; Twisted keeps the original, and leaves it alone until `close`."""
-        twin = cast(socket.socket, self._socket.dup())
+    @property
+    def _tcp(self) -> Any:
+        """The TCP connection itself: below TLS, or TLS was started on it (in a proxy's tunnel)."""
+        for layer in (self._transport, getattr(self._tls_layer, "transport", None)):
+            if isinstance(layer, TcpConnection):
+                return layer
+        return None
+
+    @property
+    def can_be_taken(self) -> bool:
+        """Its bytes can be read past Twisted."""
+        if not self._is_ours or self._tcp is None or not hasattr(self._tcp, "socket"):
+            return False
+        if self._tls is None:
+            return True
+        layer = self._tls_layer
+        return isinstance(layer, TLSMemoryBIOProtocol) and not layer._lostTLSConnection and TlsStream.fits(self._tls)
+
+    def give_away(self) -> tuple[socket.socket, TlsStream | None]:
+        """A twin of the socket, and its TLS. Twisted keeps the original, and leaves both alone until `close`."""
+        twin = cast(socket.socket, self._tcp.socket.dup())
         twin.setblocking(False)
         self.pause()
-        return twin
+        if self._tls is None:
+            return twin, None
+        # OpenSSL bears one thread: Twisted must not touch it either when the reactor is stopped by force.
+        self._tls_layer._lostTLSConnection = True
+        return twin, TlsStream(self._tls)
 
     @property
     def _is_ours(self) -> bool:
@@ -313,14 +405,12 @@ class _Connection:
         connection lies in the pool or serves another request, and whoever paused it would hang that one."""
         return self._transport is not None and self._proxy._producer is not None
 
-    def forget(self) -> None:
-        """The answer has ended by itself and the connection may serve somebody else already."""
-        self._transport = None
-
     def close(self) -> None:
-        """Ends the connection in good order."""
+        """Ends the connection in good order, without waiting for the peer to do so too."""
         if self._is_ours:
             self._transport.loseConnection()
+            if self._tls_layer is not None:
+                self._tls_layer.transport.loseConnection()
 
     def pause(self) -> None:
         if self._is_ours:

@@ -1,0 +1,149 @@
+"""The mover: a worker thread takes the socket of an answer whose length is known, and moves the body by itself.
+
+What is common to the ways of doing so: the thread and its end, stalls, rate limits, the stop flag, what the run hears.
+How bytes get from the socket into the file is said by `splice.py` for plain TCP and by `tlspump.py` for TLS. Same
+interface as `pump.Pump`, which serves what cannot be taken from the reactor.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from bulkspider.plan import End
+from bulkspider.pump import Intake
+from bulkspider.wire import Head, TlsStream
+
+# Threads look at the stop flag at least this often (milliseconds).
+PATIENCE = 250
+# Below this a thread and a new connection for the next file cost more than they save.
+WORTH_IT = 4 * 1024 * 1024
+
+
+class Mover:
+    """Moves the body of one answer of known length in a thread of its own. `done` fires with the End."""
+
+    def __init__(
+        self,
+        head: Head,
+        intake: Intake,
+        in_thread: Callable[..., Deferred[Any]],
+        on_bytes: Callable[[int], None],
+        may_read: Callable[[int], float],
+        read_size: Callable[[], int],
+    ) -> None:
+        """may_read: told how many bytes have been read since, says how many seconds to wait before reading on.
+        read_size: bytes that one read may take now."""
+        self._head = head
+        self._intake = intake
+        self._in_thread = in_thread
+        self._on_bytes = on_bytes
+        self._may_read = may_read
+        self._read_size = read_size
+        self.done: Deferred[End] = Deferred()
+        self.received_bytes = 0
+        self.last_byte = time.monotonic()
+        self.waiting_for_us = False
+        self._told = 0
+        self._stop = threading.Event()
+        self._error: Exception | None = None
+
+    # -- how the bytes move: in the thread -------------------------------------------------------------------------
+
+    def _begin(self, tls: TlsStream | None) -> None:
+        """Makes ready what `_end` takes away; what the reactor had read is in the sink already."""
+
+    def _move_some(self, sock: socket.socket) -> int | None:
+        """Moves what the socket has; the number of bytes, 0 when it has ended, None when it had nothing yet."""
+        raise NotImplementedError
+
+    def _flush(self) -> None:
+        """Writes what has been gathered; asked when nothing came for a while, and at the end."""
+
+    def _end(self) -> None:
+        pass
+
+    # -- the reactor's side ----------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._in_thread(self._move, *self._head.take_socket()).addCallbacks(self._moved, self._failed)
+
+    def tick(self, now: float) -> None:
+        """Tells the run what the thread has received since."""
+        count = self.received_bytes - self._told
+        if count:
+            self._told += count
+            self._on_bytes(count)
+
+    def hold(self, held: bool) -> None:
+        """The thread keeps the rate limit by itself."""
+
+    def abort(self, error: Exception) -> None:
+        """Ends the transfer; the thread notices within a quarter of a second."""
+        if self._error is None:
+            self._error = error
+        self._stop.set()
+
+    def _moved(self, end: End) -> None:
+        self.tick(time.monotonic())
+        self._head.connection.close()
+        if self._error is not None:
+            self.done.errback(Failure(self._error))
+        else:
+            self.done.callback(end)
+
+    def _failed(self, failure: Failure) -> None:
+        if self._error is None and isinstance(failure.value, Exception):
+            self._error = failure.value
+        self._moved(End.LOST)
+
+    # -- the thread's side -----------------------------------------------------------------------------------------
+
+    def _move(self, first: bytes, sock: socket.socket, tls: TlsStream | None) -> End:
+        intake = self._intake
+        poller = select.poll()
+        poller.register(sock, select.POLLIN)
+        with sock:
+            self._received(len(first))
+            self._into_sink(intake.take, first)
+            self._begin(tls)
+            try:
+                while not intake.full and not self._stop.is_set():
+                    count = self._move_some(sock)
+                    if count is None:
+                        if not poller.poll(PATIENCE):
+                            self._flush()
+                    elif count == 0:
+                        break
+                    elif pause := self._may_read(count):
+                        self._rest(pause)
+                self._flush()
+            finally:
+                self._end()
+        return End.FRAMED if intake.full else End.LOST
+
+    def _received(self, count: int) -> None:
+        self.received_bytes += count
+        self.last_byte = time.monotonic()
+
+    def _into_sink(self, write: Callable[..., None], *data: Any) -> None:
+        self.waiting_for_us = True
+        try:
+            write(*data)
+        finally:
+            self.waiting_for_us = False
+            self.last_byte = time.monotonic()
+
+    def _rest(self, seconds: float) -> None:
+        self.waiting_for_us = True
+        while seconds > 0 and not self._stop.wait(min(seconds, PATIENCE / 1000)):
+            seconds = self._may_read(0)
+        self.waiting_for_us = False
+        self.last_byte = time.monotonic()
