@@ -7,6 +7,7 @@ again.
 from __future__ import annotations
 
 import ctypes
+import select
 import signal
 import socket
 import ssl
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 from conftest import Bulk, kill
 from faults import cut_after, first, stall_after
-from faulty import Behaviour, Exchange, FaultyOrigin, correct, good, make_body
+from faulty import Behaviour, Exchange, FaultyOrigin, correct, good, make_body, wait
 from test_crash import state_of, wait_for
 
 MIB = 1024 * 1024
@@ -153,6 +154,7 @@ def libssl_of(sock: ssl.SSLSocket) -> tuple[Any, ctypes.c_void_p]:
 
 def test_keys_change_in_the_middle_of_a_body(bulk: Bulk) -> None:
     """TLS 1.3: the server takes new keys and asks for ours. If the answer got lost, it could not read our goodbye."""
+    answered: list[str] = []
     heard: list[bytes | str] = []
 
     def new_keys(exchange: Exchange) -> None:
@@ -170,6 +172,7 @@ def test_keys_change_in_the_middle_of_a_body(bulk: Bulk) -> None:
         for start in range(0, len(reply.body), MIB):
             assert update(connection, 1) == 1  # SSL_KEY_UPDATE_REQUESTED
             exchange.send(reply.body[start : start + MIB])
+            answered.append(wait(sock, select.POLLIN, exchange._connection.over, 20))
         try:
             heard.append(sock.recv(100))
         except ssl.SSLError as error:
@@ -181,6 +184,7 @@ def test_keys_change_in_the_middle_of_a_body(bulk: Bulk) -> None:
         assert ended.status == 0, ended.log
     assert ended.file("a.bin") == BODY
     assert ended.row("a.bin")["attempts"] == 1
+    assert answered == ["ready"] * 6, "before the body went on"
     assert heard == [b""], "close_notify, in our new keys"
 
 
