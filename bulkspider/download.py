@@ -67,6 +67,9 @@ class Download:
     undivided: bool = False
     mixed: bool = False
 
+    def __post_init__(self) -> None:
+        self.part.unread_from = self._unhashed_from
+
     @property
     def origin(self) -> str:
         return origin_of(self.url)
@@ -126,6 +129,11 @@ class Download:
                 self.follower.follow(self.part.fd, front, stop)
         finally:
             self.hashing.release()
+
+    def _unhashed_from(self) -> int | None:
+        if not self.algorithms:
+            return None
+        return 0 if self.follower is None else self.follower.hashed
 
     def describe(self, item: BulkItem) -> None:
         """Writes into the item what this run knows."""

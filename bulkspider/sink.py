@@ -38,6 +38,8 @@ WRITTEN_EVERY_BYTES = 8 * 1024 * 1024
 WRITTEN_EVERY_SECONDS = 1.0
 # A slow transfer becomes durable too.
 DURABLE_EVERY_SECONDS = 30.0
+# Files from this size on leave the page cache when they are durable.
+LEAVES_CACHE = 256 * 1024 * 1024
 # Files of other downloaders that say "this one is full of holes".
 CONTROL_FILES = (".aria2", ".st")
 
@@ -110,6 +112,12 @@ class Part:
         self._saved_at = time.monotonic()
         self._synced_bytes = 0
         self._synced_at = self._saved_at
+        # One flush beside the transfers at a time; whoever waits for its end lets go of the lock.
+        self._flushed = threading.Condition(self._lock)
+        self._flushing = False
+        self._flush_error: DiskError | None = None
+        # Bytes from here on are read again soon, to be hashed (None: none are). Told by `download.py`.
+        self.unread_from: Callable[[], int | None] = lambda: None
         self._old_size = 0
         self._reserved = 0
         self._has_holes = False
@@ -150,6 +158,8 @@ class Part:
     def close(self) -> None:
         """Closes the files; what is known stays known, and is checked against the disk when opened again."""
         with self._lock:
+            self._await_flush()
+            self._flush_error = None
             for fd in (self._fd, self._dir_fd):
                 if fd >= 0:
                     # Delayed write errors were told by fdatasync, before anything was claimed (FAULTS 50).
@@ -254,22 +264,52 @@ class Part:
         self.record(offset, at)
 
     def record(self, first: int, end: int) -> None:
-        """The bytes [first, end) have been written by whoever has `fd`; saves state and checkpoints when due."""
+        """The bytes [first, end) have been written by whoever has `fd`; saves state and checkpoints when due.
+
+        The flush to the disk goes on beside the transfer; whoever comes to the next one before it has ended, waits. So
+        no more than two checkpoints' worth of a part is ever in memory alone. Raises DiskError, also for that flush.
+        """
         with self._lock:
             self.state.have.add(first, end)
             self._saved_bytes += end - first
             self._synced_bytes += end - first
-            now = time.monotonic()
-            if self._synced_bytes >= self._checkpoint or now - self._synced_at >= DURABLE_EVERY_SECONDS:
-                checkpoint = True
-            elif self._saved_bytes >= WRITTEN_EVERY_BYTES or now - self._saved_at >= WRITTEN_EVERY_SECONDS:
-                checkpoint = False
-            else:
-                return
-        if checkpoint:
+            while self._flushing and self._is_due:
+                self._flushed.wait()
+            if self._is_due:
+                self._raise_flush_error()
+                self._flushing = True
+                self._synced_bytes, self._synced_at = 0, time.monotonic()
+                threading.Thread(target=self._flush_beside, name="bulk-flush").start()
+            elif self._saved_bytes >= WRITTEN_EVERY_BYTES or self.save_is_due:
+                self._raise_flush_error()
+                self.save()
+
+    @property
+    def _is_due(self) -> bool:
+        """The next checkpoint."""
+        return self._synced_bytes >= self._checkpoint or time.monotonic() - self._synced_at >= DURABLE_EVERY_SECONDS
+
+    def _flush_beside(self) -> None:
+        error = None
+        try:
             self.checkpoint()
-        else:
-            self.save()
+        except DiskError as refused:
+            error = refused
+        finally:
+            with self._lock:
+                self._flush_error = error
+                self._flushing = False
+                self._flushed.notify_all()
+
+    def _await_flush(self) -> None:
+        with self._lock:
+            while self._flushing:
+                self._flushed.wait()
+
+    def _raise_flush_error(self) -> None:
+        """The kernel tells of a lost write once, to one flush; nobody may claim later that all is well (FAULTS 50)."""
+        if self._flush_error is not None:
+            raise self._flush_error
 
     @property
     def save_is_due(self) -> bool:
@@ -297,15 +337,24 @@ class Part:
         """Makes what is written durable, then says so in the state. An error of the flush is a failure (FAULTS 50)."""
         with self._lock:
             have = self.state.have.copy()
-            self._synced_bytes, self._synced_at = 0, time.monotonic()
             fd = self._fd
         if fd >= 0:
             try:
                 os.fdatasync(fd)
             except OSError as error:
                 raise disk_error(error, self.path) from error
-        self._durable = have
-        self.save()
+            self._leave_cache(fd)
+        with self._lock:
+            self._durable = have
+            self.save()
+
+    def _leave_cache(self, fd: int) -> None:
+        """A file of 10 GB must not drive everything else out of the machine's page cache: what is durable, and will
+        not be read again to be hashed, may go; what is not yet on its way to the disk is sent off."""
+        unread = self.unread_from()
+        if unread != 0 and (self.state.total or 0) >= LEAVES_CACHE:
+            with contextlib.suppress(OSError, AttributeError):
+                os.posix_fadvise(fd, 0, unread or 0, os.POSIX_FADV_DONTNEED)
 
     def save(self) -> None:
         """Writes the state by temporary file and rename, so that a full disk cannot empty the old one."""
@@ -393,6 +442,7 @@ class Part:
                 raise disk_error(error, self.path) from error
 
     def _set_aside(self, refuted: Mapping[str, str] | None) -> None:
+        self._await_flush()
         if self.foreign is not None:
             self.refuse_foreign()
         elif self.adopted:
@@ -454,6 +504,7 @@ class Part:
             if foreign is None or not foreign.is_part:
                 return
             if self._fd >= 0:
+                self._await_flush()
                 os.close(self._fd)
                 self._fd = -1
             self._inode = 0
@@ -497,10 +548,13 @@ class Part:
 
     def make_durable(self) -> None:
         """Flushes the part's bytes to the disk. Raises DiskError."""
+        self._await_flush()
+        self._raise_flush_error()
         try:
             os.fdatasync(self.fd)
         except OSError as error:
             raise disk_error(error, self.path) from error
+        self._leave_cache(self.fd)
 
     def publish(self) -> os.stat_result:
         """Gives the part its final name; a foreign file there becomes `<name>.old`. Returns the file's stat.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,17 +165,93 @@ def test_state_is_saved_every_eight_mib_and_durable_every_checkpoint(
 ) -> None:
     monkeypatch.setattr(sink, "WRITTEN_EVERY_BYTES", 1000)
     part = part_of(folder, checkpoint=2500)
-    seen = []
     for at in range(0, 5000, 500):
         part.write(DATA[at : at + 500], at)
+        # The checkpoint is made beside; it is one of two that are not durable at most.
         if (folder.root / "a.bin.part.json").exists():
             state = state_of(folder)
-            seen.append((at + 500, state["written"][0][1], (state["durable"] or [[0, 0]])[0][1]))
-    for there, written, durable in seen:
-        assert there - 1000 < written <= there
-        assert there - 2500 < durable or there < 2500
-        assert durable <= written
-    assert seen[-1] == (5000, 5000, 5000)
+            written, durable = state["written"][0][1], (state["durable"] or [[0, 0]])[0][1]
+            assert at + 500 - 1000 < written <= at + 500
+            assert at + 500 - 5000 < durable <= written
+    part.close()
+    assert state_of(folder)["durable"] == state_of(folder)["written"] == [[0, 5000]]
+
+
+class SlowDisk:
+    """fdatasync that begins, and ends when it is let."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, error: OSError | None = None) -> None:
+        self.begun = threading.Semaphore(0)
+        self.may_end = threading.Semaphore(0)
+        self._error = error
+        monkeypatch.setattr(sink.os, "fdatasync", self._fdatasync)
+
+    def _fdatasync(self, fd: int) -> None:
+        self.begun.release()
+        assert self.may_end.acquire(timeout=20)
+        if self._error is not None:
+            raise self._error
+
+
+def test_a_flush_stalls_nobody_until_the_next_one_is_due(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = SlowDisk(monkeypatch)
+    part = part_of(folder, checkpoint=1000)
+    part.write(DATA[:1000], 0)
+    assert disk.begun.acquire(timeout=20)
+    part.write(DATA[1000:1999], 1000)  # returns
+    written = threading.Event()
+
+    def write_more() -> None:
+        part.write(DATA[1999:2000], 1999)
+        written.set()
+
+    writer = threading.Thread(target=write_more)
+    writer.start()
+    assert not written.wait(0.05), "two checkpoints' worth is not durable"
+    disk.may_end.release()
+    assert written.wait(20)
+    writer.join()
+    assert disk.begun.acquire(timeout=20)
+    assert state_of(folder)["durable"] == [[0, 1000]], "not what came while it was flushed"
+    disk.may_end.release()
+    part.close()
+    assert state_of(folder)["durable"] == [[0, 2000]]
+
+
+@pytest.mark.parametrize("how", ["next checkpoint", "next state", "finish"])
+def test_a_flush_that_failed_beside_is_told(folder: Folder, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    """The kernel tells it once: the flush at the end would find nothing wrong."""
+    disk = SlowDisk(monkeypatch, OSError(errno.EIO, "lost"))
+    part = part_of(folder, checkpoint=1000)
+    part.write(DATA[:1000], 0)
+    assert disk.begun.acquire(timeout=20)
+    disk.may_end.release()
+    part._await_flush()
+    monkeypatch.undo()
+    if how == "next state":
+        monkeypatch.setattr(sink, "WRITTEN_EVERY_BYTES", 10)
+    more = DATA[1000 : 2000 if how == "next checkpoint" else 1100]
+    with pytest.raises(DiskError, match="the disk reported an error"):
+        part.make_durable() if how == "finish" else part.write(more, 1000)
+    part.close()
+
+
+def test_large_files_leave_the_page_cache_but_for_what_is_to_be_hashed(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+    monkeypatch.setattr(sink.os, "posix_fadvise", lambda fd, at, length, advice: told.append((at, length)))
+    part = part_of(folder)
+    part.write(DATA[:1000], 0)
+    part.checkpoint()
+    assert told == [], "a small file may stay"
+    part.learn(total=sink.LEAVES_CACHE)
+    for hashed, advised in ((0, []), (700, [(0, 700)]), (None, [(0, 0)])):
+        part.unread_from = lambda hashed=hashed: hashed
+        told.clear()
+        part.checkpoint()
+        assert told == advised
+    part.close()
 
 
 def test_a_full_disk_keeps_the_old_state(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
