@@ -280,7 +280,7 @@ class Part:
                 self._flushing = True
                 self._synced_bytes, self._synced_at = 0, time.monotonic()
                 threading.Thread(target=self._flush_beside, name="bulk-flush").start()
-            elif self._saved_bytes >= WRITTEN_EVERY_BYTES or self.save_is_due:
+            if self._saved_bytes >= WRITTEN_EVERY_BYTES or self.save_is_due:
                 self._raise_flush_error()
                 self.save()
 
