@@ -346,7 +346,7 @@ class Run:
     def follow(self, download: Download) -> None:
         """Hashes beside the transfer; called while bytes arrive, works at most once per tick."""
         now = time.monotonic()
-        if now - self._followed.get(download, 0.0) < 1.0 or not download.algorithms:
+        if now - self._followed.get(download, 0.0) < TICK / 2 or not download.algorithms:
             return
         self._followed[download] = now
         # What goes wrong here goes wrong again, and is told, when the file is proven.
