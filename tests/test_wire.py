@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
 from conftest import Bulk
-from faulty import FaultyOrigin, good
+from faulty import FaultyOrigin, good, make_body
 
 
 def test_thousands_of_answers_on_one_connection_leave_nothing_behind(bulk: Bulk) -> None:
@@ -16,3 +17,16 @@ def test_thousands_of_answers_on_one_connection_leave_nothing_behind(bulk: Bulk)
         assert origin.connections < 5
     assert len(ended.rows) == len(names)
     assert "RecursionError" not in ended.log
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+def test_this_scrapy_and_twisted_give_their_sockets_away(bulk: Bulk, tls: bool) -> None:
+    """The contract with the private names: a moved body's connection is not used again, and nothing is warned of."""
+    body = make_body(5 * 1024 * 1024)
+    with FaultyOrigin(default=good, resource=body, tls=tls) as origin:
+        bulk.write_list({name: origin.url(name) for name in ("a.bin", "b.bin")})
+        ended = bulk.run(settings={"CONCURRENT_REQUESTS": "1", "DOWNLOAD_VERIFY_CERTIFICATES": "False"})
+        assert ended.status == 0, ended.log
+        assert origin.connections == len(origin.requests) == 2
+    assert "lend" not in ended.log
+    assert ended.file("a.bin") == ended.file("b.bin") == body
