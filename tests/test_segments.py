@@ -94,7 +94,7 @@ def test_one_file_uses_every_free_slot(bulk: Bulk) -> None:
         ({"BULK_SEGMENTS": "3"}, "", 3),
         ({"CONCURRENT_REQUESTS": "5"}, "", 5),
         ({"CONCURRENT_REQUESTS_PER_DOMAIN": "4"}, "", 4),
-        ({"BULK_SEGMENT_MIN": "1M"}, "", 4),
+        ({"BULK_SEGMENT_MIN": "1000K"}, "", 4),
         ({"BULK_SEGMENTS": "1"}, " segments=2", 2),
         ({}, " segments=1", 1),
     ],
