@@ -69,7 +69,7 @@ def best_cut(spans: Sequence[Span], *, smallest: int, share: int, remembered: fl
     speeds = {span: span.speed for span in spans if span.flowing and span.speed is not None}
     guess = sum(speeds.values()) / len(speeds) if speeds else (remembered or 0.0)
     for span in sorted(spans, key=lambda span: span.seconds(guess), reverse=True):
-        others = [speed for other, speed in speeds.items() if other is not span]
+        others = [speed for other, speed in speeds.items() if other is not span and speed]
         another = sum(others) / len(others) if others else max(remembered or 0.0, span.speed or 0.0)
         tail = _tail(span, another, smallest, share)
         if tail:
