@@ -16,7 +16,7 @@ from scrapy.pipelines.files import FilesPipeline
 from scrapy.settings import Settings
 
 from bulkspider import Addon, BulkFilesPipeline
-from bulkspider.splice import WORTH_IT
+from bulkspider.mover import WORTH_IT
 
 BODY = make_body(50_000)
 OURS = "bulkspider.handler.BulkDownloadHandler"
