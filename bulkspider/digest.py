@@ -145,11 +145,16 @@ class ServerDigests:
 _NAMES = {"sha-512": "sha512", "sha-256": "sha256", "sha": "sha1", "sha-1": "sha1", "md5": "md5", "crc32c": "crc32c"}
 
 
+_FIELDS = frozenset(["digest", "repr-digest", "content-digest", "content-md5", "x-goog-hash"])
+
+
 def from_headers(headers: Mapping[str, str]) -> ServerDigests:
     """Reads every digest field. `headers`: lower-case names, values of repeated fields joined by `, `.
 
     What is malformed or unknown is left out and is never an error. Where two fields differ, the newer kind counts.
     """
+    if _FIELDS.isdisjoint(headers):
+        return ServerDigests()
     representation = _legacy(headers.get("digest", "")) | _structured(headers.get("repr-digest", ""))
     # Cloud Storage unpacks what was stored with gzip for a client that does not ask for gzip, and still states the hash
     # of the packed object. That one speaks of other bytes.

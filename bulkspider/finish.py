@@ -9,6 +9,8 @@ No Twisted here: all of it runs in worker threads.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import math
 import os
 import queue
 import stat
@@ -26,6 +28,11 @@ from bulkspider.sink import Part
 
 # One group never grows so large that its first file waits long for its name.
 GROUP = 128
+# Seconds in which a group gathers: three flushes and a change of threads are paid once for each.
+GATHER = 0.01
+# A flush that takes longer (seconds) is worth a thread of its own.
+SLOW = 0.001
+FLUSHERS = 8
 
 
 class Refuted(BulkError):
@@ -132,11 +139,12 @@ class Committer:
         self._waiting: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._flushers: ThreadPoolExecutor | None = None
+        self._disk_is_slow = True  # until it has shown that it is not
 
     def submit(self, finished: Finished) -> Future[LedgerLine]:
         """The future gives the ledger line, or fails with DiskError and leaves the part as it was."""
         if self._thread is None:
-            self._flushers = ThreadPoolExecutor(8, thread_name_prefix="bulk-flush")
+            self._flushers = ThreadPoolExecutor(FLUSHERS, thread_name_prefix="bulk-flush")
             self._thread = threading.Thread(target=self._work, name="bulk-commit")
             self._thread.start()
         self._waiting.put(finished)
@@ -153,9 +161,11 @@ class Committer:
     def _work(self) -> None:
         going = True
         while going:
+            taken = self._waiting.get()
+            if taken is not None:
+                time.sleep(GATHER)
             group: list[Finished] = []
             with contextlib.suppress(queue.Empty):
-                taken = self._waiting.get()
                 while True:
                     if taken is None:
                         going = False
@@ -168,10 +178,8 @@ class Committer:
                 self._commit(group)
 
     def _commit(self, group: list[Finished]) -> None:
-        assert self._flushers is not None
         try:
-            durable = [f for f, error in zip(group, self._flushers.map(_flush, group), strict=True) if _alive(f, error)]
-            named = [(f, line) for f in durable if (line := _name(f)) is not None]
+            named = [(f, line) for f in self._flush(group) if (line := _name(f)) is not None]
             named = _flush_directories(named)
             for ledger in {id(f.ledger): f.ledger for f, _ in named}.values():
                 ours = [(f, line) for f, line in named if f.ledger is ledger]
@@ -192,25 +200,45 @@ class Committer:
                     finished.done.set_exception(error)
             raise
 
+    def _flush(self, group: list[Finished]) -> list[Finished]:
+        """Those whose bytes are durable now; the others have their error."""
+        shares = [group]
+        if self._disk_is_slow:
+            # It serves several flushes in the time of one.
+            shares = [group[first::FLUSHERS] for first in range(min(FLUSHERS, len(group)))]
+        assert self._flushers is not None
+        flush = map if len(shares) == 1 else self._flushers.map
+        durable, quickest = [], math.inf
+        for finished, seconds, error in itertools.chain.from_iterable(flush(_flush_share, shares)):
+            quickest = min(quickest, seconds)
+            if error is None:
+                durable.append(finished)
+            else:
+                finished.done.set_exception(error)
+        # The quickest, because a flush that was waited for may have waited for the interpreter.
+        self._disk_is_slow = quickest > SLOW
+        return durable
 
-def _alive(finished: Finished, error: BaseException | None) -> bool:
-    if error is not None:
-        finished.done.set_exception(error)
-    return error is None
+
+def _flush_share(share: list[Finished]) -> list[tuple[Finished, float, BulkError | None]]:
+    return [(finished, *_flush(finished)) for finished in share]
 
 
-def _flush(finished: Finished) -> BulkError | None:
-    """The bytes must be durable before any name or ledger line speaks of them (FAULTS 45, 46)."""
+def _flush(finished: Finished) -> tuple[float, BulkError | None]:
+    """The bytes must be durable before any name or ledger line speaks of them (FAULTS 45, 46). Seconds it took."""
+    part, began = finished.part, math.inf
     try:
-        finished.part.open()
-        if finished.mtime is not None and not finished.in_place:
-            with contextlib.suppress(OSError, ValueError):
-                os.utime(finished.part.fd, (finished.mtime, finished.mtime))
+        part.open()
         if not finished.in_place:
-            finished.part.make_durable()
+            fd = part.fd
+            if finished.mtime is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    os.utime(fd, (finished.mtime, finished.mtime))
+            began = time.monotonic()
+            part.make_durable()
     except BulkError as error:
-        return error
-    return None
+        return math.inf, error
+    return time.monotonic() - began, None
 
 
 def _name(finished: Finished) -> LedgerLine | None:
@@ -245,8 +273,7 @@ def _flush_directories(named: Iterable[tuple[Finished, LedgerLine]]) -> list[tup
     failed: dict[tuple[int, int], BulkError | None] = {}
     good = []
     for finished, line in named:
-        directory = os.fstat(finished.part.directory)
-        place = (directory.st_dev, directory.st_ino)
+        place = finished.part.place
         if place not in failed:
             try:
                 os.fsync(finished.part.directory)

@@ -234,8 +234,4 @@ def _response(request: Request, transfer: Transfer, status: int | None = None) -
 
 
 def _headers(head: Head) -> Headers:
-    headers = Headers()
-    for name, value in head.pairs:
-        if name.lower() not in OF_THE_BODY:
-            headers.appendlist(name, value)
-    return headers
+    return Headers([(name, value) for name, value in head.pairs if name.lower() not in OF_THE_BODY])

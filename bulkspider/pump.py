@@ -25,6 +25,9 @@ from bulkspider.wire import Head, Receiver
 
 # Large enough that a write costs little beside its bytes, small enough for 64 transfers in 120 MB.
 PIECE = 512 * 1024
+# A whole object up to this size is handed on in memory, and written by who finishes it: a file of this size costs
+# more in changes of threads than in its bytes.
+HELD_MAX = 128 * 1024
 # What waits in memory at most, besides the piece being written, before the socket is stopped: less than a piece, so
 # that a slow disk is told soon.
 HIGH_WATER = 256 * 1024
@@ -81,6 +84,14 @@ class Intake:
         end = self.end
         return end is not None and self._span.at >= end
 
+    def hold(self, pieces: list[bytes], size: int) -> bool:
+        """Takes the whole object at once, without the disk, where that is possible."""
+        if self.at != 0 or size != self.end or size > HELD_MAX or self._part.is_open or self._part.state.have:
+            return False
+        self._part.hold(b"".join(pieces))
+        self._span.at = size
+        return True
+
     # For who writes into the file himself (`splice.py`):
 
     @property
@@ -122,6 +133,9 @@ class Sample:
     @property
     def full(self) -> bool:
         return self.at >= self.end
+
+    def hold(self, pieces: list[bytes], size: int) -> bool:
+        return False
 
 
 class Pump(Receiver):
@@ -178,6 +192,8 @@ class Pump(Receiver):
     def ended(self, how: End) -> None:
         if self._end is None:
             self._end = how
+        if how is End.FRAMED and not self._writing and self._intake.hold(self._gathered, self._gathered_size):
+            self._gathered, self._gathered_size = [], 0
         self._write()
 
     # -- the run's side --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from scrapy import signals
@@ -51,6 +52,8 @@ T = TypeVar("T")
 TICK = 0.25
 # Room that is left for states and the ledger.
 RESERVE = 256 * 1024
+# With so much room to spare, files up to this size do not ask for it one by one.
+AMPLE, SMALL = 4 << 30, 1 << 20
 # Disk work is short; more threads than this only queue up in the kernel.
 DISK_THREADS = 16
 # One for each transfer whose socket a thread has taken; threads are made when they are needed.
@@ -93,6 +96,8 @@ class Run:
         self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="bulk-disk")
         self._movers = ThreadPoolExecutor(MOVER_THREADS, thread_name_prefix="bulk-move")
         self._hashers = ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="bulk-hash")
+        self._arrivals: list[tuple[Deferred[Any], Future[Any]]] = []
+        self._arrivals_lock = threading.Lock()
         self._folders: dict[str, Folder] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._downloads: dict[str, Download] = {}
@@ -103,6 +108,7 @@ class Run:
         self.rates = Rates(self.options.rate_limit, self.options.rate_limit_per_host, time.monotonic())
         self._refill = create_looping_call(self._let_flow)
         self._held: deque[Active] = deque()
+        self._ample: dict[Folder, float] = {}
         self._controls: list[ControlFile] = []
         self._controls_read = 0.0
         self.bytes_done = 0
@@ -159,6 +165,8 @@ class Run:
 
     def folder(self, root: str) -> Folder:
         """The output folder `root`; opened, and locked to share, at its first use. Raises DiskError, UsageError."""
+        if root in self._folders:
+            return self._folders[root]
         root = os.path.abspath(root)
         if root not in self._folders:
             folder = Folder(root)
@@ -172,7 +180,7 @@ class Run:
     def download(self, entry: Entry, root: str) -> Download:
         """The Download of an entry, made on its first attempt."""
         folder = self.folder(root)
-        place = str(folder.path(entry.name))
+        place = folder.place(entry.name)
         if place not in self._downloads:
             part = Part(folder, entry.name, url_key(entry.url), checkpoint=self.options.checkpoint)
             part.details["url"] = redact(entry.url)
@@ -240,9 +248,14 @@ class Run:
 
     def fits(self, download: Download) -> bool:
         """There is room for the rest of this file beside the rests of those that are under way (FAULTS 47)."""
+        now, rest = time.monotonic(), download.rest
+        if rest <= SMALL and now < self._ample.get(download.folder, 0.0):
+            return True
         rests = {transfer.download: transfer.download.rest for transfer in self._active}
-        rests[download] = download.rest
-        return download.folder.free_space() >= sum(rests.values()) + RESERVE
+        rests[download] = rest
+        left = download.folder.free_space() - sum(rests.values())
+        self._ample[download.folder] = now + TICK if left >= AMPLE else 0.0
+        return left >= RESERVE
 
     def rung(self, origin: str) -> Rung:
         """The strongest If-Range that this origin is known to answer rightly."""
@@ -253,7 +266,7 @@ class Run:
 
     async def forget(self, download: Download) -> None:
         """The entry has its outcome; what a restart set aside comes back if the new part did not overtake it."""
-        del self._downloads[str(download.folder.path(download.entry.name))]
+        del self._downloads[download.folder.place(download.entry.name)]
         self._followed.pop(download, None)
         if not download.part.is_at_rest:
             await maybe_deferred_to_future(self.in_thread(download.part.give_up))
@@ -270,33 +283,41 @@ class Run:
         return self.from_future(executor.submit(function, *args))
 
     def from_future(self, future: Future[T]) -> Deferred[T]:
+        deferred: Deferred[T] = Deferred()
+        future.add_done_callback(partial(self._arrived, deferred))
+        return deferred
+
+    def _arrived(self, deferred: Deferred[Any], future: Future[Any]) -> None:
+        """In the thread: the reactor is woken once for all that has arrived until it looks."""
         from twisted.internet import reactor
 
-        deferred: Deferred[T] = Deferred()
+        with self._arrivals_lock:
+            self._arrivals.append((deferred, future))
+            first = len(self._arrivals) == 1
+        if first:
+            cast(Any, reactor).callFromThread(self._take_arrivals)
 
-        def arrive() -> None:
+    def _take_arrivals(self) -> None:
+        with self._arrivals_lock:
+            arrivals, self._arrivals = self._arrivals, []
+        for deferred, future in arrivals:
             if deferred.called:
-                return
+                continue
             error = future.exception()
             if error is not None:
                 deferred.errback(Failure(error))
             else:
                 deferred.callback(future.result())
 
-        future.add_done_callback(lambda _: cast(Any, reactor).callFromThread(arrive))
-        return deferred
-
     # -------------------------------------------------------------------------------------------- transfers, stopping
 
     def enter(self, transfer: Active) -> None:
         self._active.add(transfer)
-        self.crawler.stats.set_value("bulk/active", len(self._active))
 
     def leave(self, transfer: Active) -> None:
         self._active.discard(transfer)
         if transfer in self._held:
             self._held.remove(transfer)
-        self.crawler.stats.set_value("bulk/active", len(self._active))
 
     @property
     def active(self) -> int:
@@ -354,6 +375,7 @@ class Run:
 
     def _tick(self) -> None:
         now = time.monotonic()
+        self.crawler.stats.set_value("bulk/active", len(self._active))
         if not self.stopping and not self.finished and is_closing(self.crawler):
             self.stop(Stopped())
         for transfer in list(self._active):
@@ -499,6 +521,7 @@ class Run:
         self.committer.close()
 
     async def _stopped(self) -> None:
+        self.crawler.stats.set_value("bulk/active", len(self._active))
         for loop in (self._watch, self._refill):
             if loop.running:
                 loop.stop()

@@ -17,7 +17,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 
 from scrapy.http import Headers
 
-from bulkspider.entry import Entry, origin_of, redact
+from bulkspider.entry import Entry, origin_of, redact, slot_of
 from bulkspider.errors import UsageError
 
 logger = logging.getLogger(__name__)
@@ -34,18 +34,20 @@ def add_secrets(headers: Headers, entry: Entry, listed_url: str, request_url: st
             headers[name] = value
     if "Authorization" not in headers:
         credentials = userinfo(listed_url) if same_origin(listed_url, request_url) else None
-        credentials = credentials or from_netrc(urlsplit(request_url).hostname or "")
+        credentials = credentials or from_netrc(slot_of(request_url))
         if credentials:
             headers["Authorization"] = credentials
 
 
 def same_origin(one: str, other: str) -> bool:
     """Scheme, host and port are equal (RFC 9110 §4.3.1)."""
-    return urlsplit(one).scheme == urlsplit(other).scheme and origin_of(one) == origin_of(other)
+    return one == other or (urlsplit(one).scheme == urlsplit(other).scheme and origin_of(one) == origin_of(other))
 
 
 def userinfo(url: str) -> str | None:
     """The Authorization value for `user:password@` in a URL (RFC 7617 §2), None without one."""
+    if "@" not in url:
+        return None
     raw, at, _ = urlsplit(url).netloc.rpartition("@")
     return _basic(unquote_to_bytes(raw)) if at else None
 

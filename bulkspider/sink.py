@@ -13,6 +13,7 @@ import ctypes
 import errno
 import fcntl
 import json
+import math
 import os
 import threading
 import time
@@ -40,6 +41,8 @@ WRITTEN_EVERY_SECONDS = 1.0
 DURABLE_EVERY_SECONDS = 30.0
 # Files from this size on leave the page cache when they are durable.
 LEAVES_CACHE = 256 * 1024 * 1024
+# Who begins a file of ours in this time (seconds) is found out when we make the part, or give the file its name.
+MOMENT = 1.0
 # Files of other downloaders that say "this one is full of holes".
 CONTROL_FILES = (".aria2", ".st")
 
@@ -107,6 +110,8 @@ class Part:
         self._fd = -1
         self._inode = 0
         self._known = False
+        self._held = b""
+        self._found_nothing_at = -math.inf
         self._lock = threading.RLock()
         self._saved_bytes = 0
         self._saved_at = time.monotonic()
@@ -133,6 +138,7 @@ class Part:
         """The open `.part`, made now if this is its first byte."""
         with self._lock:
             if self._fd < 0:
+                self._open_nothing()
                 self._create()
             return self._fd
 
@@ -140,10 +146,31 @@ class Part:
     def is_open(self) -> bool:
         return self._dir_fd >= 0
 
+    def finds_nothing(self) -> bool:
+        """True when neither the file nor a part of it lies on disk, now or a moment ago, as for most entries: the part
+        need not be opened then before its first byte. Two quick looks; may be called in the reactor's thread."""
+        with self._lock:
+            if self.is_open or (self._known and self._inode != 0):
+                return False
+            now = time.monotonic()
+            if now - self._found_nothing_at < MOMENT:
+                return True
+            if self.folder.lstat(self.name + PART) is not None or self.folder.lstat(self.name) is not None:
+                return False
+            if not self._known:
+                self._known = True
+                self.foreign = None
+                self.state = PartState(restarts=self.state.restarts)
+            self._found_nothing_at = now
+            return True
+
     def open(self) -> None:
         """Finds out what lies on disk. Raises DiskError when it is in the way or cannot be read."""
         with self._lock:
             if self.is_open:
+                return
+            if self._held:
+                self._open_nothing()
                 return
             self._dir_fd = self.folder.open_dir(self.name)
             try:
@@ -154,6 +181,11 @@ class Part:
             except BaseException:
                 self.close()
                 raise
+
+    def _open_nothing(self) -> None:
+        """Opens what was found to be nothing; `_create` sees to it that nobody has begun it in the meantime."""
+        if not self.is_open:
+            self._dir_fd = self.folder.open_dir(self.name)
 
     def close(self) -> None:
         """Closes the files; what is known stays known, and is checked against the disk when opened again."""
@@ -233,10 +265,15 @@ class Part:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._fd = os.open(self._base + PART, flags, 0o666, dir_fd=self._dir_fd)
+        except FileExistsError:
+            what = f"{self.path}: somebody else began it during the download"
+            raise DiskError(what, code="part_replaced") from None
         except OSError as error:
             raise disk_error(error, self.path) from error
         self._inode = os.fstat(self._fd).st_ino
         self._claim()
+        if self._held:
+            self._write_held()
 
     def _claim(self) -> None:
         """Two processes never write one part: flock, where the file system has it."""
@@ -262,6 +299,28 @@ class Part:
             self.record(offset, at)
             raise disk_error(error, self.path) from error
         self.record(offset, at)
+
+    def hold(self, data: bytes) -> None:
+        """Takes the whole object, a small one, that found nothing on disk. It is written when somebody asks for `fd`:
+        in the thread that finishes it, all in one go. May be called in the reactor's thread."""
+        with self._lock:
+            self._held = data
+            self.state.have.add(0, len(data))
+
+    def _write_held(self) -> None:
+        data, self._held = memoryview(self._held), b""
+        at = 0
+        try:
+            while at < len(data):
+                at += os.pwrite(self._fd, data[at:], at)
+        except OSError as error:
+            # Nothing is left of it, rather than a piece that the next run would have to compare.
+            with contextlib.suppress(OSError):
+                os.unlink(self._base + PART, dir_fd=self._dir_fd)
+            self.state.have = Ranges()
+            self._known = False
+            self.close()
+            raise disk_error(error, self.path) from error
 
     def record(self, first: int, end: int) -> None:
         """The bytes [first, end) have been written by whoever has `fd`; saves state and checkpoints when due.
@@ -463,6 +522,7 @@ class Part:
             self._fd = -1
         self._inode = self._reserved = 0
         self._has_holes = False
+        self._held = b""
         self._durable = Ranges()
         self.state = PartState(restarts=self.state.restarts, rung=self.state.rung)
 
@@ -538,7 +598,8 @@ class Part:
             self.drop_old()
 
     def drop_old(self) -> None:
-        """Deletes what a restart set aside."""
+        """Deletes what a restart set aside, in this run or an earlier one."""
+        self._open_nothing()
         for suffix in (OLD_PART, OLD_STATE):
             with contextlib.suppress(OSError):
                 os.unlink(self._base + suffix, dir_fd=self._dir_fd)
@@ -580,6 +641,14 @@ class Part:
     @property
     def directory(self) -> int:
         return self._dir_fd
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Equal for parts in one directory."""
+        if self._base == self.name:
+            return id(self.folder), 0
+        found = os.fstat(self._dir_fd)
+        return found.st_dev, found.st_ino
 
     def drop_state(self) -> None:
         """The entry is in the ledger: its state and what a restart set aside may go."""

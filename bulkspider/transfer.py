@@ -80,7 +80,8 @@ class Transfer:
         try:
             if run.stopping:
                 raise run.stop_reason or Stopped()
-            await maybe_deferred_to_future(run.in_thread(self._part.open))
+            if not self._part.finds_nothing():
+                await maybe_deferred_to_future(run.in_thread(self._part.open))
             outcome = await self._attempt()
         except Redirected:
             download.attempts -= 1
@@ -271,7 +272,8 @@ class Transfer:
 
     def _headers(self, asked: Ask) -> Headers:
         """The request's own headers, with what the plan asks for; the list's only for the list's own origin."""
-        headers = Headers(self._request.headers)
+        headers = Headers()
+        dict.update(headers, self._request.headers)  # names and values are in their normal form already
         for name in ("Range", "If-Range"):
             headers.pop(name, None)
         add_secrets(headers, self.download.entry, self.download.url, self._request.url)

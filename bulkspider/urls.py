@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from w3lib.url import safe_url_string
@@ -127,6 +128,8 @@ def _is_host(host: str) -> bool:
     return True
 
 
+# Asked about a dozen times while an entry is under way.
+@lru_cache(maxsize=4096)
 def origin_of(url: str) -> str:
     """`host:port` of a URL, lower case, the default port filled in: the key under which patience is kept."""
     parts = urlsplit(url)
@@ -136,6 +139,7 @@ def origin_of(url: str) -> str:
     return f"{host}:{parts.port or DEFAULT_PORTS.get(parts.scheme, 0)}"
 
 
+@lru_cache(maxsize=4096)
 def slot_of(url: str) -> str:
     """The key of the downloader slot that Scrapy gives the URL: its host name."""
     return urlsplit(url).hostname or ""

@@ -7,4 +7,12 @@ try:
 except ImportError:  # Scrapy < 2.19
     from scrapy.pipelines.files import FileException  # type: ignore[no-redef]
 
-__all__ = ["FileException"]
+META_COPY_DETECTION: list[type] = []
+try:
+    from scrapy.spidermiddlewares.metacopy import MetaCopyDetectionMiddleware
+
+    META_COPY_DETECTION.append(MetaCopyDetectionMiddleware)
+except ImportError:  # Scrapy < 2.18
+    pass
+
+__all__ = ["META_COPY_DETECTION", "FileException"]

@@ -11,6 +11,7 @@ import logging
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from OpenSSL import SSL
@@ -43,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 # Larger socket reads than Twisted's 64 KiB cost less CPU; still larger ones, more memory than they save.
 READ_SIZE = 256 * 1024
+# How often (seconds) the waits for an answer's head are looked at: a timer for each would cost as much as its request.
+WATCH = 0.25
+ENDPOINTS = 1024
 
 _SSL: Any = SSL
 _TLS_CAN_BE_TAKEN = (
@@ -84,6 +88,10 @@ class Wire:
         if not _TLS_CAN_BE_TAKEN:
             logger.warning("This Twisted or pyOpenSSL does not lend its TLS: files over https cost more CPU time")
 
+        self._agents: dict[Any, Agent] = {}  # by the address they bind to
+        self._waits: dict[_Wait, None] = {}
+        self._watch: Any = None
+
     def exchange(self, request: Request, headers: Headers) -> Deferred[Head]:
         """Sends a request for `request.url` with `headers`; fires when the answer's head is here.
 
@@ -92,22 +100,17 @@ class Wire:
         """
         connect_timeout = self._options.connect_timeout
         sent: Deferred[IResponse] = maybeDeferred(self._send, request, headers, connect_timeout)
-        timed_out = False
-
-        def give_up() -> None:
-            nonlocal timed_out
-            timed_out = True
-            sent.cancel()
-
-        timer = self._reactor.callLater(connect_timeout + self._options.headers_timeout, give_up)
+        waited = _Wait(sent, self._reactor.seconds() + connect_timeout + self._options.headers_timeout)
+        self._waits[waited] = None
+        if self._watch is None:
+            self._watch = self._reactor.callLater(WATCH, self._end_long_waits)
 
         def settled(result: Any) -> Any:
-            if timer.active():
-                timer.cancel()
+            self._waits.pop(waited, None)
             return result
 
         def failed(failure: Failure) -> Failure:
-            if timed_out:
+            if waited.too_long:
                 return Failure(AttemptError("no answer within BULK_HEADERS_TIMEOUT", code="headers_timeout"))
             return Failure(map_error(cast(Exception, failure.value)))
 
@@ -123,6 +126,15 @@ class Wire:
         self._reactor.callLater(0, turn.callback, response)
         return turn
 
+    def _end_long_waits(self) -> None:
+        now = self._reactor.seconds()
+        for waited in list(self._waits):  # in the order of their ends
+            if waited.ends > now:
+                break
+            waited.too_long = True
+            waited.sent.cancel()
+        self._watch = self._reactor.callLater(WATCH, self._end_long_waits) if self._waits else None
+
     def _send(self, request: Request, headers: Headers, connect_timeout: float) -> Deferred[IResponse]:
         url = request.url.partition("#")[0].encode("ascii")
         agent = self._agent(request, connect_timeout)
@@ -132,18 +144,59 @@ class Wire:
         return agent.request(request.method.encode("ascii"), url, TxHeaders(dict(headers)), None)
 
     def _agent(self, request: Request, timeout: float) -> Agent:
+        """One serves all requests that go straight to their origin; a proxy's depends on the request's own headers."""
+        address = request.meta.get("bindaddress")
+        if address in self._agents and not request.meta.get("proxy"):
+            return self._agents[address]
         if self._agent_arguments is None:
-            return Agent(self._reactor, connectTimeout=timeout, pool=self._pool)
-        return cast(Agent, self._agent_class(**self._agent_arguments)._get_agent(request, timeout))
+            agent = Agent(self._reactor, connectTimeout=timeout, pool=self._pool)
+        else:
+            agent = self._agent_class(**self._agent_arguments)._get_agent(request, timeout)
+        if not request.meta.get("proxy"):
+            _remember_endpoints(agent)
+            self._agents[address] = agent
+        return agent
 
     async def close(self) -> None:
         """Closes idle connections; does not wait for a peer that never answers (Twisted #7738)."""
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
         closing = self._pool.closeCachedConnections()
         timer = self._reactor.callLater(1, closing.cancel)
         closing.addErrback(lambda _: None)
         await maybe_deferred_to_future(closing)
         if timer.active():
             timer.cancel()
+
+
+@dataclass(slots=True, eq=False)
+class _Wait:
+    """For the head of an answer, until `ends` (seconds of the reactor's clock)."""
+
+    sent: Deferred[IResponse]
+    ends: float
+    too_long: bool = False
+
+
+def _remember_endpoints(agent: Any) -> None:
+    """Lets an agent make the endpoint of a host once: the rules for host names, applied to each request, cost more than
+    all the rest of sending it. Private name: Agent._endpointFactory."""
+    factory = getattr(agent, "_endpointFactory", None)
+    if factory is None:
+        return
+    make = factory.endpointForURI
+    known: dict[tuple[bytes, bytes, int], Any] = {}
+
+    def endpoint_for(uri: Any) -> Any:
+        key = uri.scheme, uri.host, uri.port
+        if key not in known:
+            if len(known) >= ENDPOINTS:
+                known.clear()
+            known[key] = make(uri)
+        return known[key]
+
+    factory.endpointForURI = endpoint_for
 
 
 class Head:

@@ -482,3 +482,80 @@ def test_reserved_room_changes_no_size(folder: Folder) -> None:
     part.preallocate()
     assert os.fstat(part.fd).st_size == 100
     assert part.unwritten in (0, (1 << 20) - 100)
+
+
+# --- Small objects, which are written by who finishes them ------------------------------------------------------------
+
+
+def of_nothing(folder: Folder, name: str = "a.bin") -> Part:
+    part = Part(folder, name, KEY, checkpoint=1 << 40)
+    assert part.finds_nothing()
+    return part
+
+
+@pytest.mark.parametrize("name", ["a.bin", "deep/er/a.bin"])
+def test_an_object_that_is_held_is_written_when_its_file_is_asked_for(folder: Folder, name: str) -> None:
+    part = of_nothing(folder, name)
+    part.hold(DATA)
+    assert (names(folder), held(part), part.is_open) == ([], [(0, len(DATA))], False)
+    part.open()
+    assert os.pread(part.fd, len(DATA), 0) == DATA
+    found = part.publish()
+    part.close()
+    assert found.st_size == len(DATA)
+    assert folder.path(name).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("lies", ["a.bin", "a.bin.part"])
+def test_what_lies_there_is_found(folder: Folder, lies: str) -> None:
+    (folder.root / lies).write_bytes(b"somebody's")
+    assert not Part(folder, "a.bin", KEY, checkpoint=1 << 40).finds_nothing()
+
+
+def test_a_part_that_somebody_began_meanwhile_is_left_alone(folder: Folder) -> None:
+    part = of_nothing(folder)
+    part.hold(DATA)
+    (folder.root / "a.bin.part").write_bytes(b"somebody's")
+    part.open()
+    with pytest.raises(DiskError) as caught:
+        part.make_durable()
+    assert caught.value.code == "part_replaced"
+    part.give_up()
+    assert (folder.root / "a.bin.part").read_bytes() == b"somebody's"
+
+
+def test_a_file_that_somebody_put_there_meanwhile_is_kept(folder: Folder) -> None:
+    part = of_nothing(folder)
+    part.hold(DATA)
+    (folder.root / "a.bin").write_bytes(b"somebody's")
+    part.make_durable()
+    part.publish()
+    part.close()
+    assert (folder.root / "a.bin").read_bytes() == DATA
+    assert (folder.root / "a.bin.old").read_bytes() == b"somebody's"
+
+
+def test_a_disk_that_refuses_a_held_object_has_nothing_of_it(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = of_nothing(folder)
+    part.hold(DATA)
+    write = os.pwrite
+
+    def half(fd: int, data: memoryview, at: int) -> int:
+        if at:
+            raise OSError(errno.ENOSPC, "")
+        return write(fd, data[: len(data) // 2], at)
+
+    monkeypatch.setattr(os, "pwrite", half)
+    with pytest.raises(DiskError) as caught:
+        part.make_durable()
+    assert (caught.value.code, names(folder), held(part)) == ("disk_full", [], [])
+
+
+def test_a_held_object_that_was_refuted_is_kept_aside(folder: Folder) -> None:
+    part = of_nothing(folder)
+    part.hold(DATA)
+    assert part.fd >= 0
+    part.set_aside({"sha256": "0" * 64})
+    part.close()
+    assert names(folder) == ["a.bin.part.old", "a.bin.part.old.json"]
+    assert (folder.root / "a.bin.part.old").read_bytes() == DATA

@@ -9,6 +9,7 @@ a list of 100,000 lines never becomes 100,000 Requests. Callback and errback han
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import time
 from collections import deque
@@ -16,8 +17,11 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 from scrapy import Request, Spider, signals
+from scrapy.downloadermiddlewares.offsite import OffsiteMiddleware
 from scrapy.settings import BaseSettings
+from scrapy.spidermiddlewares.depth import DepthMiddleware
 from scrapy.spidermiddlewares.httperror import HttpError
+from scrapy.spidermiddlewares.start import StartSpiderMiddleware
 from scrapy.utils.asyncio import call_later
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
 from twisted.internet.defer import Deferred
@@ -38,6 +42,7 @@ from bulkspider.schedule import Piece, Schedule, Work
 from bulkspider.secrecy import guard_logs
 from bulkspider.sums import fetch_sums
 from bulkspider.verify import Finding, verify
+from bulkspider.versions import META_COPY_DETECTION
 from bulkspider.wire import is_idle
 
 if TYPE_CHECKING:
@@ -54,6 +59,12 @@ SLICE_SECONDS = 0.01
 LOST_SECONDS = 2.0
 # Files that are hashed, or wait for it, while the list is read on.
 VERIFY_AHEAD = 8
+# These have nothing to do: what they set is set in our one kind of Request, no callback yields another, and this spider
+# has no allowed_domains. Each costs a tiny file several steps. The user's own setting for one of them stands.
+IDLE_MIDDLEWARES: dict[str, list[type]] = {
+    "SPIDER_MIDDLEWARES": [StartSpiderMiddleware, DepthMiddleware, *META_COPY_DETECTION],
+    "DOWNLOADER_MIDDLEWARES": [OffsiteMiddleware],
+}
 # Answers that must reach our callback. Not 3xx: those are the redirect middleware's.
 STATUSES = [304, *range(400, 600)]
 
@@ -70,11 +81,14 @@ class BulkSpider(Spider):
         for key, value in {
             # Presigned URLs are longer than 2,083 bytes, and would vanish with one INFO line.
             "URLLENGTH_LIMIT": 0,
-            # Scrapy starts this many tasks for every response.
-            "CONCURRENT_ITEMS": 4,
+            # Scrapy starts this many tasks for every response, and ours gives one item.
+            "CONCURRENT_ITEMS": 1,
         }.items():
             if settings.getpriority(key) == 0:
                 settings.set(key, value, "spider")
+        if settings.getpriority("SCHEDULER_PRIORITY_QUEUE") == 0 and not settings["JOBDIR"]:
+            # Fairness between origins is our own schedule's, which gives Scrapy no more than it may begin at once.
+            settings.set("SCHEDULER_PRIORITY_QUEUE", "scrapy.pqueues.ScrapyPriorityQueue", "spider")
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
@@ -82,8 +96,11 @@ class BulkSpider(Spider):
         if prepared is None:
             guard_logs()
             prepared = prepare({name: str(value) for name, value in kwargs.items()}, cast(Any, crawler.settings))
-        # Not in update_settings: Scrapy merges the user's own ITEM_PIPELINES over that once more.
+        # Not in update_settings: Scrapy merges the user's own values over that once more.
         crawler.settings.setdefault_in_component_priority_dict("ITEM_PIPELINES", BulkPipeline, 100)
+        for setting, middlewares in IDLE_MIDDLEWARES.items():
+            for middleware in middlewares:
+                crawler.settings.setdefault_in_component_priority_dict(setting, middleware, None)
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider._take_over(prepared)
         crawler.signals.connect(spider._request_scheduled, signals.request_scheduled)
@@ -110,6 +127,8 @@ class BulkSpider(Spider):
     async def start(self) -> AsyncIterator[Any]:
         """Yields one Request at a time, whenever one is due and its origin has a free slot."""
         self._set_up()
+        # What is there now stays; the collector need not look through it again and again.
+        gc.freeze()
         if self._sums_url is not None and not await self._fetch_sums(self._sums_url):
             return
         if self.verifying:
@@ -286,9 +305,12 @@ class BulkSpider(Spider):
             return None
         work.download = self.run.download(work.entry, str(self.folder.root))
         work.download.url = work.url
-        part = self.folder.lstat(work.entry.name + ".part")
-        # What the disk says now; the handler asks the plan again when the exchange really starts.
-        wanted = f"bytes={part.st_size}-" if part is not None and part.st_size else None
+        wanted = None
+        if not work.download.part.finds_nothing():
+            part = self.folder.lstat(work.entry.name + ".part")
+            if part is not None and part.st_size:
+                # What the disk says now; the handler asks the plan again when the exchange really starts.
+                wanted = f"bytes={part.st_size}-"
         piece = self.schedule.begin(work)
         return piece, self._request(piece, wanted)
 
@@ -322,6 +344,8 @@ class BulkSpider(Spider):
             headers=headers,
             meta={
                 "bulk": bulk,
+                "is_start_request": True,
+                "depth": 0,
                 "dont_retry": True,
                 "dont_cache": True,
                 "allow_offsite": True,
@@ -548,7 +572,7 @@ class BulkSpider(Spider):
             line=entry.line,
             name=entry.name,
             url=redact(entry.url),
-            path=str(self.folder.path(entry.name)) if entry.name else None,
+            path=self.folder.place(entry.name) if entry.name else None,
             status=status,
         )
         if work is not None and work.download is not None:
