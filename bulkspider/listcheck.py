@@ -15,7 +15,7 @@ from bulkspider.collisions import BUCKETS, Hashes, Meetings, key_of
 from bulkspider.entry import EntryError
 from bulkspider.errors import ListError, Problem
 from bulkspider.listcopy import Copy
-from bulkspider.listform import BARE_GROUPS, BOM, FOLDERS, NAMED_GROUPS, Form
+from bulkspider.listform import BARE_GROUPS, BOM, NAMED_GROUPS, Form, folder_fits, site_fits
 from bulkspider.listindex import Index, Lane
 from bulkspider.names import show
 
@@ -66,35 +66,34 @@ class Check:
         if not self._formed:
             lines = self._begin(lines)
         named, bare = self.form.named.fullmatch, self.form.bare.fullmatch
-        folders_fit, add_folders = FOLDERS.fullmatch, self._hashes.add_folders
-        put, sites, keep = self._hashes.put, self._sites, self._keep
+        put, keep = self._hashes.put, self._keep
         number, at, known, unsized = self._number, self._at, 0, 0
+        last_folder = last_site = b""  # what a line mostly shares with the one before it
         for raw in lines:
             number += 1
             begin = at
             at += len(raw) + 1
             if match := named(raw):
-                name, site, size = match.group(*NAMED_GROUPS)
+                name, folder, site, size = match.group(*NAMED_GROUPS)
             elif match := bare(raw):
                 name, site, size = match.group(*BARE_GROUPS)
+                folder = b""
             else:
                 self._read(raw, number, begin)
                 continue
-            key = name.lower()
-            if b"/" in name:
-                if not folders_fit(name):
+            if folder != last_folder or site != last_site:
+                lane = self._lane(site)
+                if lane is None or not self._takes(folder):
                     self._read(raw, number, begin)
                     continue
-                add_folders(key)
-            hashed = hash(key)
+                last_folder, last_site = folder, site
+                put_at, put_line = lane.at.append, lane.lines.append
+            hashed = hash(name.lower())
             put[hashed & (BUCKETS - 1)](hashed)
             if keep is not None and not keep.match(name.decode()):
                 continue
-            lane = sites.get(site)
-            if lane is None:
-                lane = sites[site] = self.index.lane_of(site.decode())
-            lane.at.append(begin)
-            lane.lines.append(number)
+            put_at(begin)
+            put_line(number)
             if size is None:
                 unsized += 1
             else:
@@ -102,6 +101,20 @@ class Check:
         self._number, self._at = number, at
         self.index.known_bytes += known
         self.index.unsized += unsized
+
+    def _lane(self, site: bytes) -> Lane | None:
+        """Where the entries of a site are put; None when the site must be looked at closer."""
+        lane = self._sites.get(site)
+        if lane is None and site_fits(site):
+            lane = self._sites[site] = self.index.lane_of(site.decode())
+        return lane
+
+    def _takes(self, folder: bytes) -> bool:
+        """Remembers a folder; False when it must be looked at closer."""
+        if folder and not folder_fits(folder):
+            return False
+        self._hashes.add_folders(folder.lower())
+        return True
 
     def _begin(self, lines: list[bytes]) -> list[bytes]:
         """Finds the form of the list in its first lines; gives the lines that are left to read."""

@@ -17,12 +17,15 @@ from bulkspider.urls import PATH, SAFE, SITE
 BOM = b"\xef\xbb\xbf"
 
 # A plain name: ASCII letters, digits, '_', '.', '-' and folders; no device of Windows, no suffix of ours, short enough
-# for one component. A name with folders is looked at once more, with FOLDERS.
+# for one component. Its folder and its site are those of many lines: `folder_fits` and `site_fits` look at them once.
 _DEVICE = r"(?:con|prn|aux|nul|com\d|lpt\d)(?:[./,\t\r ]|\Z)"
 _SUFFIX = r"(?<!\.part)(?<!\.part\.json)(?<!\.part\.old)(?<!\.part\.old\.json)(?<!\.part\.json\.tmp)"
-_NAME = rf"(?!(?i:{_DEVICE}))(?P<name>\w[\w./-]{{0,236}}(?<![./]))(?i:{_SUFFIX})"
-_COMPONENT = rf"(?!(?i:{_DEVICE}))[\w-][\w.-]*(?<!\.)"
-FOLDERS = re.compile(rf"(?:{_COMPONENT}/)*{_COMPONENT}".encode())
+_COMPONENT = rf"(?!(?i:{_DEVICE}))[\w-][\w.-]{{0,236}}(?<!\.)"
+_NAME = rf"(?=\w)(?P<name>(?P<folder>(?:[\w./-]*/)?){_COMPONENT})(?i:{_SUFFIX})"
+_LAST = rf"(?=\w)(?P<name>{_COMPONENT})(?i:{_SUFFIX})(?=[\r ]|\Z)"
+_FOLDER = re.compile(rf"(?=.{{2,200}}\Z)(?:{_COMPONENT}/)+".encode())
+_SITE = re.compile(SITE.encode())
+_LOOSE_SITE = r"https?://[a-z0-9.:-]+"
 
 
 def _pattern(front: str, separator: str) -> re.Pattern[bytes]:
@@ -32,30 +35,39 @@ def _pattern(front: str, separator: str) -> re.Pattern[bytes]:
 
 def _named(separator: str) -> re.Pattern[bytes]:
     """NAME, separator, URL."""
-    return _pattern(rf"{_NAME}(?P<mark>{separator})(?P<url>(?P<site>{SITE}){PATH})", "(?P=mark)")
+    return _pattern(rf"{_NAME}(?P<mark>{separator})(?P<url>(?P<site>{_LOOSE_SITE}){PATH})", "(?P=mark)")
 
 
 _NAMED = {None: _named(r" +|\t|,"), " ": _named(" +"), "\t": _named(r"\t"), ",": _named(",")}
 # A URL alone, without a query, whose last segment is a plain name.
-_LAST = _NAME.replace("[\\w./-]", "[\\w.-]") + r"(?=[\r ]|\Z)"
-_BARE = _pattern(rf"(?P<url>(?P<site>{SITE})/(?:[{SAFE}]*/)?{_LAST})", " +")
+_BARE = _pattern(rf"(?P<url>(?P<site>{_LOOSE_SITE})/(?:[{SAFE}]*/)?{_LAST})", " +")
 _NEVER = re.compile(rb"(?!)")
 
 
-def _groups(pattern: re.Pattern[bytes]) -> tuple[int, int, int]:
-    return pattern.groupindex["name"], pattern.groupindex["site"], pattern.groupindex["size"]
+def _groups(pattern: re.Pattern[bytes], *names: str) -> tuple[int, ...]:
+    return tuple(pattern.groupindex[name] for name in names)
 
 
-# The numbers of the groups name, site (scheme and host) and size, for the loop that reads a million lines.
-NAMED_GROUPS = _groups(_NAMED[None])
-BARE_GROUPS = _groups(_BARE)
+# The numbers of the groups that the loop over a million lines asks for; the site is scheme and host.
+NAMED_GROUPS = _groups(_NAMED[None], "name", "folder", "site", "size")
+BARE_GROUPS = _groups(_BARE, "name", "site", "size")
+
+
+def folder_fits(folder: bytes) -> bool:
+    """The folder of a plain name, with its last '/', is plain too."""
+    return _FOLDER.fullmatch(folder) is not None
+
+
+def site_fits(site: bytes) -> bool:
+    """The site of a plain line is in normal form."""
+    return _SITE.fullmatch(site) is not None
 
 
 class Form:
     """How every line of a list is read.
 
     columns: those of its header. json: it is JSON Lines. named, bare: expressions that match the plain lines with a
-    name, and those without; a name with a '/' must match FOLDERS as well.
+    name, and those without; `folder_fits` and `site_fits` must agree.
     """
 
     __slots__ = ("bare", "columns", "json", "named")
@@ -90,8 +102,8 @@ class Form:
 
     def plain(self, raw: bytes, number: int) -> Entry | None:
         """The entry of a plain line; None says only that the line is not plain."""
-        match = self.named.fullmatch(raw) or self.bare.fullmatch(raw)
-        if match is None or not _fits(match["name"]):
+        match = self._plain(raw)
+        if match is None:
             return None
         name, url, size, sha256 = match.group("name", "url", "size", "sha256")
         return Entry(
@@ -104,12 +116,17 @@ class Form:
 
     def plain_name(self, raw: bytes) -> bytes | None:
         """The name of a plain line."""
-        match = self.named.fullmatch(raw) or self.bare.fullmatch(raw)
-        return match["name"] if match is not None and _fits(match["name"]) else None
+        match = self._plain(raw)
+        return None if match is None else match["name"]
 
-
-def _fits(name: bytes) -> bool:
-    return b"/" not in name or FOLDERS.fullmatch(name) is not None
+    def _plain(self, raw: bytes) -> re.Match[bytes] | None:
+        match = self.named.fullmatch(raw)
+        if match is not None:
+            if (folder := match["folder"]) and not folder_fits(folder):
+                return None
+        elif (match := self.bare.fullmatch(raw)) is None:
+            return None
+        return match if site_fits(match["site"]) else None
 
 
 def _text(raw: bytes) -> str:
