@@ -444,14 +444,15 @@ class Run:
         """Calls back with the item of every entry that has its outcome."""
         self._outcome_callbacks.append(callback)
 
-    def count_known(self, status: str, size: int) -> None:
-        """An earlier run has done one entry, and nobody asked for its item."""
-        for name in (status, "already"):
-            self.counts[name] += 1
-        self.bytes_done += size
+    def count_known(self, statuses: Counter[str], size: int) -> None:
+        """An earlier run has done these entries, of `size` bytes together, and nobody asked for their items."""
         stats = self.crawler.stats
-        stats.inc_value(f"bulk/files/{status}")
-        stats.inc_value("bulk/already")
+        for status, times in statuses.items():
+            self.counts[status] += times
+            self.counts["already"] += times
+            stats.inc_value(f"bulk/files/{status}", times)
+            stats.inc_value("bulk/already", times)
+        self.bytes_done += size
 
     def count(self, item: BulkItem) -> None:
         """One entry has its outcome."""

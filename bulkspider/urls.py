@@ -157,6 +157,8 @@ def url_key(url: str) -> str:
 
     Takes a normal URL. Two links to one object, signed at different times or by different people, have one key.
     """
+    if _NORMAL.fullmatch(url) and "?" not in url and ":80/" not in url and ":443/" not in url:
+        return hashlib.sha256(url.encode()).hexdigest()  # as nearly all are, in a quarter of the time
     parts = urlsplit(url)
     parameters = [parameter for parameter in parts.query.split("&") if parameter]
     names = {parameter.partition("=")[0].lower() for parameter in parameters}

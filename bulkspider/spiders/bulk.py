@@ -12,7 +12,7 @@ import errno
 import gc
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -55,6 +55,8 @@ logger = logging.getLogger(__name__)
 
 # Skipping what the ledger proves must not keep the reactor from its other work.
 SLICE_SECONDS = 0.01
+# Items of what earlier runs have done, gathered before Scrapy is given one after the other.
+ITEMS_AHEAD = 64
 # Scrapy hands a request from one component to the next within milliseconds.
 LOST_SECONDS = 2.0
 # Files that are hashed, or wait for it, while the list is read on.
@@ -117,6 +119,9 @@ class BulkSpider(Spider):
         self.verifying = prepared.verify
         self.report = prepared.report
         self._ready: deque[BulkItem] = deque()
+        self._known: Counter[str] = Counter()
+        self._known_bytes = 0
+        self._served: set[str] = set()
         self._checking = 0
         self._yielding: Piece | None = None
         self._idle_since: float | None = None
@@ -224,21 +229,31 @@ class BulkSpider(Spider):
             return None
         slice_ends = now + SLICE_SECONDS
         blocked = self.schedule.blocked(now)
-        while not self._ready and not self.run.stopping:
-            entry = self._take(blocked)
-            if entry is None:
-                return None
-            if not self._is_proven(entry):
-                work = Work.on(entry)
-                self.schedule.add(work)
-                if self.schedule.may_begin(work, now):
-                    return work
-                self.schedule.wait(work, now)
-                blocked = self.schedule.blocked(now)
-            if time.monotonic() > slice_ends:
-                await self._pause()
-                slice_ends = time.monotonic() + SLICE_SECONDS
-        return None
+        try:
+            while len(self._ready) < ITEMS_AHEAD and not self.run.stopping:
+                entry = self._take(blocked)
+                if entry is None:
+                    return None
+                if not self._is_proven(entry):
+                    work = Work.on(entry)
+                    self.schedule.add(work)
+                    if self.schedule.may_begin(work, now):
+                        return work
+                    self.schedule.wait(work, now)
+                    blocked = self.schedule.blocked(now)
+                if time.monotonic() > slice_ends:
+                    self._count_known()
+                    await self._pause()
+                    slice_ends = time.monotonic() + SLICE_SECONDS
+            return None
+        finally:
+            self._count_known()
+
+    def _count_known(self) -> None:
+        if self._known:
+            self.run.count_known(self._known, self._known_bytes)
+            self._known.clear()
+            self._known_bytes = 0
 
     def _take(self, blocked: set[str]) -> Entry | None:
         """The next entry, with what a checksum file says of it."""
@@ -528,12 +543,16 @@ class BulkSpider(Spider):
         return True
 
     def _already(self, entry: Entry, line: LedgerLine) -> None:
-        self.run.pace.served(origin_of(entry.url))
+        site = entry.url[: entry.url.find("/", len("https://"))]
+        if site not in self._served:
+            self._served.add(site)
+            self.run.pace.served(origin_of(entry.url))
         if self._feeds:
             self._ready.append(self._item(entry, line.status, line=line))
         else:
             # Nobody would see the item: a million of them only cost time.
-            self.run.count_known(line.status, line.size)
+            self._known[line.status] += 1
+            self._known_bytes += line.size
 
     async def _check_again(self, entry: Entry, line: LedgerLine, wanted: dict[str, str]) -> None:
         """The file was touched, or the list gives a hash that the ledger does not hold: hash it here, fetch nothing."""
@@ -551,6 +570,7 @@ class BulkSpider(Spider):
             self._checking -= 1
         if renewed is not None:
             self._already(entry, renewed)
+            self._count_known()
         elif not self.run.stopping:
             work = Work.on(entry)
             self.schedule.add(work)
