@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import socket
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,8 @@ class Folder:
         except OSError as error:
             raise disk_error(error, self.private) from error
         self._lock_fd: int | None = None
+        # Nothing of an earlier run, or of anybody else, lies here; what does now is ours.
+        self.was_empty = all(name == PRIVATE for name in itertools.islice(_names(self.root), 2))
 
     def lock(self, *, exclusive: bool) -> None:
         """Claims the folder: exclusively for a list run, shared for shards, workers and pipelines.
@@ -47,6 +51,7 @@ class Folder:
         The lock is the kernel's (flock): it ends with the process, so a dead run is no obstacle. Raises UsageError
         with the first holder's pid and host when the folder is taken.
         """
+        self.was_empty = self.was_empty and exclusive
         path = self.private / "lock"
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -176,6 +181,12 @@ def _in_use(root: Path, lock_fd: int) -> str:
         f"{root}: another bulkspider ({_read_holder(lock_fd)}) is writing there; wait for it, stop it, or choose "
         "another output folder"
     )
+
+
+def _names(path: Path) -> Iterator[str]:
+    with os.scandir(path) as entries:
+        for entry in entries:
+            yield entry.name
 
 
 def lstat_at(name: str, dir_fd: int) -> os.stat_result | None:

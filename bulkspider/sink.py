@@ -112,6 +112,7 @@ class Part:
         self._known = False
         self._held = b""
         self._found_nothing_at = -math.inf
+        self._may_leave_files = True
         self._lock = threading.RLock()
         self._saved_bytes = 0
         self._saved_at = time.monotonic()
@@ -161,6 +162,7 @@ class Part:
                 self._known = True
                 self.foreign = None
                 self.state = PartState(restarts=self.state.restarts)
+                self._may_leave_files = not self.folder.was_empty
             self._found_nothing_at = now
             return True
 
@@ -435,6 +437,7 @@ class Part:
                 "durable": [list(pair) for pair in self._durable],
                 "boot": BOOT_ID,
             }
+            self._may_leave_files = True
             self._replace_file(_TEMPORARY, STATE, document)
             self._drop_old_if_overtaken()
 
@@ -515,6 +518,7 @@ class Part:
             self.save()
             self.details.pop("refuted", None)
             self._old_size = 0 if refuted is not None else self.state.have.count
+            self._may_leave_files = True
             self._rename(PART, OLD_PART)
             with contextlib.suppress(FileNotFoundError):
                 self._rename(STATE, OLD_STATE)
@@ -653,6 +657,8 @@ class Part:
     def drop_state(self) -> None:
         """The entry is in the ledger: its state and what a restart set aside may go."""
         self._old_size = 0
+        if not self._may_leave_files:
+            return
         with contextlib.suppress(OSError):
             os.unlink(self._base + STATE, dir_fd=self._dir_fd)
         self.drop_old()

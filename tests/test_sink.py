@@ -487,6 +487,20 @@ def test_reserved_room_changes_no_size(folder: Folder) -> None:
 # --- Small objects, which are written by who finishes them ------------------------------------------------------------
 
 
+@pytest.mark.parametrize("suffix", [".part.json", ".part.old", ".part.old.json"])
+def test_what_an_earlier_run_left_beside_a_small_file_goes(folder: Folder, suffix: str) -> None:
+    (folder.root / f"a.bin{suffix}").write_bytes(b"{}")
+    opened = Folder(folder.root)
+    part = of_nothing(opened)
+    part.hold(DATA)
+    part.make_durable()
+    part.publish()
+    part.drop_state()
+    part.close()
+    opened.close()
+    assert names(folder) == ["a.bin"]
+
+
 def of_nothing(folder: Folder, name: str = "a.bin") -> Part:
     part = Part(folder, name, KEY, checkpoint=1 << 40)
     assert part.finds_nothing()

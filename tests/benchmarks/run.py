@@ -117,6 +117,7 @@ class Benchmark:
             if rows[client.name]["wall"] is not None:
                 rows[client.name]["cpu_per_gb"] = rows[client.name]["cpu"] / total * GB
                 rows[client.name]["files_per_second"] = what.count / rows[client.name]["wall"]
+                rows[client.name]["files_per_cpu_second"] = what.count / rows[client.name]["cpu"]
         best = {
             key: min((rows[c.name][key] for c in clients if c.peer and rows[c.name][key] is not None), default=None)
             for key in ("wall", "cpu")
@@ -125,7 +126,7 @@ class Benchmark:
             for key, value in best.items():
                 row[f"{key}_ratio"] = row[key] / value if value and row[key] is not None else None
         columns = ("wall", "wall_ratio", "user", "system", "cpu_per_gb", "cpu_ratio", "peak")
-        columns += ("files_per_second",) if what.small else ()
+        columns += ("files_per_second", "files_per_cpu_second") if what.small else ()
         title = what.title if self._factor == 1 else f"{what.title}, of which {total / GB:.2f} GB in {what.count} files"
         return {"title": title, "bytes": total, "files": what.count, "columns": columns, "rows": rows}
 
@@ -199,7 +200,8 @@ class Benchmark:
             if whole["wall"] is not None and start["wall"] is not None:
                 whole["entries_per_second"] = entries / whole["wall"]
                 whole["without_start_up"] = entries / max(whole["wall"] - start["wall"], 1e-9)
-        columns = ("wall", "user", "system", "peak", "entries_per_second", "without_start_up")
+                whole["per_cpu_second"] = entries / max(whole["cpu"] - start["cpu"], 1e-9)
+        columns = ("wall", "user", "system", "peak", "entries_per_second", "without_start_up", "per_cpu_second")
         return {"title": "a finished list again", "entries": entries, "columns": columns, "rows": rows}
 
     # -- start-up --------------------------------------------------------------------------------------------------
@@ -238,7 +240,9 @@ class Benchmark:
         for row in rows.values():
             if row["wall"] is not None and rows["empty project"]["wall"] is not None:
                 row["start_ratio"] = row["wall"] / rows["empty project"]["wall"]
-        return {"title": "start-up", "columns": ("wall", "start_ratio", "user", "system", "peak"), "rows": rows}
+                row["start_cpu_ratio"] = row["cpu"] / rows["empty project"]["cpu"]
+        columns = ("wall", "start_ratio", "user", "system", "start_cpu_ratio", "peak")
+        return {"title": "start-up", "columns": columns, "rows": rows}
 
 
 def finished(job: Job) -> None:
@@ -334,12 +338,15 @@ _COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {
     "cpu_per_gb": ("CPU-s/GB", lambda value: f"{value:.2f}"),
     "cpu_ratio": ("to best", lambda value: f"{value:.2f}"),
     "peak": ("peak MB", lambda value: f"{value / MB:.0f}"),
+    "files_per_cpu_second": ("files/CPU-s", lambda value: f"{value:.0f}"),
     "files_per_second": ("files/s", lambda value: f"{value:.0f}"),
     "first_request": ("first request s", lambda value: f"{value:.2f}"),
     "first_request_of_one_line": ("same, 1 line", lambda value: f"{value:.2f}"),
     "start_ratio": ("to empty", lambda value: f"{value:.2f}"),
     "growth": ("growth MB", lambda value: f"{value / MB:.0f}"),
     "entries_per_second": ("entries/s", lambda value: f"{value:.0f}"),
+    "per_cpu_second": ("in CPU time", lambda value: f"{value:.0f}"),
+    "start_cpu_ratio": ("to empty", lambda value: f"{value:.2f}"),
     "without_start_up": ("start-up taken off", lambda value: f"{value:.0f}"),
 }
 
