@@ -443,3 +443,18 @@ def test_a_foreign_project_keeps_working_and_can_crawl_bulk(bulk: Bulk) -> None:
         status_of, log = scrapy("crawl", "bulk", "-a", "list=missing.txt")
         assert "missing.txt: no such list" in log
         assert len(origin.requests) == requests
+
+
+# --- What is left out -------------------------------------------------------------------------------------------------
+
+DEPTH = "scrapy.spidermiddlewares.depth.DepthMiddleware"
+
+
+@pytest.mark.parametrize("wanted", [False, True], ids=["idle", "wanted"])
+def test_a_middleware_with_nothing_to_do_is_left_out_unless_somebody_names_it(bulk: Bulk, wanted: bool) -> None:
+    settings = {"LOG_LEVEL": "INFO", "SPIDER_MIDDLEWARES": json.dumps({DEPTH: 900} if wanted else {})}
+    with FaultyOrigin(default=good, resource=BODY) as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        ended = bulk.run(settings=settings)
+    assert ended.status == 0, ended.log
+    assert (DEPTH in ended.log.partition("Enabled spider middlewares")[2].partition("]")[0]) is wanted, ended.log
