@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import logging
 import os
 import shutil
 import tempfile
@@ -22,10 +23,18 @@ from bulkspider.folder import Folder
 from bulkspider.freshurl import load_hook
 from bulkspider.given import rows_of
 from bulkspider.options import Options, nearest
-from bulkspider.sources import ListSource, check_list, folder_name
+from bulkspider.queue.job import Job, check_address
+from bulkspider.queue.redisqueue import RedisQueue
+from bulkspider.shards import Shard
+from bulkspider.sources import ListSource, Source, check_list, folder_name
 from bulkspider.sums import Sums, read_sums
 
-ARGUMENTS = ("list", "output", "skip", "bad_lines", "sums", "verify", "match", "limit", "report")
+logger = logging.getLogger(__name__)
+
+# What says which entries of a list are meant: a queue was told that when the list was pushed.
+LIST_OPTIONS = ("skip", "bad_lines", "match", "limit")
+OF_A_LIST = ("list", *LIST_OPTIONS, "shard", "shard_by", "verify")
+ARGUMENTS = (*OF_A_LIST, "output", "sums", "report", "queue", "job")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,19 +47,20 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A checked list and a locked folder. sums_url: where a checksum file is to be fetched from first.
-
-    report: the page to write, an absolute path.
+    """Entries and a locked folder. list_path: the list, "" with a queue. sums_url: where a checksum file is to be
+    fetched from first. report: the page to write, an absolute path. writer: as whom the run writes in a folder that it
+    shares, None when it has it to itself.
     """
 
     folder: Folder
-    source: ListSource
+    source: Source
     list_path: str
     sums: Sums | None = None
     sums_url: str | None = None
     verify: bool = False
     report: str | None = None
     aria2: bool = False
+    writer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,20 +85,26 @@ class _Wanted:
     sums_url: str | None
     verify: bool
     report: str | None
+    shard: Shard | None
 
 
 def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given()) -> Prepared:
     """Raises UsageError, ListError or DiskError, each of which says what to do; nothing is left open then."""
+    if "queue" in arguments or "job" in arguments:
+        return _prepare_worker(arguments, _options(arguments, settings), given)
     wanted = _read(arguments, settings, given)
     made = _missing(wanted.root)
     folder = Folder(wanted.root)
     try:
-        folder.lock(exclusive=True)
+        if wanted.shard is None:
+            folder.lock(exclusive=True)
+        else:
+            folder.lock_shard(wanted.shard.writer)
         source = wanted.check(folder.private)
     except BaseException:
         folder.close()
-        if made:
-            # A bad list leaves no trace.
+        if made and wanted.shard is None:
+            # A bad list leaves no trace. Beside a shard, others may have begun already.
             shutil.rmtree(folder.private, ignore_errors=True)
             with contextlib.suppress(OSError):
                 for path in made:
@@ -103,7 +119,33 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Gi
         verify=wanted.verify,
         report=wanted.report,
         aria2=given.aria2,
+        writer=wanted.shard.writer if wanted.shard is not None else None,
     )
+
+
+def _prepare_worker(arguments: Mapping[str, str], options: Options, given: Given) -> Prepared:
+    """Asks Redis first: a worker of a job that nobody has pushed would end at once, as if all were done."""
+    url, name = arguments.get("queue"), arguments.get("job")
+    if not url:
+        raise UsageError(f"job={name}: on which Redis? Say queue=redis://HOST/0")
+    check_address(url, name)
+    if of_a_list := ["the URLs"] * bool(given.urls) + [f"argument {n}" for n in OF_A_LIST if n in arguments]:
+        raise UsageError(
+            f"{of_a_list[0]}: of a list, and the entries come from a queue; lists go to `scrapy bulkqueue push`"
+        )
+    report = _report(arguments.get("report"))
+    sums, sums_url = _sums(arguments)
+    assert name is not None
+    with Job(url, name) as job:
+        left = job.wait_until_there(logger.warning)
+    queue = RedisQueue(url, name, entries=left, lease=options.lease, delay=options.retry_delay_max)
+    folder = Folder(arguments.get("output") or os.path.join("output", name))
+    try:
+        folder.lock(exclusive=False)
+    except BaseException:
+        folder.close()
+        raise
+    return Prepared(folder, queue, "", sums, sums_url, report=report, writer=queue.worker)
 
 
 def _missing(root: str) -> list[str]:
@@ -117,6 +159,8 @@ def _missing(root: str) -> list[str]:
 
 def preview(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given()) -> Preview:
     """For a dry run. Raises UsageError or ListError."""
+    if "queue" in arguments or "job" in arguments:
+        raise UsageError("a dry run is for lists; `scrapy bulkqueue status` shows a queue")
     wanted = _read(arguments, settings, given)
     if wanted.verify:
         raise UsageError("a dry run asks the servers, verify asks nobody; choose one of the two")
@@ -126,7 +170,7 @@ def preview(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Gi
     return Preview(wanted.root, source, wanted.list_path, wanted.sums, wanted.sums_url)
 
 
-def _read(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given) -> _Wanted:
+def _options(arguments: Mapping[str, str], settings: Mapping[str, Any]) -> Options:
     unknown = [f"unknown argument {name}{nearest(name, ARGUMENTS)}" for name in arguments if name not in ARGUMENTS]
     if unknown:
         raise UsageError("\n".join([*unknown, f"known arguments: {', '.join(ARGUMENTS)}"]))
@@ -135,37 +179,42 @@ def _read(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Give
         load_hook(options.fresh_url)
     if options.metrics_port and importlib.util.find_spec("prometheus_client") is None:
         raise UsageError("BULK_METRICS_PORT needs the package prometheus-client: pip install 'bulkspider[metrics]'")
+    return options
+
+
+def _sums(arguments: Mapping[str, str]) -> tuple[Sums | None, str | None]:
+    """A checksum file, or the URL of one."""
+    sums = arguments.get("sums")
+    if sums is not None and sums.startswith(("http://", "https://")):
+        return None, sums
+    return read_sums(sums) if sums else None, None
+
+
+def _read(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given) -> _Wanted:
+    options = _options(arguments, settings)
     path = "the command line" if given.urls else arguments.get("list")
     if not path:
         raise UsageError("which list? Say -a list=FILE (`name url` a line), for example -a list=input/tmp")
-    skip = _choice(arguments, "skip", "1", {"0": "reads the first line too", "1": "ignores it"})
-    bad_lines = _choice(arguments, "bad_lines", "stop", {"stop": "ends before the first byte", "skip": "goes on"})
+    options_of_list = list_options({name: arguments[name] for name in LIST_OPTIONS if name in arguments})
     verify = _choice(arguments, "verify", "0", {"0": "downloads", "1": "re-reads the output instead"})
-    sums, sums_url = arguments.get("sums"), None
-    if sums is not None and sums.startswith(("http://", "https://")):
-        sums, sums_url = None, sums
-    limit = arguments.get("limit")
-    if limit is not None and not limit.isdecimal():
-        raise UsageError(f"argument limit={limit}: must be a number of entries")
+    shard = _shard(arguments)
     if path != "-" and not given.urls and not os.path.exists(path):
         # Before the folder is made: a mistyped name leaves no trace.
         raise UsageError(f"{path}: no such list; give the path of a file with a line `name url` for each file")
     report = _report(arguments.get("report"))
-    known_sums = read_sums(sums) if sums else None
+    sums, sums_url = _sums(arguments)
     root = arguments.get("output") or os.path.join("output", "urls" if given.urls else folder_name(path))
     check = partial(
         check_list,
         path,
-        skip=int(skip),
-        bad_lines=bad_lines,
-        match=arguments.get("match"),
-        limit=int(limit) if limit is not None else None,
+        **options_of_list,
         order=options.order,
+        shard=shard,
         aria2=given.aria2,
         root=root,
         rows=rows_of(given.urls) if given.urls else None,
     )
-    return _Wanted(path, root, check, known_sums, sums_url, verify == "1", report)
+    return _Wanted(path, root, check, sums, sums_url, verify == "1", report, shard)
 
 
 def _report(path: str | None) -> str | None:
@@ -181,6 +230,31 @@ def _report(path: str | None) -> str | None:
     if os.path.isdir(path) or not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"argument report={path}: it cannot be written; choose another place")
     return path
+
+
+def list_options(arguments: Mapping[str, str]) -> dict[str, Any]:
+    """What `check_list` is to be told of LIST_OPTIONS. Raises UsageError."""
+    if unknown := [name for name in arguments if name not in LIST_OPTIONS]:
+        raise UsageError(f"unknown argument {unknown[0]}{nearest(unknown[0], LIST_OPTIONS)}")
+    skip = _choice(arguments, "skip", "1", {"0": "reads the first line too", "1": "ignores it"})
+    bad_lines = _choice(arguments, "bad_lines", "stop", {"stop": "ends before the first byte", "skip": "goes on"})
+    limit = arguments.get("limit")
+    if limit is not None and not limit.isdecimal():
+        raise UsageError(f"argument limit={limit}: must be a number of entries")
+    return {
+        "skip": int(skip),
+        "bad_lines": bad_lines,
+        "match": arguments.get("match"),
+        "limit": int(limit) if limit is not None else None,
+    }
+
+
+def _shard(arguments: Mapping[str, str]) -> Shard | None:
+    if "shard" in arguments:
+        return Shard.parse(arguments["shard"], arguments.get("shard_by", "entry"))
+    if "shard_by" in arguments:
+        raise UsageError("argument shard_by: it divides the list among shards; say which one, for example shard=3/16")
+    return None
 
 
 def _choice(arguments: Mapping[str, str], name: str, default: str, allowed: Mapping[str, str]) -> str:

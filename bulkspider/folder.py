@@ -41,7 +41,7 @@ class Folder:
             self._root_fd = os.open(self.root, _DIRECTORY)
         except OSError as error:
             raise disk_error(error, self.private) from error
-        self._lock_fd: int | None = None
+        self._lock_fds: list[int] = []
         # Nothing of an earlier run, or of anybody else, lies here; what does now is ours.
         self.was_empty = all(name == PRIVATE for name in itertools.islice(_names(self.root), 2))
 
@@ -52,7 +52,15 @@ class Folder:
         with the first holder's pid and host when the folder is taken.
         """
         self.was_empty = self.was_empty and exclusive
-        path = self.private / "lock"
+        self._lock("lock", exclusive, "another bulkspider")
+
+    def lock_shard(self, writer: str) -> None:
+        """Claims the folder for one shard beside others. Raises UsageError when the same shard runs already."""
+        self._lock(f"lock.{writer}", True, f"another run of shard {writer}")
+        self.lock(exclusive=False)
+
+    def _lock(self, name: str, exclusive: bool, who: str) -> None:
+        path = self.private / name
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
@@ -61,7 +69,7 @@ class Folder:
             fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-                sentence = _in_use(self.root, fd)
+                sentence = _in_use(self.root, fd, who)
                 os.close(fd)
                 raise UsageError(sentence, code="folder_in_use") from error
             # No locks on this file system (some NFS, FUSE): every part is still locked or compared on its own.
@@ -70,7 +78,7 @@ class Folder:
             os.pwrite(
                 fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode(), 0
             )
-        self._lock_fd = fd
+        self._lock_fds.append(fd)
 
     def open_dir(self, name: str) -> int:
         """A descriptor of the directory that holds `name`, made where missing; the caller closes it.
@@ -134,9 +142,8 @@ class Folder:
     def close(self) -> None:
         """Gives the lock back."""
         os.close(self._root_fd)
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        while self._lock_fds:
+            os.close(self._lock_fds.pop())
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,9 +183,9 @@ def _taken(root: Path) -> str | None:
     return None
 
 
-def _in_use(root: Path, lock_fd: int) -> str:
+def _in_use(root: Path, lock_fd: int, who: str = "another bulkspider") -> str:
     return (
-        f"{root}: another bulkspider ({_read_holder(lock_fd)}) is writing there; wait for it, stop it, or choose "
+        f"{root}: {who} ({_read_holder(lock_fd)}) is writing there; wait for it, stop it, or choose "
         "another output folder"
     )
 

@@ -175,8 +175,15 @@ class Ledger:
     # Reading
 
     def load(self) -> None:
-        """Reads every ledger of the folder and makes the index anew, about 1 µs a line. Raises DiskError."""
-        self.close()
+        """Reads every ledger of the folder and makes the index anew, about 1 µs a line. Raises DiskError.
+
+        May be called again, from any thread, to learn what others have written since.
+        """
+        with self._write_lock, self._index_lock:
+            self._close_readers()
+            self._load()
+
+    def _load(self) -> None:
         self.damaged = 0
         self._bases = []
         self._buckets = [array("Q") for _ in range(_BUCKETS)]

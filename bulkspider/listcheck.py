@@ -8,7 +8,7 @@ fetches nothing; `sources.py` makes the source of a run from its index.
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from bulkspider.collisions import BUCKETS, Hashes, Meetings, key_of
@@ -18,6 +18,7 @@ from bulkspider.listcopy import Copy
 from bulkspider.listform import BARE_GROUPS, BOM, NAMED_GROUPS, Form, folder_fits, site_fits
 from bulkspider.listindex import Index, Lane
 from bulkspider.names import show
+from bulkspider.shards import Shard
 
 SHOWN_MAX = 50
 GIVE_UP = 1000  # so many bad lines are not a list with mistakes but something else
@@ -38,12 +39,12 @@ class BadLine:
 class Check:
     """Reads a list once. where: how messages name it. json: its name says that it is JSON Lines.
 
-    skip: lines to ignore at the start (0 or 1). keep: matches the names of the entries to do. stop: a bad line means
+    skip: lines to ignore at the start (0 or 1). keep: is true of the names of the entries to do. stop: a bad line means
     that nothing is begun; else it is noted and the rest goes on. After `settle`: index, duplicates, bad and warnings
     are final, and `good` is the number of lines that are entries, wanted or not.
     """
 
-    def __init__(self, where: str, *, json: bool, skip: int, keep: re.Pattern[str] | None, stop: bool) -> None:
+    def __init__(self, where: str, *, json: bool, skip: int, keep: Callable[[str], object] | None, stop: bool) -> None:
         self.form = Form(json=json)
         self.index = Index()
         self.warnings: list[str] = []
@@ -90,7 +91,7 @@ class Check:
                 put_at, put_line = lane.at.append, lane.lines.append
             hashed = hash(name.lower())
             put[hashed & (BUCKETS - 1)](hashed)
-            if keep is not None and not keep.match(name.decode()):
+            if keep is not None and not keep(name.decode()):
                 continue
             put_at(begin)
             put_line(number)
@@ -170,7 +171,7 @@ class Check:
         if entry is None:
             return
         self._hashes.add(key_of(entry.name))
-        if self._keep is None or self._keep.match(entry.name):
+        if self._keep is None or self._keep(entry.name):
             self.index.add(entry, at)
 
     def _bad_line(self, number: int, error: EntryError) -> BadLine:
@@ -178,7 +179,7 @@ class Check:
 
     def note(self, number: int, error: EntryError) -> None:
         """Line `number` is no entry."""
-        if self._stop or self._keep is None or error.name is None or self._keep.match(error.name):
+        if self._stop or self._keep is None or error.name is None or self._keep(error.name):
             self.bad.append(self._bad_line(number, error))
         if self._stop and len(self.bad) >= GIVE_UP:
             raise self.error(f"more than {GIVE_UP - 1} bad lines")
@@ -192,8 +193,8 @@ class Check:
         error.problems = tuple(problems)
         return error
 
-    def settle(self, copy: Copy, limit: int | None) -> None:
-        """Looks again at the names that met, and keeps the first `limit` entries of what is left."""
+    def settle(self, copy: Copy, limit: int | None, shard: Shard | None = None) -> None:
+        """Looks again at the names that met, and keeps the first `limit` entries of what is left, or of its shard."""
         met = self._hashes.met()
         self.good = len(self._hashes)
         self._hashes = Hashes()
@@ -212,6 +213,12 @@ class Check:
                     f"{self.duplicates} of the lines of {self._where} repeat an earlier one (same name and URL) and "
                     f"are taken once; the first: {first}"
                 )
+        if shard is not None:
+            if shard.by != "entry":
+                self.index.share(shard, copy, self.form)
+            if not self._stop:
+                by_name = shard.by == "entry"  # `keep` has chosen among those that have one
+                self.bad = [bad for bad in self.bad if (by_name and bad.name) or shard.takes_line(bad.line)]
         if limit is not None:
             self.index.cut(limit, copy, self.form)
         self.bad.sort(key=lambda bad: bad.line)

@@ -15,6 +15,7 @@ from itertools import compress, islice
 from bulkspider.entry import Entry, origin_of
 from bulkspider.listcopy import Copy
 from bulkspider.listform import Form
+from bulkspider.shards import Shard
 
 # After every size.
 UNSIZED = (1 << 63) - 1
@@ -89,10 +90,32 @@ class Index:
             return
         first = heapq.merge(*(lane.at for lane in self.lanes.values()))
         last = next(islice(first, limit - 1, None))
-        self.known_bytes = self.unsized = 0
         for lane in self.lanes.values():
             end = bisect_right(lane.at, last)
             del lane.at[end:], lane.lines[end:]
+        self._recount(copy, form)
+
+    def share(self, shard: Shard, copy: Copy, form: Form) -> None:
+        """Keeps what belongs to a shard that divides by host or by size."""
+        if shard.by == "host":
+            for lane in self.lanes.values():
+                if not shard.takes(lane.origin.rpartition(":")[0]):
+                    del lane.at[:], lane.lines[:]
+        elif shard.by == "size":
+            # In list order, which is the same in every shard's run.
+            places = list(heapq.merge(*(zip(lane.at, lane.lines, strict=True) for lane in self.lanes.values())))
+            entries = (form.read(copy.line(at), line) for at, line in places)
+            mine = shard.share([entry.size if entry is not None else None for entry in entries])
+            kept = {at for (at, _), taken in zip(places, mine, strict=True) if taken}
+            for lane in self.lanes.values():
+                chosen = [at in kept for at in lane.at]
+                lane.at = array("q", compress(lane.at, chosen))
+                lane.lines = array("i", compress(lane.lines, chosen))
+        self._recount(copy, form)
+
+    def _recount(self, copy: Copy, form: Form) -> None:
+        self.known_bytes = self.unsized = 0
+        for lane in self.lanes.values():
             for at, line in zip(lane.at, lane.lines, strict=True):
                 entry = form.read(copy.line(at), line)
                 if entry is not None:

@@ -63,6 +63,13 @@ def _seconds(value: object) -> float:
     return number
 
 
+def _lease(value: object) -> float:
+    number = _seconds(value)
+    if number < 1:
+        raise ValueError("a lease shorter than a second cannot be kept")
+    return number
+
+
 def _count(value: object) -> int:
     number = int(str(value))
     if number < 0:
@@ -132,6 +139,7 @@ class Options:
     segment_min: int = _setting(16 * MIB, _size)
     order: str = _setting("list", _choice("list", "smallest", "largest"))
     fresh_url: str | None = _setting(None, _text)
+    lease: float = _setting(120.0, _lease)
     store: str | None = _setting(None, _text)
     preallocate: bool = _setting(False, _flag)
     require_proof: bool = _setting(False, _flag)

@@ -60,7 +60,7 @@ class BulkPipeline:
                 raise DropItem("its bytes were refused, it is fetched again", log_level="DEBUG") from error
             item.status, item.error = failed.status, failed.error
         else:
-            spider.finished(item.name)
+            spider.finished(item.name, line.status)
             line.describe(item)
 
     async def _refused(self, download: Download, error: BulkError) -> BulkItem | None:

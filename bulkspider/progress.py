@@ -19,7 +19,6 @@ from scrapy.exceptions import NotConfigured
 from scrapy.settings import SETTINGS_PRIORITIES
 from scrapy.utils.asyncio import create_looping_call
 
-from bulkspider.listcopy import shown
 from bulkspider.options import human
 from bulkspider.run import Run
 from bulkspider.spiders.bulk import BulkSpider
@@ -82,7 +81,7 @@ class Progress:
 
             self._report = Report(self._spider.report, run, self._spider)
             self._report.start()
-        logger.info("%s: %s", shown(self._spider.list_path), plural(self._spider.source.entries, "entry", "entries"))
+        logger.info("%s: %s", self._spider.source.title, plural(self._spider.source.entries, "entry", "entries"))
         mode = how(run.options.progress, feeds_terminal=self._feeds_terminal)
         if mode == "bar" and not Progress._terminal_taken:
             self._use_terminal()

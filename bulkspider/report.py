@@ -108,7 +108,7 @@ class Report:
         entries = run.entries or 0
         counts = {status: run.counts[status] for status in STATUSES}
         return {
-            "list": spider.list_path,
+            "list": spider.source.title,
             "output": str(spider.folder.root),
             "command": command_line(),
             "began": self._began,

@@ -80,7 +80,8 @@ class Schedule:
 
     slot_limits: `concurrency` of DOWNLOAD_SLOTS. fits: asks whether what is left of a file fits on its disk. segments:
     most connections of a file (BULK_SEGMENTS, 0 for as many as slots are free). segment_min: BULK_SEGMENT_MIN, bytes.
-    held_back: asks whether our own rate limit is what makes a host slow.
+    held_back: asks whether our own rate limit is what makes a host slow. may_connect: asks the source for one more
+    connection.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class Schedule:
         segments: int = 0,
         segment_min: int = 1,
         held_back: Callable[[str, float], bool] = lambda host, now: False,
+        may_connect: Callable[[Entry], bool] = lambda entry: True,
     ) -> None:
         self._pace = pace
         self._fits = fits
@@ -102,6 +104,7 @@ class Schedule:
         self._slot_limits = dict(slot_limits)
         self._segments = segments
         self._held_back = held_back
+        self._may_connect = may_connect
         self._segment_min = max(1, segment_min)
         self._works: dict[str, Work] = {}
         self._flying: dict[tuple[str, int], Piece] = {}
@@ -236,6 +239,20 @@ class Schedule:
         """It has its outcome."""
         self._works.pop(name, None)
 
+    def withdraw(self, work: Work) -> bool:
+        """Takes it out if it only waits for its next attempt; False when something is under way."""
+        heap = self._waiting.get(work.origin, [])
+        rest = [waiting for waiting in heap if waiting[2] is not work]
+        if len(rest) == len(heap):
+            return False
+        heapq.heapify(rest)
+        if rest:
+            self._waiting[work.origin] = rest
+        else:
+            del self._waiting[work.origin]
+        self.remove(work.entry.name)
+        return True
+
     # -- what is due -----------------------------------------------------------------------------------------------
 
     def due(self, now: float) -> Work | None:
@@ -279,6 +296,7 @@ class Schedule:
             and download.divisible(most)
             and self._pace.allows_more(origin, self._at_origin[origin], now)
             and not self._held_back(slot, now)
+            and self._may_connect(work.entry)
         )
 
     def _seconds_left(self, work: Work) -> float:

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from bulkspider.errors import DiskError, disk_error
+from bulkspider.errors import BulkError, DiskError, disk_error
 from bulkspider.folder import Folder, lstat_at, require_regular
 from bulkspider.plan import PartState, Validators
 from bulkspider.ranges import Ranges
@@ -91,6 +91,13 @@ class Foreign:
         return self.where.endswith(PART)
 
 
+class Leased(Protocol):
+    """The right to touch a part, where several machines could (`queue/lease.py`)."""
+
+    @property
+    def valid(self) -> bool: ...
+
+
 class Part:
     """The part of one entry. Open while an attempt or a finish needs it; keeps its knowledge in between."""
 
@@ -103,6 +110,7 @@ class Part:
         self.adopted = False
         self.url_changed = False
         self.details: dict[str, Any] = {}
+        self.lease: Leased | None = None
         self._base = name.rpartition("/")[2]
         self._checkpoint = checkpoint
         self._durable = Ranges()
@@ -137,6 +145,7 @@ class Part:
     @property
     def fd(self) -> int:
         """The open `.part`, made now if this is its first byte."""
+        self._require_lease()
         with self._lock:
             if self._fd < 0:
                 self._open_nothing()
@@ -169,6 +178,7 @@ class Part:
     def open(self) -> None:
         """Finds out what lies on disk. Raises DiskError when it is in the way or cannot be read."""
         with self._lock:
+            self._require_lease()
             if self.is_open:
                 return
             if self._held:
@@ -277,18 +287,29 @@ class Part:
         if self._held:
             self._write_held()
 
+    def _require_lease(self) -> None:
+        """Before every change: raises BulkError when the part is somebody else's by now."""
+        if self.lease is not None and not self.lease.valid:
+            raise BulkError("its lease has ended; another worker goes on with it", code="lease_lost")
+
+    @property
+    def _is_ours(self) -> bool:
+        return self.lease is None or self.lease.valid
+
     def _claim(self) -> None:
         """Two processes never write one part: flock, where the file system has it."""
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            # Under a lease the holder is one that has lost it: stopped perhaps, or cut off, and it writes no more.
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES) and self.lease is None:
                 raise DiskError(f"{self.path}: another process is writing this part", code="part_in_use") from error
 
     # ------------------------------------------------------------------------------------------------------ bytes
 
     def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Writes all of `data` at `offset`; the bytes count as there when this returns. Raises DiskError."""
+        self._require_lease()
         view = memoryview(data)
         at = offset
         try:
@@ -330,6 +351,7 @@ class Part:
         The flush to the disk goes on beside the transfer; whoever comes to the next one before it has ended, waits. So
         no more than two checkpoints' worth of a part is ever in memory alone. Raises DiskError, also for that flush.
         """
+        self._require_lease()
         with self._lock:
             self.state.have.add(first, end)
             self._saved_bytes += end - first
@@ -421,7 +443,9 @@ class Part:
         """Writes the state by temporary file and rename, so that a full disk cannot empty the old one."""
         with self._lock:
             self._saved_bytes, self._saved_at = 0, time.monotonic()
-            if self._fd < 0 or self.adopted or not (self.state.have or self._has_holes):
+            if self._fd < 0 or self.adopted or not self._is_ours:
+                return
+            if not (self.state.have or self._has_holes):
                 return
             document = {
                 "version": 1,
@@ -497,6 +521,7 @@ class Part:
 
         refuted: the digests that proved these bytes wrong; such a part is kept to be looked at, never resumed.
         """
+        self._require_lease()
         with self._lock:
             try:
                 self._set_aside(refuted)
@@ -532,6 +557,7 @@ class Part:
 
     def take_over(self) -> None:
         """The foreign file was found equal to the origin's: it becomes our part, to be continued."""
+        self._require_lease()
         with self._lock:
             foreign = self.foreign
             if foreign is None:
@@ -563,6 +589,7 @@ class Part:
     def refuse_foreign(self) -> None:
         """The foreign file is something else. A foreign part makes way now; one under the final name waits until
         our own file is ready to take its place (`finish.py`)."""
+        self._require_lease()
         with self._lock:
             foreign, self.foreign = self.foreign, None
             if foreign is None or not foreign.is_part:
@@ -587,7 +614,7 @@ class Part:
     def give_up(self) -> None:
         """The entry has its outcome. If an older version's part holds more than this one ever got, it comes back."""
         with self._lock:
-            if self._old_size > self.state.have.count:
+            if self._old_size > self.state.have.count and self._is_ours:
                 with contextlib.suppress(OSError, DiskError):
                     self.open()
                     self._rename(OLD_PART, PART)
@@ -626,6 +653,7 @@ class Part:
 
         The caller has made the bytes durable, and flushes the directory afterwards (`directory`).
         """
+        self._require_lease()
         with self._lock:
             try:
                 now = lstat_at(self._base + PART, self._dir_fd)

@@ -1,9 +1,9 @@
-"""Where the entries of a run come from.
+"""Where the entries of a run come from, and where it is told what became of them.
 
-A `Source` gives entries one by one and knows which origins have some left; the spider asks it whenever a slot is free,
-and says which origins may not be given now. It never waits, sends nothing and does not know what becomes of an entry.
-The first kind is a list (`ListSource`), made by `check_list` once the whole list was found good; a shard of a list or a
-queue that several machines share can stand in its place. From here an entry goes to the spider (`spiders/bulk.py`).
+A `Source` gives entries one by one; the spider asks it whenever a slot is free, and says which origins may not be given
+now. It never waits in `take`: one that must ask somebody first answers None and wakes the spider later. The kinds are a
+list or a shard of it (`ListSource`), made by `check_list` once the whole list was found good, and a queue that several
+machines share (`queue/redisqueue.py`). The spider (`spiders/bulk.py`) does not know which it has.
 """
 
 from __future__ import annotations
@@ -13,42 +13,103 @@ import heapq
 import os
 import re
 import tempfile
-from collections.abc import Collection, KeysView, Sequence
+from collections.abc import Callable, Collection, KeysView, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
 
 from bulkspider.aria2form import Aria2Form
 from bulkspider.entry import Entry, EntryError
-from bulkspider.errors import ListError, UsageError
+from bulkspider.errors import BulkError, ListError, UsageError
 from bulkspider.listcheck import BadLine, Check
 from bulkspider.listcopy import Copy, copy_lines, read_lines, shown, write_lines
+from bulkspider.shards import Shard
+from bulkspider.sink import Part
 
 __all__ = ["BadLine", "ListSource", "Source", "check_list", "folder_name"]
 
 
-class Source(Protocol):
-    """Gives the entries of a run."""
+class Source:
+    """Gives the entries of a run. What is not overridden is right for a source that nobody else takes from.
+
+    title: how messages name it. entries: how many there are to do, as far as is known at the start. duplicates, bad,
+    warnings, known_bytes, unsized: what the check of a list found. shared: others take from it too, and it takes back
+    what this run cannot do.
+    """
+
+    title = ""
+    entries = 0
+    duplicates = 0
+    bad: Sequence[BadLine] = ()
+    warnings: Sequence[str] = ()
+    known_bytes = 0
+    unsized = 0
+    shared = False
 
     @property
     def exhausted(self) -> bool:
-        """True when no entry is left to take."""
+        """True when no entry is left to take, now or later."""
+        raise NotImplementedError
 
     @property
     def waiting(self) -> int:
-        """Entries not taken yet."""
+        """Entries not taken yet that nobody but this run will take."""
+        return 0
+
+    @property
+    def owed(self) -> int:
+        """Entries that this run has to give an outcome."""
+        return self.entries
 
     def take(self, blocked: Collection[str] = ()) -> Entry | None:
         """The next entry whose origin is not in `blocked`, or None when there is none now."""
+        raise NotImplementedError
 
-    def origins_waiting(self) -> Collection[str]:
-        """The origins (`host:port`) that have entries left."""
+    # What a source is told. `begin` comes before the first `take`; for every entry taken, exactly one of `ended` and a
+    # `take_back` that says True comes once.
 
-    def close(self) -> None:
-        """Gives back what the source holds open."""
+    def begin(
+        self,
+        wake: Callable[[], None],
+        lose: Callable[[str], None],
+        forgive: Callable[[str], None],
+        stop: Callable[[BulkError], None],
+    ) -> None:
+        """The run begins, in the reactor's thread. wake: to be called when `take` or `exhausted` may answer otherwise.
+        lose: told the name of an entry that somebody else has now. forgive: told an origin that works elsewhere, so
+        that it is tried again here some time. stop: ends the run. Raises UsageError."""
+
+    def begun(self, entry: Entry, part: Part) -> None:
+        """An attempt at an entry begins."""
+
+    def taken_over(self, entry: Entry) -> bool:
+        """Somebody else had the entry before, and may have done more for it than is known here."""
+        return False
+
+    def ended(self, entry: Entry, status: str, error: BulkError | None = None) -> None:
+        """The entry has its outcome: one of the five statuses."""
+
+    def take_back(self, entry: Entry, error: BulkError) -> bool:
+        """The run cannot do the entry now. True: it goes to somebody else, or is given again later."""
+        return False
+
+    def may_connect(self, entry: Entry) -> bool:
+        """May an entry under way have one more connection, beside its first? After False, `wake` may follow."""
+        return True
+
+    def connect(self, entry: Entry) -> None:
+        """It has one more; `may_connect` has just said that it may."""
+
+    def disconnect(self, entry: Entry) -> None:
+        """A further connection of the entry has ended."""
+
+    def origin_closed(self, origin: str, seconds: float) -> None:
+        """The origin asked to be left alone for a while."""
+
+    async def end(self) -> None:
+        """The run has ended: gives back what the source holds."""
 
 
-class ListSource:
+class ListSource(Source):
     """The entries of a checked list, read from its copy.
 
     entries: how many there were to do in the beginning. duplicates: lines that repeat one of them. bad: the lines that
@@ -61,8 +122,9 @@ class ListSource:
     frozenset.
     """
 
-    def __init__(self, copy: Copy, check: Check) -> None:
-        self.entries = self.waiting = len(check.index)
+    def __init__(self, copy: Copy, check: Check, title: str) -> None:
+        self.title = title
+        self.entries = self._left = len(check.index)
         self.known_bytes = check.index.known_bytes
         self.unsized = check.index.unsized
         self.duplicates = check.duplicates
@@ -78,7 +140,11 @@ class ListSource:
 
     @property
     def exhausted(self) -> bool:
-        return not self.waiting
+        return not self._left
+
+    @property
+    def waiting(self) -> int:
+        return self._left
 
     def origins_waiting(self) -> KeysView[str]:
         """The origins that have entries left; a live view, not to be iterated while entries are taken."""
@@ -100,7 +166,7 @@ class ListSource:
                 continue
             entry = self._read(at, lane.lines[lane.taken])
             lane.taken += 1
-            self.waiting -= 1
+            self._left -= 1
             if lane.taken < len(lane.at):
                 heapq.heapreplace(heap, (lane.place, lane))
             else:
@@ -129,6 +195,9 @@ class ListSource:
             raise ListError("the copy of the list in .bulkspider was changed during the run; start the run again")
         return entry
 
+    async def end(self) -> None:
+        self.close()
+
     def close(self) -> None:
         self._copy.close()
 
@@ -145,14 +214,15 @@ def check_list(
     aria2: bool = False,
     root: str | None = None,
     rows: Sequence[bytes] | None = None,
+    shard: Shard | None = None,
 ) -> ListSource:
-    """Checks the whole list at `path` ('-' is stdin) and copies it to `<folder>/list`.
+    """Checks the whole list at `path` ('-' is stdin) and copies it to `<folder>/list`, or `list.<shard>`.
 
     skip: 1 ignores the first line, unless it is a header; 0 reads it. bad_lines: "stop" raises ListError with every bad
     line; "skip" leaves them in `bad`. match: a glob, case-sensitive, of the names to do. limit: the first so many of
     them. order: "list", or "smallest" or "largest" first. aria2: it is an input file of aria2 for the output folder
-    `root`. rows: the list itself, in JSON Lines; `path` is only what messages call it. Raises ListError or UsageError
-    before anything was begun; `<folder>/list` is then what it was.
+    `root`. rows: the list itself, in JSON Lines; `path` is only what messages call it. shard: only what belongs to it,
+    which may be nothing. Raises ListError or UsageError before anything was begun; `<folder>/list` is then what it was.
     """
     if skip not in (0, 1):
         raise UsageError(f"skip={skip}: only 0 and 1 are possible")
@@ -164,7 +234,7 @@ def check_list(
         shown(path),
         json=aria2 or rows is not None or path.lower().endswith((".jsonl", ".jsonl.gz")),
         skip=skip,
-        keep=re.compile(fnmatch.translate(match)) if match is not None else None,
+        keep=_filter(match, shard),
         stop=bad_lines == "stop",
     )
     temporary, copy = "", None
@@ -180,14 +250,14 @@ def check_list(
             check.feed(lines)
         if aria2:
             check.warnings += form.warnings
-        check.settle(copy, limit)
+        check.settle(copy, limit, shard)
         if check.bad and bad_lines == "stop":
             raise check.error()
-        if not len(check.index) and not check.bad:
+        if not len(check.index) and not check.bad and (shard is None or not check.good):
             raise ListError(_nothing_to_do(check, shown(path), match))
         if order != "list" and check.index.known_bytes:
             check.index.arrange(order, copy, check.form)
-        os.replace(temporary, Path(folder) / "list")
+        os.replace(temporary, Path(folder) / (f"list.{shard.writer}" if shard is not None else "list"))
     except BaseException as error:
         if copy is not None:
             copy.close()
@@ -196,7 +266,17 @@ def check_list(
         if isinstance(error, OSError):
             raise UsageError(f"cannot copy the list into {os.fspath(folder)}: {error.strerror}") from None
         raise
-    return ListSource(copy, check)
+    return ListSource(copy, check, shown(path) if shard is None else f"shard {shard} of {shown(path)}")
+
+
+def _filter(match: str | None, shard: Shard | None) -> Callable[[str], object] | None:
+    """Is true of the names to do; None: all."""
+    matches = re.compile(fnmatch.translate(match)).match if match is not None else None
+    if shard is None or shard.by != "entry":
+        return matches
+    if matches is None:
+        return shard.takes
+    return lambda name: matches(name) and shard.takes(name)
 
 
 def _nothing_to_do(check: Check, where: str, match: str | None) -> str:

@@ -32,6 +32,8 @@ LAYERS = (
         "sums",
         "finish",
         "sources",
+        "queue",
+        "shards",
         "freshurl",
         "resolver",
         "listcheck",

@@ -118,6 +118,7 @@ class BulkSpider(Spider):
         self._sums_url = prepared.sums_url
         self.verifying = prepared.verify
         self.report = prepared.report
+        self._writer = prepared.writer
         self._ready: deque[BulkItem] = deque()
         self._known: Counter[str] = Counter()
         self._known_bytes = 0
@@ -134,6 +135,11 @@ class BulkSpider(Spider):
         self._set_up()
         # What is there now stays; the collector need not look through it again and again.
         gc.freeze()
+        try:
+            self.source.begin(self._signal, self._lose, self.run.pace.forgive, self.run.stop)
+        except UsageError as refusal:
+            self.run.refuse(refusal)
+            return
         if self._sums_url is not None and not await self._fetch_sums(self._sums_url):
             return
         if self.verifying:
@@ -177,10 +183,14 @@ class BulkSpider(Spider):
         run.entries = self.source.entries
         run.of_a_list = True
         self._warn_of_space()
-        self.ledger = run.use_folder(self.folder)
+        self.ledger = run.use_folder(self.folder, self._writer)
         run.on_stop(self._signal)
         settings = self.settings
         per_slot = settings.getint("CONCURRENT_REQUESTS_PER_IP") or settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN")
+        # Beside other workers a free slot is better used for another file, unless the user says otherwise.
+        segments = run.options.segments
+        if self.source.shared and settings.getpriority("BULK_SEGMENTS") is None:
+            segments = 1
         self.schedule = Schedule(
             run.pace,
             total=settings.getint("CONCURRENT_REQUESTS"),
@@ -190,9 +200,10 @@ class BulkSpider(Spider):
                 for slot, values in settings.getdict("DOWNLOAD_SLOTS").items()
             },
             fits=run.fits,
-            segments=run.options.segments,
+            segments=segments,
             segment_min=run.options.segment_min,
             held_back=run.rates.hold_back,
+            may_connect=self.source.may_connect,
         )
         run.changed = self._signal
         self.fresh_urls = FreshUrls(self.list_path, run.options.fresh_url, run.in_thread, aria2=self._aria2)
@@ -320,6 +331,7 @@ class BulkSpider(Spider):
             return None
         work.download = self.run.download(work.entry, str(self.folder.root))
         work.download.url = work.url
+        self.source.begun(work.entry, work.download.part)
         wanted = None
         if not work.download.part.finds_nothing():
             part = self.folder.lstat(work.entry.name + ".part")
@@ -335,6 +347,7 @@ class BulkSpider(Spider):
         if found is None:
             return None
         work, span = found
+        self.source.connect(work.entry)
         logger.debug("%s: a further connection for the bytes from %d to %s", work.entry.name, span.at, span.end)
         piece = self.schedule.begin(work, span)
         return piece, self._request(piece, f"bytes={span.at}-{(span.end or 0) - 1}")
@@ -387,7 +400,7 @@ class BulkSpider(Spider):
 
     def _dropped(self, piece: Piece) -> None:
         """Nobody will call us back for this request."""
-        self.schedule.end(piece)
+        self._land(piece)
         error = BulkError("a middleware or the scheduler dropped the request", code="dropped")
         self._ready.extend(self._settle(piece, Outcome(error=error)))
 
@@ -414,13 +427,18 @@ class BulkSpider(Spider):
         bulk, piece = request.meta["bulk"], self._piece_of(request)
         if piece is None:
             return
-        self.schedule.end(piece)
+        self._land(piece)
         told = bulk.pop("result", None)
         outcome = Outcome.from_meta(told) if told is not None else Outcome(error=_stray(failure))
         yield from self._settle(piece, outcome)
         if self.run.stopping:
             yield from self._interrupt_waiting()
         self._signal()
+
+    def _land(self, piece: Piece) -> None:
+        self.schedule.end(piece)
+        if piece.segment:
+            self.source.disconnect(piece.work.entry)
 
     def _settle(self, piece: Piece, outcome: Outcome) -> Iterator[BulkItem]:
         """What follows from an outcome: an item, or another attempt later."""
@@ -429,6 +447,11 @@ class BulkSpider(Spider):
         if work.flying:
             # The last one to land speaks for all; what this one has not brought is nobody's now.
             self._one_of_several(piece, outcome)
+            return
+        if error is not None and error.code == "lease_lost":
+            logger.warning("%s: %s", work.entry.name, error)
+            self.source.take_back(work.entry, error)
+            self._hand_on(work)
             return
         if isinstance(error, Stopped) or (self.run.stopping and not outcome.fetched):
             yield self._done(work, "interrupted", self.run.stop_reason or error)
@@ -451,6 +474,8 @@ class BulkSpider(Spider):
                 when = f"in {wait:.1f} s" if wait > 0 else "at once"
                 logger.info("%s: %s; trying again %s", work.entry.name, redact(str(error)), when)
                 work.needs_space = error.code == "no_space"
+                if getattr(error, "retry_after", None) is not None:
+                    self.source.origin_closed(work.origin, wait)
             self.schedule.wait(work, next_step.at)
         elif isinstance(next_step, GiveUp):
             yield from self._give_up(work, next_step.error)
@@ -488,10 +513,32 @@ class BulkSpider(Spider):
             work.url = work.mirrors.pop(0)
             logger.warning("%s: %s; trying its mirror %s", work.entry.name, redact(str(error)), redact(work.url))
             self.schedule.wait(work, time.monotonic())
-        elif not error.permanent and isinstance(error, AttemptError) and work.first_error is None:
+        elif self.source.take_back(work.entry, error):
+            self._hand_on(work)
+        elif not (error.permanent or work.first_error or self.source.shared) and isinstance(error, AttemptError):
             self.schedule.put_last(work, error)
         else:
             yield self._done(work, "failed", error)
+
+    def _hand_on(self, work: Work) -> None:
+        """Whoever takes the entry next ends it: it has no row here."""
+        self.schedule.remove(work.entry.name)
+        if work.download is not None:
+            deferred_from_coro(self.run.forget(work.download))
+        self._signal()
+
+    def _lose(self, name: str) -> None:
+        """The source: somebody else has the entry now. What is under way ends; no more of it is written."""
+        work = self.schedule.get(name)
+        if work is None or work.download is None:
+            return
+        error = BulkError("its lease has ended; another worker goes on with it", code="lease_lost")
+        if self.schedule.withdraw(work):
+            self.source.take_back(work.entry, error)
+            self._hand_on(work)
+        else:
+            for attempt in list(work.download.attempting):
+                attempt.stop(error)
 
     def _interrupt_waiting(self) -> Iterator[BulkItem]:
         """The run stops: entries that were begun and wait for their next attempt have a row too."""
@@ -500,13 +547,15 @@ class BulkSpider(Spider):
 
     def _done(self, work: Work, status: str, error: BulkError | None) -> BulkItem:
         self.schedule.remove(work.entry.name)
+        self.source.ended(work.entry, status, error)
         self._signal()
         return self._item(work.entry, status, work=work, error=error)
 
     # ------------------------------------------------------------------------------------- the pipeline's answers
 
-    def finished(self, name: str) -> None:
+    def finished(self, name: str, status: str) -> None:
         """BulkPipeline: the file has its name."""
+        self.source.ended(self.schedule[name].entry, status)
         self.schedule.remove(name)
         self._signal()
 
@@ -519,12 +568,17 @@ class BulkSpider(Spider):
             self.schedule.wait(work, time.monotonic())
             self._signal()
             return None
+        if self.source.take_back(work.entry, error):
+            self._hand_on(work)
+            return None
         return self._done(work, "failed", error)
 
     # ------------------------------------------------------------------------------- what earlier runs have proven
 
     def _is_proven(self, entry: Entry) -> bool:
         """True when nothing is to be fetched for the entry, or that is being found out."""
+        if self.source.taken_over(entry) and self.folder.lstat(entry.name) is not None:
+            self.ledger.load()
         line = self.ledger.find(entry.name)
         found = self.folder.lstat(entry.name) if line is not None else None
         if line is None or found is None:
@@ -547,6 +601,7 @@ class BulkSpider(Spider):
         if site not in self._served:
             self._served.add(site)
             self.run.pace.served(origin_of(entry.url))
+        self.source.ended(entry, line.status)
         if self._feeds:
             self._ready.append(self._item(entry, line.status, line=line))
         else:
@@ -604,7 +659,7 @@ class BulkSpider(Spider):
             item.error = error_of(error)
         return item
 
-    def closed(self, reason: str) -> None:
+    async def closed(self, reason: str) -> None:
         """Scrapy calls this at the end: entries never begun are left, not failed."""
         run = cast("Run | None", getattr(self, "run", None))
         if run is None:
@@ -614,10 +669,12 @@ class BulkSpider(Spider):
             run.count(item)
         for work in self.schedule.abandon():
             run.count(self._item(work.entry, "interrupted", work=work, error=run.stop_reason))
+        run.entries = self.source.owed
+        self.crawler.stats.set_value("bulk/entries", run.entries)
         if left := self.source.waiting + self._checking:
             run.counts["left"] = left
             self.crawler.stats.set_value("bulk/left", left)
-        self.source.close()
+        await self.source.end()
 
 
 def _fruitless(outcome: Outcome) -> bool:

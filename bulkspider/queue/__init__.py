@@ -1,0 +1,1 @@
+"""A queue that many machines share, on Redis Streams. Needs `bulkspider[redis]`; nothing else here imports it."""
