@@ -93,10 +93,10 @@ class Worker:
 
     async def sleep(self) -> None:
         """As after SIGSTOP, as far as leases go."""
-        self.queue._keeper.cancel()
-        await asyncio.wait([self.queue._keeper])
+        await self.queue._let_go()
 
     def wake(self) -> None:
+        self.queue._keeping = True
         self.queue._keeper = asyncio.ensure_future(self.queue._keep())
 
 

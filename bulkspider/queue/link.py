@@ -47,6 +47,7 @@ class Link:
         )
         self._scripts = {name: self._redis.register_script(text) for name, text in SCRIPTS.items()}
         self._unsent: deque[tuple[str, tuple[str | int, ...], Callable[[Any], None] | None]] = deque()
+        self._open = True
         self._posted = asyncio.Event()
         self._sent = asyncio.Event()
         self._sender = asyncio.get_running_loop().create_task(self._send())
@@ -75,10 +76,10 @@ class Link:
         self._posted.set()
 
     async def _send(self) -> None:
-        while True:
+        while self._open:
             await self._posted.wait()
             self._posted.clear()
-            while self._unsent:
+            while self._unsent and self._open:
                 script, arguments, then = self._unsent[0]
                 try:
                     answer = await self.ask(script, *arguments)
@@ -98,7 +99,9 @@ class Link:
 
     async def close(self) -> None:
         """Ends the link; what was not sent is forgotten."""
+        self._open = False
         self._sender.cancel()
+        self._posted.set()
         await asyncio.wait([self._sender])
         with contextlib.suppress(Exception):
             await self._redis.aclose()

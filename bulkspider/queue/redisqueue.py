@@ -112,6 +112,7 @@ class RedisQueue(Source):
         patience = min(5.0, max(0.5, self._lease / 6))
         self._link = Link(self._url, self._job, self.title, patience=patience, on_return=self._renew_now.set)
         self._connections = Connections(self._link, wake)
+        self._keeping = True
         self._keeper = loop.create_task(self._keep())
 
     def begun(self, entry: Entry, part: Part) -> None:
@@ -195,9 +196,17 @@ class RedisQueue(Source):
             await asyncio.wait_for(self._link.all_sent(), 0 if self._link.away else FAREWELL)
         except asyncio.TimeoutError:
             logger.warning("%s: what is left here goes to others in at most %.0f s", self.title, self._lease)
-        self._keeper.cancel()
-        await asyncio.wait([self._keeper])
+        await self._let_go()
         await self._link.close()
+
+    async def _let_go(self) -> None:
+        """Ends the renewals."""
+        assert self._keeper is not None
+        self._keeping = False
+        self._keeper.cancel()
+        # Before Python 3.12 wait_for() may swallow the cancellation; then the loop ends by itself.
+        self._renew_now.set()
+        await asyncio.wait([self._keeper])
 
     def _settle(
         self, lease: Lease, outcome: str, *details: str | int, then: Callable[[int], None] | None = None
@@ -256,7 +265,7 @@ class RedisQueue(Source):
         link = self._link
         assert link is not None
         about = json.dumps({"entries": 0, "bytes": 0})
-        while self._ask_at == math.inf:
+        while self._keeping and self._ask_at == math.inf:
             try:
                 await link.ask("join", self.worker, about, int(self._lease * 1000))
             except OSError:
@@ -264,10 +273,10 @@ class RedisQueue(Source):
             else:
                 self._ask_at = 0.0
         self._wake()
-        while True:
+        while self._keeping:
+            self._renew_now.clear()
             await self._renew(link)
             pause = AWAY if link.away else self._lease / 3
-            self._renew_now.clear()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._renew_now.wait(), pause)
 
