@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 # What says which entries of a list are meant: a queue was told that when the list was pushed.
 LIST_OPTIONS = ("skip", "bad_lines", "match", "limit")
 OF_A_LIST = ("list", *LIST_OPTIONS, "shard", "shard_by", "verify")
-ARGUMENTS = (*OF_A_LIST, "output", "sums", "report", "queue", "job")
+ARGUMENTS = ("list", "output", *LIST_OPTIONS, "sums", "verify", "report", "shard", "shard_by", "queue", "job")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,8 @@ SAYS = {
     "part_in_use": r"/.+: another process is writing this part",
     "part_replaced": r"\S.+: removed (or replaced )?by somebody else( during the download)?",
     "file_changed": r"the file was (cut to \d+ bytes|written to) while it was hashed",
+    "no_job": r"there is no job \S+ on \S+( \(jobs there: .+\))?; push its list first: .+|job \S+ on \S+ was dropped",
+    "lease_lost": r"its lease has ended; another worker goes on with it",
     "stopped": r"the run was stopped",
 }
 
