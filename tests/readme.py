@@ -1,4 +1,4 @@
-"""The README's tables, for tests that hold them equal to the code."""
+"""The tables of the README and of docs/, for tests that hold them equal to the code."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 
 
 def section(heading: str) -> str:

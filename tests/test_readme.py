@@ -7,8 +7,10 @@ import ast
 import re
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
-from readme import README, ROOT, section, table
+import pytest
+from readme import PAGES, README, ROOT, section, table
 from scrapy.settings import Settings
 
 from bulkspider import bare, errors
@@ -159,10 +161,21 @@ def test_modules() -> None:
     assert rooms - told - {"spiders"} == set()
 
 
-def test_links_within_the_page() -> None:
-    headings = {
+def anchors(page: Path) -> set[str]:
+    """What a link may name on a page."""
+    return {
         re.sub(r"[^\w -]", "", line.lstrip("# ")).replace(" ", "-").lower()
-        for line in README.splitlines()
+        for line in page.read_text(encoding="utf-8").splitlines()
         if line.startswith("#")
     }
-    assert set(re.findall(r"\]\(#([^)]+)\)", README)) - headings == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page: Path) -> None:
+    """Every link leads to a page or picture that is there, and to a heading on it."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        path, _, anchor = target.partition("#")
+        if "://" not in target:
+            there = page if not path else (page.parent / path).resolve()
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there), target

@@ -360,7 +360,6 @@ class BulkSpider(Spider):
         bulk = {
             "entry": work.entry.to_meta(),
             "output": str(self.folder.root),
-            "finish": "pipeline",
             "piece": piece.number,
             "segment": piece.segment,
         }
