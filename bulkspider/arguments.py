@@ -23,8 +23,6 @@ from bulkspider.folder import Folder
 from bulkspider.freshurl import load_hook
 from bulkspider.given import rows_of
 from bulkspider.options import Options, nearest
-from bulkspider.queue.job import Job, check_address
-from bulkspider.queue.redisqueue import RedisQueue
 from bulkspider.shards import Shard
 from bulkspider.sources import ListSource, Source, check_list, folder_name
 from bulkspider.sums import Sums, read_sums
@@ -125,6 +123,10 @@ def prepare(arguments: Mapping[str, str], settings: Mapping[str, Any], given: Gi
 
 def _prepare_worker(arguments: Mapping[str, str], options: Options, given: Given) -> Prepared:
     """Asks Redis first: a worker of a job that nobody has pushed would end at once, as if all were done."""
+    # Imported late: lists, and every other command of Scrapy, start sooner.
+    from bulkspider.queue.job import Job, check_address
+    from bulkspider.queue.redisqueue import RedisQueue
+
     url, name = arguments.get("queue"), arguments.get("job")
     if not url:
         raise UsageError(f"job={name}: on which Redis? Say queue=redis://HOST/0")

@@ -88,6 +88,7 @@ class Wire:
         if not _TLS_CAN_BE_TAKEN:
             logger.warning("This Twisted or pyOpenSSL does not lend its TLS: files over https cost more CPU time")
 
+        self._on_asyncio = is_asyncio_available()
         self._agents: dict[Any, Agent] = {}  # by the address they bind to
         self._waits: dict[_Wait, None] = {}
         self._watch: Any = None
@@ -115,7 +116,7 @@ class Wire:
             return Failure(map_error(cast(Exception, failure.value)))
 
         sent.addBoth(settled)
-        if not is_asyncio_available():
+        if not self._on_asyncio:
             sent.addCallback(self._in_the_next_turn)
         return sent.addCallbacks(Head, failed)
 
