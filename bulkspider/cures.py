@@ -54,6 +54,8 @@ _CURES = {
     "part_replaced": f"find out who touched the file, then {_AGAIN}",
     "file_changed": f"find out who touched the file, then {_AGAIN}",
     "stopped": _AGAIN,
+    "lease_lost": _AGAIN,
+    "no_job": "push its list with `scrapy bulkqueue push`",
 }
 _LINK = "give credentials, or a fresh link"
 _BY_STATUS = {"401": _LINK, "403": _LINK, "407": "check the proxy settings", "429": f"{_AGAIN} later"}
