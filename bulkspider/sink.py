@@ -696,7 +696,9 @@ class Part:
         """Bytes for which the disk has yet to find room; 0 while the length is unknown."""
         if self.state.total is None:
             return 0
-        return max(0, self.state.total - max(self.state.have.count, self._reserved))
+        # A foreign part takes its room already; should it be something else, room is asked for once more.
+        foreign = self.foreign.usable if self.foreign is not None and self.foreign.is_part else 0
+        return max(0, self.state.total - max(self.state.have.count, self._reserved, foreign))
 
     def preallocate(self) -> None:
         """Reserves room for the whole file where the file system can; never writes zeros (FAULTS 49). The file's size
