@@ -17,11 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from scrapy import Request, Spider
 from scrapy.settings import BaseSettings
-from scrapy.utils.asyncio import call_later
-from scrapy.utils.defer import maybe_deferred_to_future
-from twisted.internet.defer import Deferred
 
 from bulkspider.arguments import Preview
+from bulkspider.bell import Bell, breathe
 from bulkspider.delivery import middleware_error
 from bulkspider.entry import Entry, origin_of, url_key, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, DiskError, UsageError
@@ -72,7 +70,7 @@ class PreflightSpider(Spider):
         self._in_vain: Counter[str] = Counter()
         self._why: dict[str, BulkError] = {}
         self._told = time.monotonic()
-        self._wake: Deferred[None] | None = None
+        self._bell = Bell()
 
     # ------------------------------------------------------------------------------------------------- the loop
 
@@ -80,7 +78,7 @@ class PreflightSpider(Spider):
         run = self.crawler.get_extension(Run)
         assert run is not None  # the command has installed the add-on
         run.take_charge()
-        run.on_stop(self._signal)
+        run.on_stop(self._bell.ring)
         try:
             self._ledger.load()
             if self.seen.sums_url is not None:
@@ -105,13 +103,12 @@ class PreflightSpider(Spider):
             blocked = {origin for origin, flying in self._flying.items() if flying >= per_origin}
             entry = source.take(blocked) if self._flying.total() < in_all else None
             if entry is None:
-                self._wake = Deferred()
-                await maybe_deferred_to_future(self._wake)
+                await self._bell.wait()
             elif (request := self._begin(entry)) is not None:
                 yield request
             if time.monotonic() > slice_ends:
                 self._say_how_far()
-                await self._pause()
+                await breathe()
                 slice_ends = time.monotonic() + SLICE_SECONDS
 
     def _begin(self, entry: Entry) -> Request | None:
@@ -182,7 +179,7 @@ class PreflightSpider(Spider):
             self._in_vain[origin] += not why.permanent
             self._why[origin] = why
             self.survey.has_failed(entry, why)
-        self._signal()
+        self._bell.ring()
 
     def _say_how_far(self) -> None:
         interval = self.settings.getfloat("LOGSTATS_INTERVAL")
@@ -191,14 +188,3 @@ class PreflightSpider(Spider):
             self._told = now
             asked = self.seen.source.entries - self.seen.source.waiting
             logger.info("%d of %d asked, %s so far", asked, self.seen.source.entries, human(self.survey.to_fetch))
-
-    def _signal(self) -> None:
-        wake, self._wake = self._wake, None
-        if wake is not None and not wake.called:
-            wake.callback(None)
-
-    async def _pause(self) -> None:
-        """Lets the reactor do its other work."""
-        breath: Deferred[None] = Deferred()
-        call_later(0, breath.callback, None)
-        await maybe_deferred_to_future(breath)

@@ -18,7 +18,7 @@ from bulkspider.errors import AttemptError, BulkError
 from bulkspider.pace import Outcome
 from bulkspider.plan import Ask, Do, PartState, Rung, Validators, Verdict
 from bulkspider.spans import Span, give_back
-from bulkspider.transfer import Redirected, Transfer
+from bulkspider.transfer import Transfer
 from bulkspider.wire import Head
 
 if TYPE_CHECKING:
@@ -47,10 +47,9 @@ class Segment(Transfer):
         try:
             await maybe_deferred_to_future(self._run.in_thread(self._part.expect_holes))
             asked = self._ask_for(begin, end)
-            head = self.head = await self._exchange(asked)
-            if head.status in plan.REDIRECTS and head.answer.location:
-                raise Redirected
-            verdict = plan.judge(self._known, asked, head.answer, self._expected)
+            verdict = await self._answer_to(asked)
+            head = self.head
+            assert head is not None
             if verdict.do is Do.WRITE:
                 ending = await self._move(head, verdict)
                 if ending.error is not None:

@@ -252,7 +252,12 @@ class Transfer:
         head = self.head = await self._exchange(asked)
         if head.status in plan.REDIRECTS and head.answer.location:
             raise Redirected
-        return plan.judge(self._part.state, asked, head.answer, self._expected)
+        return plan.judge(self._known, asked, head.answer, self._expected)
+
+    @property
+    def _known(self) -> plan.PartState:
+        """What an answer is judged by."""
+        return self._part.state
 
     async def _exchange(self, asked: Ask, method: str = "GET") -> Head:
         request = self._request if method == "GET" else self._request.replace(method=method)

@@ -50,6 +50,7 @@ LAYERS = (
         "claims",
         "gate",
         "fallback",
+        "bell",
         "survey",
         "given",
         "versions",

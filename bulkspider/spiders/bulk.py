@@ -22,11 +22,11 @@ from scrapy.settings import BaseSettings
 from scrapy.spidermiddlewares.depth import DepthMiddleware
 from scrapy.spidermiddlewares.httperror import HttpError
 from scrapy.spidermiddlewares.start import StartSpiderMiddleware
-from scrapy.utils.asyncio import call_later
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
 from twisted.internet.defer import Deferred
 
 from bulkspider.arguments import Prepared, prepare
+from bulkspider.bell import Bell, breathe
 from bulkspider.delivery import error_of, middleware_error
 from bulkspider.entry import Entry, origin_of, redact, url_key, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, Stopped, UsageError, disk_error
@@ -126,7 +126,7 @@ class BulkSpider(Spider):
         self._checking = 0
         self._yielding: Piece | None = None
         self._idle_since: float | None = None
-        self._wake: Deferred[None] | None = None
+        self._bell = Bell()
 
     # ------------------------------------------------------------------------------------------------- the loop
 
@@ -136,7 +136,7 @@ class BulkSpider(Spider):
         # What is there now stays; the collector need not look through it again and again.
         gc.freeze()
         try:
-            self.source.begin(self._signal, self._lose, self.run.pace.forgive, self.run.stop)
+            self.source.begin(self._bell.ring, self._lose, self.run.pace.forgive, self.run.stop)
         except UsageError as refusal:
             self.run.refuse(refusal)
             return
@@ -184,7 +184,7 @@ class BulkSpider(Spider):
         run.of_a_list = True
         self._warn_of_space()
         self.ledger = run.use_folder(self.folder, self._writer)
-        run.on_stop(self._signal)
+        run.on_stop(self._bell.ring)
         settings = self.settings
         per_slot = settings.getint("CONCURRENT_REQUESTS_PER_IP") or settings.getint("CONCURRENT_REQUESTS_PER_DOMAIN")
         # Beside other workers a free slot is better used for another file, unless the user says otherwise.
@@ -205,7 +205,7 @@ class BulkSpider(Spider):
             held_back=run.rates.hold_back,
             may_connect=self.source.may_connect,
         )
-        run.changed = self._signal
+        run.changed = self._bell.ring
         self.fresh_urls = FreshUrls(self.list_path, run.options.fresh_url, run.in_thread, aria2=self._aria2)
         self._feeds = bool(settings.getdict("FEEDS")) or self.report is not None
         stats = self.crawler.stats
@@ -254,7 +254,7 @@ class BulkSpider(Spider):
                     blocked = self.schedule.blocked(now)
                 if time.monotonic() > slice_ends:
                     self._count_known()
-                    await self._pause()
+                    await breathe()
                     slice_ends = time.monotonic() + SLICE_SECONDS
             return None
         finally:
@@ -304,24 +304,7 @@ class BulkSpider(Spider):
         """Waits for an outcome, a stop, or the next time at which something may be due; a second at most."""
         at = self.schedule.next_time(now)
         delay = 1.0 if at is None else min(max(at - now, 0.01), 1.0)
-        self._wake = Deferred()
-        timer = call_later(delay, self._signal)
-        try:
-            await maybe_deferred_to_future(self._wake)
-        finally:
-            self._wake = None
-            timer.cancel()
-
-    def _signal(self) -> None:
-        wake, self._wake = self._wake, None
-        if wake is not None and not wake.called:
-            wake.callback(None)
-
-    async def _pause(self) -> None:
-        """Lets the reactor do its other work."""
-        breath: Deferred[None] = Deferred()
-        call_later(0, breath.callback, None)
-        await maybe_deferred_to_future(breath)
+        await self._bell.wait(delay)
 
     # ------------------------------------------------------------------------------------------------- requests
 
@@ -432,7 +415,7 @@ class BulkSpider(Spider):
         yield from self._settle(piece, outcome)
         if self.run.stopping:
             yield from self._interrupt_waiting()
-        self._signal()
+        self._bell.ring()
 
     def _land(self, piece: Piece) -> None:
         self.schedule.end(piece)
@@ -504,7 +487,7 @@ class BulkSpider(Spider):
             work.refreshed_in_vain = True
             work.url = url
             self.schedule.wait(work, time.monotonic())
-        self._signal()
+        self._bell.ring()
 
     def _give_up(self, work: Work, error: BulkError) -> Iterator[BulkItem]:
         """The next mirror, one more pass at the end of the list, or a failed item."""
@@ -524,7 +507,7 @@ class BulkSpider(Spider):
         self.schedule.remove(work.entry.name)
         if work.download is not None:
             deferred_from_coro(self.run.forget(work.download))
-        self._signal()
+        self._bell.ring()
 
     def _lose(self, name: str) -> None:
         """The source: somebody else has the entry now. What is under way ends; no more of it is written."""
@@ -547,7 +530,7 @@ class BulkSpider(Spider):
     def _done(self, work: Work, status: str, error: BulkError | None) -> BulkItem:
         self.schedule.remove(work.entry.name)
         self.source.ended(work.entry, status, error)
-        self._signal()
+        self._bell.ring()
         return self._item(work.entry, status, work=work, error=error)
 
     # ------------------------------------------------------------------------------------- the pipeline's answers
@@ -556,7 +539,7 @@ class BulkSpider(Spider):
         """BulkPipeline: the file has its name."""
         self.source.ended(self.schedule[name].entry, status)
         self.schedule.remove(name)
-        self._signal()
+        self._bell.ring()
 
     def not_finished(self, name: str, error: BulkError, *, begun_anew: bool) -> BulkItem | None:
         """BulkPipeline: the bytes were refused. None: the entry is fetched again; else its failed item."""
@@ -565,7 +548,7 @@ class BulkSpider(Spider):
             return self._done(work, "interrupted", error)
         if begun_anew:
             self.schedule.wait(work, time.monotonic())
-            self._signal()
+            self._bell.ring()
             return None
         if self.source.take_back(work.entry, error):
             self._hand_on(work)
@@ -629,7 +612,7 @@ class BulkSpider(Spider):
             work = Work.on(entry)
             self.schedule.add(work)
             self.schedule.wait(work, time.monotonic())
-        self._signal()
+        self._bell.ring()
 
     # ----------------------------------------------------------------------------------------------------- items
 
