@@ -57,7 +57,7 @@ class Mover:
 
     # -- how the bytes move: in the thread -------------------------------------------------------------------------
 
-    def _begin(self, tls: TlsStream | None) -> None:
+    def _begin(self, sock: socket.socket, tls: TlsStream | None) -> None:
         """Makes ready what `_end` takes away; what the reactor had read is in the sink already."""
 
     def _move_some(self, sock: socket.socket) -> int | None:
@@ -113,7 +113,7 @@ class Mover:
         with sock:
             self._received(len(first))
             self._into_sink(intake.take, first)
-            self._begin(tls)
+            self._begin(sock, tls)
             try:
                 while not intake.full and not self._stop.is_set():
                     count = self._move_some(sock)

@@ -23,7 +23,7 @@ CHUNK = 1024 * 1024
 class DirectPump(Mover):
     """Moves the body of one answer of known length from a plain socket."""
 
-    def _begin(self, tls: TlsStream | None) -> None:
+    def _begin(self, sock: socket.socket, tls: TlsStream | None) -> None:
         self._pipe = _Pipe()
         self._buffer: memoryview | None = None
 
