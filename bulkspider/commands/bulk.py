@@ -3,6 +3,8 @@
 Decides what the words of the command line mean to the spider and to Scrapy's settings. Every option is a spider
 argument or a setting under another name, except `--format` and `--dry-run` and URLs in the place of a list, which only
 this command has. What is done, and the exit status, is the business of `honest.py`.
+
+Every scrapy command of an environment imports this module, whatever is to be run; hence the late imports.
 """
 
 from __future__ import annotations
@@ -11,17 +13,16 @@ import argparse
 import os
 import sys
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrapy.commands import BaseRunSpiderCommand
 from scrapy.exceptions import UsageError
 
 from bulkspider import settings as ours
-from bulkspider.arguments import Given
-from bulkspider.commands.honest import calm, run_bulk, run_dry
-from bulkspider.given import is_url
 from bulkspider.options import nearest, parse_size
-from bulkspider.spiders.bulk import BulkSpider
+
+if TYPE_CHECKING:
+    from bulkspider.arguments import Given
 
 DESCRIPTION = """\
 Downloads every file of a list, many at a time, and gives each its name only
@@ -127,6 +128,8 @@ class Command(BaseRunSpiderCommand):
         add("-h", "--help", action="help", help="show this text")
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
+        from bulkspider.commands.honest import calm
+
         opts.output = None
         super().process_options(args, opts)
         assert self.settings is not None
@@ -142,6 +145,9 @@ class Command(BaseRunSpiderCommand):
         self.wanted = self._read(args, opts)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
+        from bulkspider.commands.honest import run_bulk, run_dry
+        from bulkspider.spiders.bulk import BulkSpider
+
         arguments, given = self.wanted
         assert self.settings is not None
         addons = self.settings["ADDONS"]
@@ -156,6 +162,9 @@ class Command(BaseRunSpiderCommand):
 
     def _read(self, args: list[str], opts: argparse.Namespace) -> tuple[dict[str, str], Given]:
         """The spider's arguments, and what only this command can say. Raises UsageError."""
+        from bulkspider.arguments import Given
+        from bulkspider.given import is_url
+
         # What follows `--` is no option, whatever it looks like.
         options = args[: args.index("--")] if "--" in args else args
         for argument in options:

@@ -1,4 +1,7 @@
-"""`scrapy bulkqueue`: fills, shows and steers the queue that workers on many machines share (`queue/`)."""
+"""`scrapy bulkqueue`: fills, shows and steers the queue that workers on many machines share (`queue/`).
+
+Every scrapy command of an environment imports this module, whatever is to be run; hence the late imports.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrapy.commands import ScrapyCommand
 from scrapy.exceptions import UsageError as ScrapyUsageError
 from scrapy.utils.conf import arglist_to_dict
 
-from bulkspider.arguments import list_options
-from bulkspider.entry import Entry
 from bulkspider.errors import BulkError, UsageError
 from bulkspider.options import human
-from bulkspider.queue.job import DEFAULT_CAP, Job, Status
-from bulkspider.sources import check_list
-from bulkspider.sums import read_sums
+
+if TYPE_CHECKING:
+    from bulkspider.entry import Entry
+    from bulkspider.queue.job import Job, Status
 
 WATCH_SECONDS = 2.0
 # A worker renews every third of its lease: one that was not heard of for the whole of it is gone.
@@ -48,6 +50,8 @@ class Command(ScrapyCommand):
         )
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
+        from bulkspider.queue.job import DEFAULT_CAP
+
         super().add_options(parser)
         parser.add_argument("--queue", metavar="URL", help="redis://HOST/0, rediss://… or unix://…")
         parser.add_argument("--job", metavar="NAME", help="name of the job on that Redis")
@@ -72,6 +76,8 @@ class Command(ScrapyCommand):
         }
         if not args or args[0] not in actions:
             raise ScrapyUsageError(f"say what to do: {', '.join(actions)}")
+        from bulkspider.queue.job import Job
+
         try:
             if not opts.queue or not opts.job:
                 raise UsageError("which queue and job? Say --queue redis://HOST/0 --job NAME")
@@ -86,6 +92,11 @@ class Command(ScrapyCommand):
             self.exitcode = 130
 
     def _push(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
+        from bulkspider.arguments import list_options
+        from bulkspider.queue.job import DEFAULT_CAP
+        from bulkspider.sources import check_list
+        from bulkspider.sums import read_sums
+
         if len(args) != 1:
             raise UsageError("which list? `scrapy bulkqueue push LIST --queue URL --job NAME`")
         if opts.cap is not None and (not opts.cap.isdecimal() or int(opts.cap) < 1):

@@ -6,10 +6,12 @@ clear sentence instead of a traceback.
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 from typing import TYPE_CHECKING, Any, cast
 
+from scrapy import signals
 from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 
 from bulkspider.arguments import Given, prepare, preview
@@ -17,10 +19,8 @@ from bulkspider.entry import redact
 from bulkspider.errors import BulkError
 from bulkspider.folder import Place
 from bulkspider.listcopy import shown
-from bulkspider.preflight import PreflightSpider
 from bulkspider.run import Run
 from bulkspider.secrecy import be_brief, unexpected
-from bulkspider.survey import Survey
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler, CrawlerProcessBase
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 HOUSEKEEPING = ("scrapy.addons", "scrapy.core.engine", "scrapy.crawler", "scrapy.middleware", "scrapy.utils.log")
 # Which make a record for every request and item that nobody sees at INFO.
 CHATTY = ("scrapy.core.engine", "scrapy.core.scraper")
+
+# Components that Scrapy imports, with large libraries, to be told by these settings that they are not wanted.
+SWITCHED = {
+    "COOKIES_ENABLED": ("DOWNLOADER_MIDDLEWARES_BASE", "scrapy.downloadermiddlewares.cookies.CookiesMiddleware"),
+    "REMOTE_CONTROL_ENABLED": ("EXTENSIONS_BASE", "scrapy.extensions.remote_control.RemoteControl"),
+    "TELNETCONSOLE_ENABLED": ("EXTENSIONS_BASE", "scrapy.extensions.telnet.TelnetConsole"),
+}
 
 
 def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str], given: Given = Given()) -> int:
@@ -41,16 +48,44 @@ def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str,
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.INFO)
     known: dict[str, Any] = {**arguments, "prepared": prepared}
+    _start_lightly(process, crawler)
     process.crawl(crawler, **known)
     process.start()
+    gc.freeze()  # the interpreter is about to look through all of it once more, in vain
     if process.bootstrap_failed:
         return 1
     run = crawler.get_extension(Run)
     return run.exit_status if run is not None else 1
 
 
+def _start_lightly(process: CrawlerProcessBase, crawler: Crawler) -> None:
+    """Saves a quarter of the time to the first request.
+
+    What is built while the crawl begins stays to its end: not looked through for garbage then, nor ever again. What is
+    switched off is not imported. And when Scrapy's handler is imported, it reads the sources of all its callers
+    (`create_deprecated_class`), who are few here and many later.
+    """
+    gc.disable()
+    import scrapy.core.downloader.handlers.http11  # noqa: F401
+
+    for setting, (kind, path) in SWITCHED.items():
+        if not crawler.settings.getbool(setting):
+            # The process hands its settings on to the crawler once more.
+            for settings in (process.settings, crawler.settings):
+                settings[kind].pop(path, None)
+
+    def begun() -> None:
+        gc.freeze()
+        gc.enable()
+
+    crawler.signals.connect(begun, signals.engine_started, weak=False)
+
+
 def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict[str, str], given: Given) -> int:
     """Asks for every entry and prints what a run would meet; returns the exit status that it would have."""
+    from bulkspider.preflight import PreflightSpider
+    from bulkspider.survey import Survey
+
     try:
         seen = preview(arguments, cast(Any, settings), given)
     except Exception as error:
