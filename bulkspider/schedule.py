@@ -17,7 +17,7 @@ from bulkspider.download import Download
 from bulkspider.entry import Entry, origin_of, slot_of
 from bulkspider.errors import BulkError
 from bulkspider.pace import Pace
-from bulkspider.spans import Span, best_cut
+from bulkspider.spans import Span, best_cut, fair_share
 
 # Entries of one origin that wait for their next attempt; more are not begun before some of these are through.
 WAITING_PER_ORIGIN = 64
@@ -315,12 +315,12 @@ class Schedule:
         """Takes the tail of one of its connections away, if that is worth it."""
         assert work.download is not None
         slot = work.slot
-        rest = sum(piece.span.rest for piece in self._flying.values() if piece.slot == slot and piece.span)
+        spans = [piece.span for piece in self._flying.values() if piece.slot == slot and piece.span]
         free = min(self._limit(slot) - self._in_slot[slot], self._total - len(self._flying))
         cut = best_cut(
             work.download.flowing,
             smallest=self._segment_min,
-            share=rest // (self._in_slot[slot] + free),
+            share=fair_share(spans, free),
             remembered=self._speed_elsewhere(work),
         )
         if cut is None:

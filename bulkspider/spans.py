@@ -26,7 +26,8 @@ class Span:
     """The bytes [at, end) that one connection is still to bring.
 
     end: None while the length is unknown. reach: how far its answer goes, when others took over what lies behind `end`.
-    speed: bytes per second of late, None before there was time to measure. flowing: its answer was accepted.
+    speed: bytes per second of late, None before there was time to measure. flowing: its answer was accepted. first:
+    where that began, None before.
     """
 
     at: int = 0
@@ -34,10 +35,19 @@ class Span:
     reach: int | None = None
     speed: float | None = None
     flowing: bool = False
+    first: int | None = None
 
     @property
     def rest(self) -> int:
         return 0 if self.end is None else max(0, self.end - self.at)
+
+    @property
+    def to_share(self) -> int:
+        """The bytes that count when shares are made equal: until its speed is known also those that came at once, as
+        they will with each new connection."""
+        if self.first is None or self.speed is not None or self.end is None:
+            return self.rest
+        return max(0, self.end - self.first)
 
     def seconds(self, otherwise: float) -> float:
         """How long it still takes; `otherwise`: the speed to assume before it was measured."""
@@ -58,6 +68,14 @@ def missing(have: Ranges, total: int, spans: Iterable[Span]) -> list[tuple[int, 
     for span in spans:
         taken.add(span.at, total if span.end is None else span.end)
     return list(taken.holes(total))
+
+
+def fair_share(spans: Iterable[Span], free: int) -> int:
+    """Bytes for each connection if `free` more took from the largest spans until all of those were alike."""
+    sizes = sorted((span.to_share for span in spans), reverse=True)
+    while len(sizes) > 1 and sizes[-1] * (len(sizes) + free) <= sum(sizes):
+        sizes.pop()
+    return sum(sizes) // max(1, len(sizes) + free)
 
 
 def best_cut(spans: Sequence[Span], *, smallest: int, share: int, remembered: float | None = None) -> Cut | None:
@@ -85,7 +103,7 @@ def _tail(span: Span, another: float, smallest: int, share: int) -> int:
     rest = span.rest
     if not another:
         # Nothing is known yet: equal shares, at once.
-        tail = min(rest // 2, max(share, smallest))
+        tail = min(rest * 2 // 3, rest - smallest, max(share, smallest))
         return tail if tail >= smallest else 0
     speed = max(another if span.speed is None else span.speed, 1.0)
     tail = int(rest * another / (speed + another))

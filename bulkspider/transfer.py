@@ -336,7 +336,8 @@ class Transfer:
     async def _move(self, head: Head, verdict: Verdict) -> plan.Ending:
         """The body that WRITE promised, into the part, as far as no other connection takes it over."""
         download, span = self.download, self.span
-        span.at, span.reach = verdict.first, verdict.end
+        span.at = span.first = verdict.first
+        span.reach = verdict.end
         if span.end is not None and verdict.end is not None:
             span.end = min(span.end, verdict.end)
         intake = Intake(self._part, span, self._run.options.resume_overlap)

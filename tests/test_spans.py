@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkspider.ranges import Ranges
-from bulkspider.spans import WORTH_SECONDS, Span, best_cut, give_back, missing
+from bulkspider.spans import WORTH_SECONDS, Span, best_cut, fair_share, give_back, missing
 
 MIB = 1024 * 1024
 
@@ -24,15 +24,34 @@ def test_holes_that_nobody_is_filling() -> None:
     assert missing(have, 45, []) == [(10, 40)]
 
 
-def test_at_the_first_headers_equal_shares() -> None:
-    """Four cuts of 100 MiB for five connections."""
-    spans = [flowing(0, 100 * MIB)]
-    for _ in range(4):
-        cut = best_cut(spans, smallest=MIB, share=20 * MIB)
+@pytest.mark.parametrize("burst", [0, 2 * MIB])
+def test_at_the_first_headers_equal_shares(burst: int) -> None:
+    """Four cuts of 100 MiB for five connections, also where each answer begins with a burst, as nginx's limit_rate
+    lets it: what the first one has had already, the others will have, too."""
+    spans = [Span(0, 100 * MIB, flowing=True, first=0)]
+    for free in range(4, 0, -1):
+        cut = best_cut(spans, smallest=MIB, share=fair_share(spans, free))
         assert cut is not None
-        spans.append(flowing(cut.at, cut.span.end or 0))
+        spans.append(Span(cut.at, cut.span.end, flowing=True, first=cut.at))
         cut.span.end = cut.at
-    assert sorted(span.rest for span in spans) == [20 * MIB] * 5
+        for span in spans:
+            span.at = (span.first or 0) + burst
+    assert sorted((span.end or 0) - (span.first or 0) for span in spans) == [20 * MIB] * 5
+
+
+@pytest.mark.parametrize(
+    ("rests", "free", "share"),
+    [
+        ([100], 4, 20),
+        ([100, 100], 6, 25),
+        ([100, 10, 10], 4, 20),  # what is small already is not filled up
+        ([300, 100], 2, 100),
+        ([], 3, 0),
+        ([7], 0, 7),
+    ],
+)
+def test_a_fair_share(rests: list[int], free: int, share: int) -> None:
+    assert fair_share([flowing(5, 5 + rest, 1.0) for rest in rests], free) == share
 
 
 @pytest.mark.parametrize(
