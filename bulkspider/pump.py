@@ -86,7 +86,8 @@ class Intake:
 
     def hold(self, pieces: list[bytes], size: int) -> bool:
         """Takes the whole object at once, without the disk, where that is possible."""
-        if self.at != 0 or size != self.end or size > HELD_MAX or self._part.is_open or self._part.state.have:
+        state = self._part.state
+        if self.at != 0 or size != state.total or size > HELD_MAX or self._part.is_open or state.have:
             return False
         self._part.hold(b"".join(pieces))
         self._span.at = size

@@ -788,6 +788,24 @@ def test_an_object_that_changes_between_two_runs_is_never_mixed(
         assert ended.row("a.bin")["resumed_from"] == HELD
 
 
+def test_an_origin_that_never_gives_more_than_a_piece_is_asked_piece_by_piece(bulk: Bulk) -> None:
+    """A4: also where all was asked for, and pieces so small that a whole object of this size would stay in memory."""
+
+    def capped(exchange: Exchange) -> None:
+        reply = correct(exchange)
+        reply.status = 206
+        reply.show(reply.first, min(reply.last, reply.first + 99_999))
+        exchange.answer(reply)
+
+    with FaultyOrigin({"a.bin": capped}, resource=BODY) as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        ended = bulk.run(settings={"BULK_SEGMENTS": "1"})
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == BODY
+        assert [request.range for request in origin.requests[:2]] == [None, (100_000 - OVERLAP, None)]
+        assert ended.row("a.bin")["broken"] == 0, ended.log
+
+
 def wait_for(happened: Callable[[], bool], timeout: float = 30) -> None:
     """For what only the disk shows."""
     waiting = threading.Event()
