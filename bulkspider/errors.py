@@ -89,6 +89,17 @@ class AttemptError(BulkError):
         self.final = final
 
 
+class Disagreement(BulkError):
+    """Two answers do not fit together: a signal that `transfer.py` acts upon, and that no entry ever ends with.
+
+    differ: the bytes do, not only what was said about them.
+    """
+
+    def __init__(self, message: str, *, differ: bool = False) -> None:
+        super().__init__(message)
+        self.differ = differ
+
+
 class DiskError(BulkError):
     """The file system refused (full, read-only, broken). Never retried as if it were the network.
 

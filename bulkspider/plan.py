@@ -220,6 +220,7 @@ class Do(enum.Enum):
     RESTART = "restart"  # another version: drop this answer, set the part aside, ask for everything
     ASK_AGAIN = "ask again"  # drop this answer, ask again at once (a lower rung, or without Range)
     LEARN_LENGTH = "learn length"  # drop this answer, ask for the length alone (HEAD)
+    NO_PIECES = "no pieces"  # all came where a piece was asked for, and nothing else is of use
     FAIL = "fail"  # this attempt failed, for the reason in `error`
 
 
@@ -339,7 +340,7 @@ def _judge_206(state: PartState, asked: Ask, answer: Answer, expected: Expected)
         return without_range(state, f"asked for byte {asked.first or 0}, got byte {piece.first}", "bad_range")
     if piece.end <= asked.want and not (total is not None and state.have.holds(0, total)):
         # It ends before the first byte we miss: nothing new would come, for ever.
-        return without_range(state, f"206 ends at byte {piece.end}, before byte {asked.want}", "bad_range")
+        return without_range(state, f"asked for byte {asked.want}, got bytes up to {piece.end - 1} only", "bad_range")
     # §15.3.7: fewer bytes than asked are legal; the rest is asked for afterwards. More than asked are cut off.
     end = piece.end if asked.end is None else min(piece.end, asked.end)
     return Verdict(Do.WRITE, first=piece.first, end=end, total=total, flags=_flags(answer))
@@ -357,7 +358,7 @@ def _judge_200(state: PartState, asked: Ask, answer: Answer, expected: Expected)
         return restart(state, "the object changed")
     if asked.first is not None and asked.end is not None and (asked.segment or not state.have):
         # A piece was asked for and this origin does not do ranges: the whole body is not this exchange's work.
-        return Verdict(Do.FAIL, error=AttemptError("the origin ignores Range", code="no_range"))
+        return Verdict(Do.NO_PIECES, why="the origin ignores Range")
     if not state.have:
         return whole
     if state.validators.contradicts(answer.validators) or changed_length:

@@ -17,7 +17,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from bulkspider.errors import AttemptError
+from bulkspider.errors import Disagreement
 from bulkspider.plan import End
 from bulkspider.sink import Part
 from bulkspider.spans import Span
@@ -44,6 +44,7 @@ class Intake:
         self._part = part
         self._span = span
         self._overlap = overlap
+        self._has_written = False
 
     @property
     def at(self) -> int:
@@ -58,7 +59,7 @@ class Intake:
         return min(end + self._overlap, reach)
 
     def take(self, data: bytes | memoryview) -> None:
-        """Compares or writes `data`. Raises AttemptError `overlap_mismatch` or DiskError."""
+        """Compares or writes `data`. Raises Disagreement or DiskError."""
         view = memoryview(data)
         span = self._span
         while view:
@@ -69,12 +70,14 @@ class Intake:
             if held > at:
                 length = min(len(view), held - at)
                 if self._part.read(at, length) != view[:length]:
-                    raise AttemptError(
-                        f"the bytes on disk differ from the origin's near byte {at}", code="overlap_mismatch"
-                    )
+                    if self._has_written:
+                        # What we brought and what lies behind it are two versions, without a gap between them.
+                        self._part.refute()
+                    raise Disagreement(f"the bytes on disk differ from the origin's near byte {at}", differ=True)
             else:
                 next_held = there.next_after(at)
                 length = len(view) if next_held is None else min(len(view), next_held - at)
+                self._has_written = True
                 self._part.write(view[:length], at)
             span.at = at + length
             view = view[length:]
@@ -106,6 +109,7 @@ class Intake:
 
     def wrote(self, count: int) -> None:
         """`count` bytes were written to `fd` at `at`."""
+        self._has_written = True
         self._part.record(self._span.at, self._span.at + count)
         self._span.at += count
 

@@ -3,6 +3,7 @@
 It brings the bytes of its span and has no powers beside: it neither restarts the file nor sets anything aside, and
 what it finds out about the object can only agree with what the first connection was told. When it does not, all
 connections of the file end and one alone goes on (`transfer.py`), with the whole table of `plan.py` at its command.
+Nor is a refusal the file's end: that a further connection is answered with 403 says nothing about the first one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider import plan
-from bulkspider.errors import AttemptError, BulkError
+from bulkspider.errors import AttemptError, BulkError, Disagreement
 from bulkspider.pace import Outcome
 from bulkspider.plan import Ask, Do, PartState, Rung, Validators, Verdict
 from bulkspider.spans import Span, give_back
@@ -42,8 +43,12 @@ class Segment(Transfer):
         return self.span.at > self._begin
 
     async def _attempt(self) -> Outcome:
-        download, span, begin, end = self.download, self.span, self._begin, self.span.end
+        download, begin, end = self.download, self._begin, self.span.end
         assert end is not None
+        if download.undivided:
+            # They were told to go on with one since this request was made.
+            self._leave()
+            return Outcome()
         try:
             await maybe_deferred_to_future(self._run.in_thread(self._part.expect_holes))
             asked = self._ask_for(begin, end)
@@ -56,13 +61,23 @@ class Segment(Transfer):
                     raise ending.error
                 return Outcome(fetched=self._part.state.complete)
             head.drop()
-            raise self._refusal(verdict, head)
-        except BulkError:
-            # What it has not brought is nobody's now.
-            span.end = span.at
-            if not self._brought_something:
-                give_back(span, self._part.state.have, download.spans.values())
+            if verdict.do is not Do.NO_PIECES:
+                raise self._refusal(verdict, head)
+            logger.info("%s: %s; going on with one connection", download.entry.name, verdict.why)
+            download.ranges = False
+            self._leave()
+            return Outcome()
+        except BulkError as error:
+            self._leave()
+            if isinstance(error, AttemptError):
+                error.permanent = error.final = False
             raise
+
+    def _leave(self) -> None:
+        """What it has not brought is nobody's now."""
+        self.span.end = self.span.at
+        if not self._brought_something:
+            give_back(self.span, self._part.state.have, self.download.spans.values())
 
     @property
     def _known(self) -> PartState:
@@ -77,11 +92,9 @@ class Segment(Transfer):
         overlap, total = self._run.options.resume_overlap, self._part.state.total
         return plan.ask(self._known, overlap=overlap, first=begin, end=min(end + overlap, total or end))
 
-    def _refusal(self, verdict: Verdict, head: Head) -> AttemptError:
+    def _refusal(self, verdict: Verdict, head: Head) -> BulkError:
         if verdict.do is Do.RESTART or (verdict.error is not None and verdict.error.code == "unstable"):
-            return AttemptError(verdict.why or str(verdict.error), code="disagreement")
+            return Disagreement(verdict.why or str(verdict.error))
         if verdict.error is not None:
-            if verdict.error.code == "no_range":
-                self.download.ranges = False
             return self._with_retry_after(verdict.error, head)
         return AttemptError(verdict.why or "the answer is of no use for a piece of the file", code="bad_range")

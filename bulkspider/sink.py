@@ -247,12 +247,18 @@ class Part:
         if found is not None:
             saved = self._load_state()
             self._open_part(found)
-            if saved is not None and saved.get("key") == self.key:
+            ours = saved is not None and saved.get("key") == self.key
+            if saved is not None and ours and "refuted" not in saved:
                 self._restore(saved, found.st_size)
                 return
-            self.url_changed = saved is not None and "key" in saved
-            self.foreign = Foreign(self._base + PART, found.st_size, self._usable(self._fd, found.st_size))
-        elif final is not None:
+            if saved is not None and ours:
+                # Whoever refuted it came no further.
+                self._set_aside(saved["refuted"])
+                found = None
+            else:
+                self.url_changed = saved is not None and "key" in saved
+                self.foreign = Foreign(self._base + PART, found.st_size, self._usable(self._fd, found.st_size))
+        if found is None and final is not None:
             fd = os.open(self._base, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
             try:
                 self.foreign = Foreign(self._base, final.st_size, self._usable(fd, final.st_size))
@@ -516,6 +522,20 @@ class Part:
 
     # ---------------------------------------------------------------------------- restarts, foreign files, the end
 
+    @property
+    def refuted(self) -> bool:
+        """These bytes are known to be wrong: nobody goes on from them."""
+        return "refuted" in self.details
+
+    def refute(self, digests: Mapping[str, str] | None = None) -> None:
+        """From now on nobody goes on from these bytes, whatever happens before they are set aside.
+
+        digests: what proved them wrong; without, they are of two versions.
+        """
+        with self._lock:
+            self.details["refuted"] = dict(digests or {})
+            self.save()
+
     def set_aside(self, refuted: Mapping[str, str] | None = None) -> None:
         """Begins the entry anew: the pair becomes `.part.old`, a foreign part `<name>.old`.
 
@@ -541,8 +561,7 @@ class Part:
             if refuted is not None:
                 self.details["refuted"] = dict(refuted)
             self.save()
-            self.details.pop("refuted", None)
-            self._old_size = 0 if refuted is not None else self.state.have.count
+            self._old_size = 0 if self.refuted else self.state.have.count
             self._may_leave_files = True
             self._rename(PART, OLD_PART)
             with contextlib.suppress(FileNotFoundError):
@@ -553,6 +572,7 @@ class Part:
         self._has_holes = False
         self._held = b""
         self._durable = Ranges()
+        self.details.pop("refuted", None)
         self.state = PartState(restarts=self.state.restarts, rung=self.state.rung)
 
     def take_over(self) -> None:

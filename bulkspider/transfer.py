@@ -22,7 +22,7 @@ from twisted.internet.defer import Deferred
 from bulkspider import plan
 from bulkspider.digest import from_headers
 from bulkspider.entry import origin_of, redact, slot_of
-from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped
+from bulkspider.errors import AttemptError, BulkError, Disagreement, DiskError, Stopped
 from bulkspider.mover import WORTH_IT, Mover
 from bulkspider.pace import Outcome, parse_retry_after
 from bulkspider.plan import Ask, Do, Expected, Verdict
@@ -86,14 +86,19 @@ class Transfer:
         except Redirected:
             download.attempts -= 1
             raise
+        except Disagreement as found:
+            self._go_on_with_one(found)
         except BulkError as error:
-            outcome = Outcome(error=self._disagreement(error))
+            outcome = Outcome(error=error)
         finally:
             run.leave(self)
             download.attempting.discard(self)
             self.span.flowing = False
         if self._stopped is not None and not outcome.fetched:
-            outcome = Outcome(error=self._stopped)
+            # Stopped for a disagreement it has not failed: there is more to ask for, by one alone.
+            outcome = Outcome(error=None if isinstance(self._stopped, Disagreement) else self._stopped)
+        if outcome.fetched and download.mixed:
+            outcome = Outcome()
         try:
             outcome = await self._settle(outcome)
         except DiskError as error:
@@ -136,7 +141,8 @@ class Transfer:
 
     def stop(self, error: BulkError) -> None:
         """Ends the attempt at once; every byte that was received is kept."""
-        self._stopped = error
+        if self._stopped is None or not isinstance(error, Disagreement):
+            self._stopped = error
         if self._pump is not None:
             self._pump.abort(error)
         if self._pending is not None:
@@ -210,10 +216,12 @@ class Transfer:
             if verdict.do is Do.WRITE:
                 try:
                     return await self._take(head, verdict)
-                except AttemptError as error:
-                    if error.code != "overlap_mismatch" or self.download.attempting != {self}:
+                except Disagreement as found:
+                    if self._stopped is not None or self.download.attempting != {self}:
                         raise
-                    verdict = plan.restart(state, error.message)
+                    verdict = plan.restart(state, found.message)
+                    if verdict.do is Do.FAIL and self._part.refuted:
+                        await self._begin_anew()
             else:
                 head.drop()
             if verdict.do is Do.COMPLETE:
@@ -260,6 +268,8 @@ class Transfer:
         return self._part.state
 
     async def _exchange(self, asked: Ask, method: str = "GET") -> Head:
+        if self._stopped is not None:
+            raise self._stopped
         request = self._request if method == "GET" else self._request.replace(method=method)
         self._pending = self._run.wire.exchange(request, self._headers(asked))
         began = time.monotonic()
@@ -316,7 +326,7 @@ class Transfer:
         if ending.error is not None:
             raise ending.error
         if ending.total is None:
-            return self._more()
+            return self._more(verdict)
         total = ending.total
         download.length_proven = not ending.unproven or total == download.entry.size
         if not download.length_proven:
@@ -331,7 +341,7 @@ class Transfer:
                 f"the origin sent {total} bytes, the list says {download.entry.size}", code="size_mismatch", final=True
             )
         part.learn(total=total)
-        return Outcome(fetched=True) if state.complete else self._more()
+        return Outcome(fetched=True) if state.complete else self._more(verdict)
 
     async def _move(self, head: Head, verdict: Verdict) -> plan.Ending:
         """The body that WRITE promised, into the part, as far as no other connection takes it over."""
@@ -405,11 +415,15 @@ class Transfer:
                 verdict.total,
             )
 
-    def _more(self) -> Outcome:
-        """The answer is done and there is more to ask for; if it brought nothing new, that is an error."""
-        if self._part.state.have.count > self.download.largest:
+    def _more(self, verdict: Verdict) -> Outcome:
+        """The answer is done and there is more to ask for. If it brought nothing new, that is an error, unless another
+        connection took over what it was to bring."""
+        taken_over = self.span.end is not None and verdict.end is not None and self.span.end < verdict.end
+        if taken_over or self._part.state.have.count > self.download.largest:
             return Outcome()
-        raise AttemptError("the answer brought nothing new", code="no_progress")
+        raise AttemptError(
+            f"the answer ended at byte {self.span.at} and brought nothing that was not there", code="no_progress"
+        )
 
     def _count_only(self, count: int) -> None:
         self.download.bytes_received += count
@@ -426,28 +440,22 @@ class Transfer:
         if head.status == 200 and head.answer.encoding is None and not head.answer.has_content_range:
             self.download.expect(dict(stated.content))
 
-    def _disagreement(self, error: BulkError) -> BulkError:
+    def _go_on_with_one(self, found: Disagreement) -> None:
         """Connections of one file that do not agree on it end together; one alone finds out what is right."""
-        mixed = error.code == "overlap_mismatch"
-        if mixed or error.code == "disagreement":
-            download = self.download
-            if self._stopped is None:
-                logger.warning(
-                    "%s: its connections disagree (%s); going on with one", download.entry.name, error.message
-                )
-            download.undivided = True
-            download.mixed = download.mixed or mixed
-            error = AttemptError(error.message, code="disagreement")
-            download.stop_others(self, error)
-        return error
+        download = self.download
+        if self._stopped is None:
+            logger.warning("%s: its connections disagree: %s; going on with one", download.entry.name, found.message)
+        download.undivided = True
+        download.mixed = download.mixed or found.differ
+        download.stop_others(self, Disagreement(found.message))
 
     async def _mend(self) -> None:
         """Two of its connections brought different bytes for the same place."""
         verdict = plan.restart(self._part.state, "its connections brought bytes of two versions")
+        await self._begin_anew()
         if verdict.error is not None:
             raise verdict.error
         logger.info("%s: %s; begun anew", self.download.entry.name, verdict.why)
-        await self._begin_anew()
 
     async def _begin_anew(self) -> None:
         await maybe_deferred_to_future(self._run.in_thread(self.download.begin_anew))
@@ -510,8 +518,8 @@ class Transfer:
             head = self.head
             assert head is not None
             piece = head.answer.content_range
-            if head.status == 200 and verdict.error is not None and verdict.error.code == "no_range":
-                # No ranges: nothing can be compared, nor continued. This very answer is the file.
+            if verdict.do is Do.NO_PIECES:
+                # Nothing can be compared, nor continued. This very answer is the file.
                 await self._refuse_foreign("the origin has no ranges to compare it by")
                 whole = Ask()
                 return plan.judge(part.state, whole, head.answer, self._expected), whole

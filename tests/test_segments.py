@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -205,6 +206,106 @@ def test_every_connection_may_be_sent_to_another_mirror(bulk: Bulk, node_etag: s
         assert ended.row("a.bin")["connections"] == crowd.most == 8
         assert len(front.requests) <= 12
         assert two.requests
+
+
+def version_of(body: bytes, rate: int) -> Behaviour:
+    """An origin without validators, which serves this version."""
+
+    def behaviour(exchange: Exchange) -> None:
+        reply = correct(exchange, Resource(body, etag=None, last_modified=None))
+        exchange.promise(reply)
+        exchange.send_slowly(reply.body, rate)
+
+    return behaviour
+
+
+@pytest.mark.parametrize(
+    ("rate", "told"),
+    [
+        pytest.param(SLOW, "a.bin: the bytes on disk differ from the origin's near byte {}; begun anew", id="alone"),
+        pytest.param(
+            SLOW // 4,
+            "a.bin: its connections disagree: the bytes on disk differ from the origin's near byte {}; going on with one",
+            id="beside-another",
+        ),
+    ],
+)
+def test_bytes_of_two_versions_are_never_gone_on_from(bulk: Bulk, rate: int, told: str) -> None:
+    """Also not by the next run: it would find one piece without a gap, whose end is right."""
+    new = make_body(len(BODY), "new")
+    both = in_turn(version_of(BODY, 2 * SLOW), version_of(new, rate), status(404))
+    with FaultyOrigin({"a.bin": both}) as origin:
+        ended = fetch(bulk, origin, settings={"BULK_SEGMENTS": "2"})
+        join = origin.requests[1].range
+        assert join is not None
+        assert ended.row("a.bin")["error"]["code"] == "http_404", ended.log
+        assert told.format(join[0]) in ended.log
+        origin.add("a.bin", good, new)
+        ended = bulk.run()
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == new
+
+
+def test_connections_that_disagree_cost_the_file_no_attempt_and_are_told_of_once(bulk: Bulk) -> None:
+    behaviour = in_turn(throttled(), throttled(), throttled(edit=other_etag), throttled())
+    with FaultyOrigin({"a.bin": behaviour}, resource=BODY) as origin:
+        ended = fetch(bulk, origin, settings={"BULK_RETRY_TIMES": "0"})
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == BODY
+        told = "a.bin: its connections disagree: the object changed (other validator in 206); going on with one"
+        assert ended.log.count(told) == ended.log.count("a.bin: ") == 1, ended.log
+        assert ended.row("a.bin")["broken"] == 0
+        assert origin.requests[-1].headers["if-range"] == '"v1"', "what is there goes on"
+
+
+@pytest.mark.parametrize("answer", [status(403), status(404), redirect_to("ftp://127.0.0.1/x"), whole_as_200])
+def test_what_a_further_connection_is_refused_never_ends_the_file(bulk: Bulk, answer: Behaviour) -> None:
+    """The first one is lost in the meantime, so that nothing else is under way when the refusal comes."""
+    origin = FaultyOrigin(resource=BODY)
+
+    def lost(exchange: Exchange) -> None:
+        reply = correct(exchange)
+        exchange.promise(reply)
+        exchange.send(reply.body[: MIB // 2])
+        stall_until(exchange, lambda: len(origin.requests) > 1)
+        exchange.reset()
+
+    def late(exchange: Exchange) -> None:
+        stall_until(exchange, lambda: origin.requests[0].ended)
+        deadline = time.monotonic() + 0.5
+        stall_until(exchange, lambda: time.monotonic() > deadline)
+        answer(exchange)
+
+    origin.add("a.bin", in_turn(lost, late, good))
+    with origin:
+        ended = fetch(bulk, origin, settings={"BULK_SEGMENTS": "2", "BULK_RETRY_TIMES": "0"})
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == BODY
+        assert len(origin.requests) == 3
+        assert "a.bin: one of its connections ended (the body ended at byte 524288 of " in ended.log
+        if answer is whole_as_200:
+            assert "a.bin: the origin ignores Range; going on with one connection" in ended.log
+
+
+def test_a_connection_whose_bytes_are_taken_over_has_not_failed(bulk: Bulk) -> None:
+    """The first one never brings a byte; what the second one leaves of it the third one takes, when it has gone."""
+    origin = FaultyOrigin(resource=BODY)
+
+    def silent(exchange: Exchange) -> None:
+        exchange.promise(correct(exchange))
+        exchange.stall()
+
+    def patient(exchange: Exchange) -> None:
+        stall_until(exchange, lambda: origin.requests[0].ended)
+        good(exchange)
+
+    origin.add("a.bin", in_turn(silent, good, patient))
+    with origin:
+        ended = fetch(bulk, origin, settings={"BULK_SEGMENTS": "2"})
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == BODY
+        assert ended.row("a.bin")["broken"] == 0, ended.log
+        assert ended.log.count("a.bin: ") == 0, ended.log
 
 
 def test_a_refused_connection_is_remembered_and_no_outage(bulk: Bulk) -> None:

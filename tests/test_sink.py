@@ -354,6 +354,22 @@ def test_refuted_bytes_are_marked_and_never_come_back(folder: Folder) -> None:
     assert fresh.foreign is None
 
 
+def test_bytes_of_two_versions_are_not_gone_on_from_by_a_run_that_finds_them_in_place(folder: Folder) -> None:
+    """Whoever found out was killed before it could set them aside."""
+    part = begin(folder)
+    part.open()
+    part.refute()
+    part.close()
+    assert names(folder) == ["a.bin.part", "a.bin.part.json"]
+    fresh = part_of(folder)
+    assert (held(fresh), fresh.foreign, fresh.refuted) == ([], None, False)
+    assert names(folder) == ["a.bin.part.old", "a.bin.part.old.json"]
+    fresh.write(DATA[:100], 0)
+    fresh.close()
+    fresh.give_up()
+    assert (folder.root / "a.bin.part").read_bytes() == DATA[:100], "what is right is worth more than what is larger"
+
+
 # --- Foreign files ----------------------------------------------------------------------------------------------------
 
 

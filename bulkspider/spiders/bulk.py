@@ -14,6 +14,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from scrapy import Request, Spider, signals
@@ -430,6 +431,9 @@ class BulkSpider(Spider):
             # The last one to land speaks for all; what this one has not brought is nobody's now.
             self._one_of_several(piece, outcome)
             return
+        if getattr(error, "retry_after", None) is None:
+            outcome = replace(outcome, grew=outcome.grew or work.grew)
+        work.grew = False
         if error is not None and error.code == "lease_lost":
             logger.warning("%s: %s", work.entry.name, error)
             self.source.take_back(work.entry, error)
@@ -445,7 +449,7 @@ class BulkSpider(Spider):
         if outcome.grew:
             work.refreshed_in_vain = False
         next_step = self.run.pace.after(work.origin, outcome, work.download.budget, now)
-        if error is not None and error.http_status in EXPIRED and not work.refreshed_in_vain:
+        if error is not None and error.http_status in EXPIRED and not (work.refreshed_in_vain or piece.segment):
             deferred_from_coro(self._refresh(work, error))
         elif next_step is None:
             # All bytes are here. BulkPipeline proves and names them; the status is empty until then.
@@ -465,6 +469,7 @@ class BulkSpider(Spider):
     def _one_of_several(self, piece: Piece, outcome: Outcome) -> None:
         work, error = piece.work, outcome.error
         if outcome.grew:
+            work.grew = True
             self.run.pace.served(piece.origin)
         if isinstance(error, Stopped):
             return
