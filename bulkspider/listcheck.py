@@ -209,10 +209,9 @@ class Check:
                     first = first or f"line {entry.line} repeats line {verdict}"
             self.index.sweep()
             if self.duplicates:
-                self.warnings.append(
-                    f"{self.duplicates} of the lines of {self._where} repeat an earlier one (same name and URL) and "
-                    f"are taken once; the first: {first}"
-                )
+                which = f"{self.duplicates:,} lines repeat" if self.duplicates > 1 else "1 line repeats"
+                what = f"{which} an earlier one (same name and URL), which is taken once"
+                self.warnings.append(f"{self._where}: {what}; the first: {first}")
         if shard is not None:
             if shard.by != "entry":
                 self.index.share(shard, copy, self.form)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from bulkspider.errors import AttemptError, BulkError
+from bulkspider.errors import AttemptError, BulkError, Stopped
 from bulkspider.options import Options
 
 # A mistyped host should fail soon; an origin that has served us before gets BULK_ORIGIN_PATIENCE.
@@ -60,6 +60,8 @@ class Outcome:
             message, kind = fields.pop("message"), fields.pop("kind")
             if kind == "AttemptError":
                 error = AttemptError(message, **fields)
+            elif kind == "Stopped":
+                error = Stopped(message)
             else:
                 error = BulkError(message, code=fields["code"], permanent=fields["permanent"])
         return cls(fetched=plain["fetched"], grew=plain["grew"], error=error)

@@ -160,7 +160,7 @@ class Progress:
             view.done + view.failed,
             view.entries,
             view.failed,
-            view.active,
+            len(view.running),
             human(view.bytes_done),
             total,
             human(view.received),

@@ -71,7 +71,7 @@ class Tally:
             self._fetched += 1
             self._speeds += speed
             self._keep(self._slowest, (-speed, -self._number, item.name))
-        if retries := item.broken - (item.status == "failed"):
+        if (retries := item.broken - (item.status == "failed")) > 0:
             self._keep(self._retried, (retries, -self._number, item.name))
 
     def _keep(self, heap: list[tuple[float, int, str]], row: tuple[float, int, str]) -> None:
@@ -105,7 +105,9 @@ def summary(run: Run, tally: Tally, *, seconds: float, verifying: bool, report: 
     entries = plural(run.entries or 0, "entry", "entries")
     lines = [Told("title", f"{entries}: {', '.join(told) or 'nothing to do'}")]
     if counts["already"]:
-        lines.append(Told("text", f"{counts['already']:,} of them were done by an earlier run: nothing was asked for"))
+        were = "was" if counts["already"] == 1 else "were"
+        done = f"{counts['already']:,} of them {were} done by an earlier run: nothing was asked for"
+        lines.append(Told("text", done))
     received = int(stats.get_value("bulk/bytes_received", 0))
     resumed = int(stats.get_value("bulk/bytes_resumed", 0))
     if received:
@@ -121,7 +123,8 @@ def summary(run: Run, tally: Tally, *, seconds: float, verifying: bool, report: 
                 "text", "most retried: " + ", ".join(f"{name} ({plural(n, 'retry', 'retries')})" for name, n in retried)
             )
         )
-    lines.extend(_failures(tally, report))
+    # What to do about what a verify refuses is one and the same, and said below.
+    lines.extend(_failures(tally, report, cured=("missing", "digest_mismatch") if verifying else ()))
     if report:
         lines.append(Told("text", f"report: {report}"))
     if verifying:
@@ -134,7 +137,7 @@ def summary(run: Run, tally: Tally, *, seconds: float, verifying: bool, report: 
     return lines
 
 
-def _failures(tally: Tally, report: str | None) -> list[Told]:
+def _failures(tally: Tally, report: str | None, *, cured: Sequence[str]) -> list[Told]:
     lines: list[Told] = []
     named = 0
     for code, count, some in tally.reasons():
@@ -142,7 +145,7 @@ def _failures(tally: Tally, report: str | None) -> list[Told]:
         if count > len(some):
             lines.append(Told("bad", f"failed: … and {count - len(some):,} more [{code}]"))
         named += count
-        if what := cure(code):
+        if (what := cure(code)) and code not in cured:
             lines.append(Told("cure", f"  what to do: {what}"))
     rest = tally.failed.total() - named
     if rest:

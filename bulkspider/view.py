@@ -63,7 +63,6 @@ class View:
     done: int
     failed: int
     left: int
-    active: int
     bytes_done: int
     bytes_total: int | None
     estimated: bool
@@ -129,7 +128,6 @@ class Watcher:
             done=done,
             failed=failed,
             left=entries - done - failed,
-            active=run.active,
             bytes_done=bytes_done,
             bytes_total=total,
             estimated=estimated,

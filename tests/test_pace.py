@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkspider.errors import AttemptError, BulkError, DiskError
+from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped
 from bulkspider.options import Options
 from bulkspider.pace import STRANGER_PATIENCE, Again, Budget, GiveUp, Outcome, Pace, parse_retry_after
 
@@ -290,8 +290,8 @@ def test_no_retry_after_raises(text: str) -> None:
     assert seconds is None or seconds >= 0
 
 
-@pytest.mark.parametrize("error", [None, LOST, GONE, busy(3.5), FINAL], ids=lambda e: e and e.code)
-def test_an_outcome_survives_the_way_through_meta(error: AttemptError | None) -> None:
+@pytest.mark.parametrize("error", [None, LOST, GONE, busy(3.5), FINAL, Stopped()], ids=lambda e: e and e.code)
+def test_an_outcome_survives_the_way_through_meta(error: BulkError | None) -> None:
     outcome = Outcome(fetched=error is None, grew=True, error=error)
     again = Outcome.from_meta(outcome.to_meta())
     assert again.to_meta() == outcome.to_meta()

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,9 @@ import pytest
 from conftest import Bulk, Ended, sha256
 from faults import digest_headers, in_turn, status
 from faulty import FaultyOrigin, good, make_body
+
+from bulkspider.entry import Entry
+from bulkspider.sums import Sums
 
 NAMES = ("a.bin", "deep/er/b.bin", "with some blanks.bin")
 BODIES = {name: make_body(120_000 + n, name) for n, name in enumerate(NAMES)}
@@ -76,6 +80,28 @@ def test_a_line_of_a_checksum_file_counts_for_the_last_part_of_name_or_url(bulk:
         ended = bulk.run("-a", f"sums={bulk.folder / 'SHA256SUMS'}")
     assert ended.status == 0, ended.log
     assert statuses(ended) == dict(zip(NAMES, ("verified", "verified", "complete"), strict=True))
+    told = f"{bulk.folder / 'SHA256SUMS'} has no line for 1 of 3 entries: these were not compared with it"
+    assert ended.log.count(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("run/1.gz", True),
+        ("pub/run/1.gz", True),
+        ("a/b.gz", True),
+        ("1.gz", True),
+        ("b.gz", True),
+        ("2/run/1.gz", False),
+    ],
+)
+def test_a_line_of_a_checksum_file_counts_for_the_end_of_a_path(line: str, found: bool) -> None:
+    """The longest one: files of many folders are often called alike."""
+    sums = Sums({line: ("md5", "right"), "run/1.gz.md5": ("md5", "wrong"), "gz": ("md5", "wrong")}, "MD5SUMS")
+    entry = sums.add_to(Entry(line=2, name="a/b.gz", url="https://example.org/pub/run/1.gz?run/1.gz.md5"))
+    assert entry.digests == ((("md5", "right"),) if found else ())
+    both = Sums({"1.gz": ("md5", "of another folder"), "run/1.gz": ("md5", "right")}, "MD5SUMS")
+    assert both.add_to(replace(entry, digests=())).digests == (("md5", "right"),)
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["path", "url"])
@@ -246,6 +272,8 @@ def test_verify_reads_everything_again_and_asks_nobody(bulk: Bulk) -> None:
         }
         assert not any(row["error"]["permanent"] for row in ended.rows if row["error"])
         assert ended.row("hashed.bin")["checksums"] == {"sha256": sha256(body)}
+        assert "what to do" not in ended.log, "it is the same for all, and said at the end"
+        assert ended.log.endswith("to fetch what is missing or was refused, run the same without verify=1\n")
         assert (bulk.output / "spoiled.bin.bad").read_bytes() == spoiled
         assert (bulk.output / "short.bin.bad").read_bytes() == body[:150_000]
         assert (bulk.output / "part.bin.part").read_bytes() == body

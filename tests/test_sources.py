@@ -278,7 +278,7 @@ def test_a_repeated_line_is_taken_once(folder: Path) -> None:
     source = check(folder, content)
     assert (source.entries, source.duplicates, source.known_bytes, source.unsized) == (2, 2, 5, 1)
     (warning,) = source.warnings
-    assert warning.startswith(f"2 of the lines of {folder.parent / 'files.txt'} repeat an earlier one")
+    assert warning.startswith(f"{folder.parent / 'files.txt'}: 2 lines repeat an earlier one (same name and URL)")
     assert warning.endswith("the first: line 4 repeats line 2")
     assert names(source) == ["a", "b"]
 

@@ -53,6 +53,7 @@ def test_the_slowest_and_the_most_retried() -> None:
     assert tally.slowest == [("0.bin", MIB), ("1.bin", 2 * MIB), ("2.bin", 3 * MIB)]
     assert tally.most_retried == [("8.bin", 8), ("7.bin", 7), ("6.bin", 6)]
     alike.take(failed("gone.bin"))
+    alike.take(BulkItem(name="never/begun", status="failed", error={"code": "bad_line", "message": "x"}))
     assert alike.most_retried == [], "an error that ended it is no retry"
 
 
@@ -118,3 +119,5 @@ def test_the_summary_of_a_run(bulk: Bulk) -> None:
 
         again = bulk.run()
         assert "5 of them were done by an earlier run: nothing was asked for" in again.log
+        one = bulk.run("-a", "limit=1")
+        assert "1 of them was done by an earlier run: nothing was asked for" in one.log

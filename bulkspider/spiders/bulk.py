@@ -652,6 +652,8 @@ class BulkSpider(Spider):
         if run is None:
             self.folder.close()
             return
+        if self._sums is not None and (gaps := self._sums.gaps):
+            logger.warning("%s", gaps)
         for item in self._ready:
             run.count(item)
         for work in self.schedule.abandon():
