@@ -45,6 +45,10 @@ def human(count: float) -> str:
     return f"{count:.2f} TiB"
 
 
+def plural(count: int, one: str, many: str) -> str:
+    return f"{count:,} {one if count == 1 else many}"
+
+
 def _size(value: object) -> int:
     return parse_size(value)
 

@@ -19,10 +19,10 @@ from scrapy.exceptions import NotConfigured
 from scrapy.settings import SETTINGS_PRIORITIES
 from scrapy.utils.asyncio import create_looping_call
 
-from bulkspider.options import human
+from bulkspider.options import human, plural
 from bulkspider.run import Run
 from bulkspider.spiders.bulk import BulkSpider
-from bulkspider.summary import Tally, Told, clock, plural, summary
+from bulkspider.summary import Tally, Told, clock, summary
 from bulkspider.view import Watcher
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from bulkspider.cures import cure
 from bulkspider.entry import redact
-from bulkspider.options import human
+from bulkspider.options import human, plural
 from bulkspider.run import STATUSES
 
 if TYPE_CHECKING:
@@ -166,10 +166,6 @@ def command_line() -> str:
                 words = ["scrapy" if shutil.which("scrapy") == word else word, *words[at + 1 :]]
             break
     return redact(shlex.join(_SECRET.sub(r"\1=***", word) for word in words))
-
-
-def plural(count: int, one: str, many: str) -> str:
-    return f"{count:,} {one if count == 1 else many}"
 
 
 def duration(seconds: float) -> str:

@@ -336,7 +336,8 @@ async def test_an_orderly_end_gives_everything_back_at_once_and_blames_nobody(
                 assert sorted(await one.names()) == ["a", "b"]
         assert sorted(await two.names()) == ["a", "b"]
         assert not two.queue.taken_over(entries("a")[0])
-        assert [worker["name"] for worker in job.status().workers] == [two.queue.worker]
+        workers = job.status().workers
+        assert [(worker["name"], worker["entries"]) for worker in workers] == [(two.queue.worker, 2)]
 
 
 @run

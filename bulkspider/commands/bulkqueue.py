@@ -17,7 +17,7 @@ from scrapy.exceptions import UsageError as ScrapyUsageError
 from scrapy.utils.conf import arglist_to_dict
 
 from bulkspider.errors import BulkError, UsageError
-from bulkspider.options import human
+from bulkspider.options import human, plural
 
 if TYPE_CHECKING:
     from bulkspider.entry import Entry
@@ -119,8 +119,12 @@ class Command(ScrapyCommand):
             print(f"warning: {warning}")
         for bad in source.bad:
             print(f"passed over: {bad.problem}")
-        known = f", {given - new:,} were there already" if new < given else ""
-        print(f"job {job.name}: {new:,} entries pushed{known}")
+        if known_sums is not None and (gaps := known_sums.gaps):
+            print(f"warning: {gaps}")
+        known = ""
+        if new < given:
+            known = f", {given - new:,} {'was' if given - new == 1 else 'were'} there already"
+        print(f"job {job.name}: {plural(new, 'entry', 'entries')} pushed{known}")
         caps = job.caps()
         print(f"at once from one host, all workers together: {caps.pop('default')}", end="")
         print("".join(f", {host}: {cap}" for host, cap in caps.items()))
@@ -142,7 +146,7 @@ class Command(ScrapyCommand):
         if unknown := [name for name in args if name not in letters]:
             raise UsageError(f"{unknown[0]}: not among the entries of job {job.name} that were given up")
         count = job.retry(args or letters)
-        print(f"job {job.name}: {count:,} entries in the queue again")
+        print(f"job {job.name}: {plural(count, 'entry', 'entries')} in the queue again")
 
     def _caps(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
         caps: dict[str, int | None] = {}
@@ -163,7 +167,7 @@ class Command(ScrapyCommand):
 def _describe(job: Job, status: Status) -> Iterator[str]:
     """What `status` shows."""
     told = [f"{status.done:,} done", f"{status.left:,} left", f"{status.dead:,} given up"]
-    yield f"job {job.name} on {job.shown}: {status.pushed:,} entries, {', '.join(told)}"
+    yield f"job {job.name} on {job.shown}: {plural(status.pushed, 'entry', 'entries')}, {', '.join(told)}"
     if status.later:
         yield f"{status.later:,} of those left wait for another try"
     if status.hosts:
@@ -174,7 +178,7 @@ def _describe(job: Job, status: Status) -> Iterator[str]:
             yield f"{host['origin']:<{width}} {host['left']:>9,} {host['running']:>8} {host['cap']:>4}{closed}"
     if status.workers:
         width = max(len(worker["name"]) for worker in status.workers)
-        yield f"\n{'worker':<{width}} {'entries':>8} {'heard of':>11}"
+        yield f"\n{'worker':<{width}} {'running':>8} {'heard of':>11}"
         for worker in status.workers:
             ago = f"{worker['seen']:.0f} s ago"
             gone = "   (gone)" if worker["seen"] > status.lease else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,8 +46,8 @@ def check_address(url: str, job: str | None) -> None:
 @dataclass(frozen=True, slots=True)
 class Status:
     """How far a job is. hosts: {origin, left, running, cap, closed (seconds)} of each origin with entries left.
-    later: entries that wait for their next try. workers: {name, entries, bytes, seen (seconds ago)}. lease:
-    seconds, the longest of all workers."""
+    later: entries that wait for their next try. workers: {name, entries (leased now), bytes (as of the last
+    renewal), seen (seconds ago)}. lease: seconds, the longest of all workers."""
 
     pushed: int
     done: int
@@ -159,15 +160,20 @@ class Job:
 
     def status(self) -> Status:
         with self._asking():
+            rows = self._run("hosts")
             hosts = [
                 {"origin": origin, "left": left, "leased": leased, "running": leased + tokens, "cap": cap}
                 | {"closed": closed / 1000}
-                for origin, left, leased, tokens, cap, closed in self._run("hosts")
+                for origin, left, leased, tokens, cap, closed, _ in rows
             ]
+            held: Counter[str] = Counter()
+            for *_, holders in rows:
+                held.update({worker: int(count) for worker, count in holders})
             seconds, micros = self._redis.time()
             alive = dict(self._redis.zrange(self._key("alive"), 0, -1, withscores=True))
             workers = [
-                {**json.loads(about), "name": worker, "seen": seconds + micros / 1e6 - alive.get(worker, 0) / 1000}
+                {**json.loads(about), "name": worker, "entries": held[worker]}
+                | {"seen": seconds + micros / 1e6 - alive.get(worker, 0) / 1000}
                 for worker, about in self._redis.hgetall(self._key("workers")).items()
             ]
             return Status(

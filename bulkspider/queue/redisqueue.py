@@ -264,7 +264,7 @@ class RedisQueue(Source):
         """Renews the leases, and finds those that are lost."""
         link = self._link
         assert link is not None
-        about = json.dumps({"entries": 0, "bytes": 0})
+        about = json.dumps({"bytes": 0})
         while self._keeping and self._ask_at == math.inf:
             try:
                 await link.ask("join", self.worker, about, int(self._lease * 1000))
@@ -284,7 +284,7 @@ class RedisQueue(Source):
         held = list(self._leases.values())
         cells = [cell for lease in held for cell in (lease.origin, lease.id, lease.entry.name, lease.bytes)]
         tokens = [cell for lease in held for token in lease.tokens for cell in (lease.origin, token)]
-        about = json.dumps({"entries": len(held), "bytes": sum(lease.bytes for lease in held)})
+        about = json.dumps({"bytes": sum(lease.bytes for lease in held)})
         asked = clock()
         try:
             kept = await link.ask("renew", self.worker, about, len(held), *cells, *tokens)

@@ -305,14 +305,16 @@ end
 return count
 """
 
-# Returns {origin, left, leased, tokens, cap, milliseconds closed} of each origin with entries left.
+# Returns {origin, left, leased, tokens, cap, milliseconds closed, {{worker, how many it has leased}, …}} of each origin
+# with entries left.
 HOSTS = """
 local at, rows = now(), {}
 for _, origin in ipairs(redis.call('SMEMBERS', p .. 'hosts')) do
   local closed = tonumber(redis.call('HGET', p .. 'closed', origin) or 0) - at
-  local leases = redis.call('XPENDING', stream(origin), 'workers')[1]
+  local pending = redis.call('XPENDING', stream(origin), 'workers')
+  local leases = pending[1]
   rows[#rows + 1] = {origin, redis.call('XLEN', stream(origin)), leases, used(origin, at) - leases, cap(origin),
-    math.max(0, closed)}
+    math.max(0, closed), pending[4] or {}}
 end
 return rows
 """
