@@ -32,8 +32,8 @@ class Work:
     url: where it is fetched from now. mirrors: where else it may be. first_error: why it failed, once it has had all
     but its last chance. needs_space: it waits for room on the disk. refreshed_in_vain: its URL was renewed and has
     brought nothing since. flying: how many of its requests are with Scrapy. numbered: how many there were ever.
-    grew: one of those that flew together has brought something. vain_segments: further connections in a row that
-    brought nothing.
+    grew, whole: one of those that flew together has brought something, has seen the file whole. vain_segments: further
+    connections in a row that brought nothing.
     """
 
     entry: Entry
@@ -46,6 +46,7 @@ class Work:
     flying: int = 0
     numbered: int = 0
     grew: bool = False
+    whole: bool = False
     vain_segments: int = 0
 
     @classmethod

@@ -80,6 +80,7 @@ def test_one_file_uses_every_free_slot(bulk: Bulk) -> None:
         assert ended.file("a.bin") == BODY
         assert ended.row("a.bin")["connections"] == crowd.most == 8
         whole, *segments = origin.requests
+        assert len(segments) == 7, "also when the one that finds the file whole is not the last to say so"
         assert whole.range is None
         assert all(request.range and request.headers["if-range"] == '"v1"' for request in segments)
         assert sum(request.bytes_sent for request in segments) <= len(BODY) * 7 / 8 + 8 * OVERLAP

@@ -62,10 +62,12 @@ def _start_lightly(process: CrawlerProcessBase, crawler: Crawler) -> None:
     """Saves a quarter of the time to the first request.
 
     What is built while the crawl begins stays to its end: not looked through for garbage then, nor ever again. What is
-    switched off is not imported. And when Scrapy's handler is imported, it reads the sources of all its callers
-    (`create_deprecated_class`), who are few here and many later.
+    switched off is not imported. And what Scrapy's handler imports reads the sources of all its callers
+    (`create_deprecated_class`): they are few here, and fewest for each module when the innermost comes first.
     """
     gc.disable()
+    import scrapy.core.downloader.tls  # noqa: I001
+    import scrapy.core.downloader.contextfactory
     import scrapy.core.downloader.handlers.http11  # noqa: F401
 
     for setting, (kind, path) in SWITCHED.items():

@@ -433,7 +433,9 @@ class BulkSpider(Spider):
             return
         if getattr(error, "retry_after", None) is None:
             outcome = replace(outcome, grew=outcome.grew or work.grew)
-        work.grew = False
+        if work.whole and error is None and not work.download.undivided:
+            outcome = replace(outcome, fetched=True)
+        work.grew = work.whole = False
         if error is not None and error.code == "lease_lost":
             logger.warning("%s: %s", work.entry.name, error)
             self.source.take_back(work.entry, error)
@@ -468,6 +470,7 @@ class BulkSpider(Spider):
 
     def _one_of_several(self, piece: Piece, outcome: Outcome) -> None:
         work, error = piece.work, outcome.error
+        work.whole = work.whole or outcome.fetched
         if outcome.grew:
             work.grew = True
             self.run.pace.served(piece.origin)
