@@ -10,6 +10,7 @@ Every scrapy command of an environment imports this module, whatever is to be ru
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -128,6 +129,8 @@ class Command(BaseRunSpiderCommand):
         add("-h", "--help", action="help", help="show this text")
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
+        # What is made from here on stays: `honest.py` switches it on again when the crawl has begun.
+        gc.disable()
         from bulkspider.commands.honest import calm
 
         opts.output = None

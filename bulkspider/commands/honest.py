@@ -59,7 +59,7 @@ def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str,
 
 
 def _start_lightly(process: CrawlerProcessBase, crawler: Crawler) -> None:
-    """Saves a quarter of the time to the first request.
+    """Saves a third of the time to the first request.
 
     What is built while the crawl begins stays to its end: not looked through for garbage then, nor ever again. What is
     switched off is not imported. And what Scrapy's handler imports reads the sources of all its callers
@@ -103,6 +103,7 @@ def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict
     for bad in seen.source.bad:
         survey.has_bad_line(bad.line, BulkError(str(bad.problem), code="bad_line", permanent=True))
     crawler = process.create_crawler(PreflightSpider)
+    _start_lightly(process, crawler)
     process.crawl(crawler, seen=seen, survey=survey)
     process.start()
     run = crawler.get_extension(Run)
