@@ -8,7 +8,7 @@ connection then ends early, at the cut. Pure: bytes, seconds and bytes per secon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from bulkspider.ranges import Ranges
@@ -70,12 +70,10 @@ def missing(have: Ranges, total: int, spans: Iterable[Span]) -> list[tuple[int, 
     return list(taken.holes(total))
 
 
-def fair_share(spans: Iterable[Span], free: int) -> int:
-    """Bytes for each connection if `free` more took from the largest spans until all of those were alike."""
-    sizes = sorted((span.to_share for span in spans), reverse=True)
-    while len(sizes) > 1 and sizes[-1] * (len(sizes) + free) <= sum(sizes):
-        sizes.pop()
-    return sum(sizes) // max(1, len(sizes) + free)
+def fair_share(spans: Collection[Span], free: int) -> int:
+    """Bytes for each connection if `free` more were there and all alike; also what small files leave over is for all,
+    because their slots are free sooner."""
+    return sum(span.to_share for span in spans) // max(1, len(spans) + free)
 
 
 def best_cut(spans: Sequence[Span], *, smallest: int, share: int, remembered: float | None = None) -> Cut | None:

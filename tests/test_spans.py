@@ -44,7 +44,7 @@ def test_at_the_first_headers_equal_shares(burst: int) -> None:
     [
         ([100], 4, 20),
         ([100, 100], 6, 25),
-        ([100, 10, 10], 4, 20),  # what is small already is not filled up
+        ([100, 10, 10], 3, 20),
         ([300, 100], 2, 100),
         ([], 3, 0),
         ([7], 0, 7),
