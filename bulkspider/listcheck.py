@@ -18,6 +18,7 @@ from bulkspider.listcopy import Copy
 from bulkspider.listform import BARE_GROUPS, BOM, NAMED_GROUPS, Form, folder_fits, site_fits
 from bulkspider.listindex import Index, Lane
 from bulkspider.names import show
+from bulkspider.options import plural
 from bulkspider.shards import Shard
 
 SHOWN_MAX = 50
@@ -209,7 +210,7 @@ class Check:
                     first = first or f"line {entry.line} repeats line {verdict}"
             self.index.sweep()
             if self.duplicates:
-                which = f"{self.duplicates:,} lines repeat" if self.duplicates > 1 else "1 line repeats"
+                which = plural(self.duplicates, "line repeats", "lines repeat")
                 what = f"{which} an earlier one (same name and URL), which is taken once"
                 self.warnings.append(f"{self._where}: {what}; the first: {first}")
         if shard is not None:

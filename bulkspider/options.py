@@ -46,6 +46,7 @@ def human(count: float) -> str:
 
 
 def plural(count: int, one: str, many: str) -> str:
+    """A count with the words for it: 1 entry, 2,000 entries."""
     return f"{count:,} {one if count == 1 else many}"
 
 

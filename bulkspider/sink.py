@@ -527,13 +527,10 @@ class Part:
         """These bytes are known to be wrong: nobody goes on from them."""
         return "refuted" in self.details
 
-    def refute(self, digests: Mapping[str, str] | None = None) -> None:
-        """From now on nobody goes on from these bytes, whatever happens before they are set aside.
-
-        digests: what proved them wrong; without, they are of two versions.
-        """
+    def refute(self) -> None:
+        """They are of two versions: nobody goes on from them, whatever happens before they are set aside."""
         with self._lock:
-            self.details["refuted"] = dict(digests or {})
+            self.details["refuted"] = {}
             self.save()
 
     def set_aside(self, refuted: Mapping[str, str] | None = None) -> None:

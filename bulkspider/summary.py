@@ -105,9 +105,8 @@ def summary(run: Run, tally: Tally, *, seconds: float, verifying: bool, report: 
     entries = plural(run.entries or 0, "entry", "entries")
     lines = [Told("title", f"{entries}: {', '.join(told) or 'nothing to do'}")]
     if counts["already"]:
-        were = "was" if counts["already"] == 1 else "were"
-        done = f"{counts['already']:,} of them {were} done by an earlier run: nothing was asked for"
-        lines.append(Told("text", done))
+        already = plural(counts["already"], "of them was", "of them were")
+        lines.append(Told("text", f"{already} done by an earlier run: nothing was asked for"))
     received = int(stats.get_value("bulk/bytes_received", 0))
     resumed = int(stats.get_value("bulk/bytes_resumed", 0))
     if received:

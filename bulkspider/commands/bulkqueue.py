@@ -121,9 +121,7 @@ class Command(ScrapyCommand):
             print(f"passed over: {bad.problem}")
         if known_sums is not None and (gaps := known_sums.gaps):
             print(f"warning: {gaps}")
-        known = ""
-        if new < given:
-            known = f", {given - new:,} {'was' if given - new == 1 else 'were'} there already"
+        known = f", {plural(given - new, 'was', 'were')} there already" if new < given else ""
         print(f"job {job.name}: {plural(new, 'entry', 'entries')} pushed{known}")
         caps = job.caps()
         print(f"at once from one host, all workers together: {caps.pop('default')}", end="")
