@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from bulkspider.download import Download
 from bulkspider.entry import Entry, origin_of, slot_of
 from bulkspider.errors import BulkError
+from bulkspider.gain import Gain
 from bulkspider.pace import Pace
 from bulkspider.spans import Span, best_cut, fair_share
 
@@ -109,6 +110,7 @@ class Schedule:
         self._held_back = held_back
         self._may_connect = may_connect
         self._segment_min = max(1, segment_min)
+        self._gain = Gain()
         self._works: dict[str, Work] = {}
         self._flying: dict[tuple[str, int], Piece] = {}
         self._under_way: dict[str, Work] = {}
@@ -286,17 +288,20 @@ class Schedule:
                 first, end = max(holes, key=lambda hole: hole[1] - hole[0])
                 return work, Span(first, end)
         for work in sorted(divisible, key=self._seconds_left, reverse=True):
-            if span := self._cut(work):
+            if span := self._cut(work, now):
                 return work, span
         return None
 
+    def _most(self, work: Work) -> int:
+        """Connections that the user wants for it at most; 0: we decide."""
+        return work.entry.segments or self._segments
+
     def _may_divide(self, work: Work, now: float) -> bool:
         download, slot, origin = work.download, work.slot, work.origin
-        most = work.entry.segments or self._segments
         return (
             download is not None
             and self._in_slot[slot] < self._limit(slot)
-            and download.divisible(most)
+            and download.divisible(self._most(work))
             and self._pace.allows_more(origin, self._at_origin[origin], now)
             and not self._held_back(slot, now)
             and self._may_connect(work.entry)
@@ -314,9 +319,13 @@ class Schedule:
         speeds = [span.speed for span in others if span and span.flowing and span.speed is not None]
         return sum(speeds) / len(speeds) if speeds else self._usual_speed.get(work.origin)
 
-    def _cut(self, work: Work) -> Span | None:
+    def _cut(self, work: Work, now: float) -> Span | None:
         """Takes the tail of one of its connections away, if that is worth it."""
         assert work.download is not None
+        automatic = not self._most(work)
+        speeds = [p.span.speed if p.span else None for p in self._flying.values() if p.origin == work.origin]
+        if automatic and not self._gain.allows(work.origin, speeds, now):
+            return None
         slot = work.slot
         spans = [piece.span for piece in self._flying.values() if piece.slot == slot and piece.span]
         free = min(self._limit(slot) - self._in_slot[slot], self._total - len(self._flying))
@@ -325,9 +334,11 @@ class Schedule:
             smallest=self._segment_min,
             share=fair_share(spans, free),
             remembered=self._speed_elsewhere(work),
+            now=now if automatic else None,
         )
         if cut is None:
             return None
+        self._gain.add(work.origin, speeds)
         tail = Span(cut.at, cut.span.end)
         if cut.at <= cut.span.at:
             # It is to end now; who takes over compares the join.
@@ -351,7 +362,17 @@ class Schedule:
         opening = self._pace.next_opening(now)
         if opening is not None:
             times.append(opening)
+        if len(self._flying) < self._total:
+            times.extend(self._next_looks(now))
         return min(times, default=None)
+
+    def _next_looks(self, now: float) -> Iterator[float]:
+        """When it is worth asking again whether a file is to be divided."""
+        for work in self._under_way.values():
+            if work.download is not None and not self._most(work):
+                for span in work.download.flowing:
+                    if span.rest >= 2 * self._segment_min and (look := span.next_look(now)) is not None:
+                        yield look
 
     @property
     def waiting(self) -> Iterator[tuple[str, float, Work, int]]:

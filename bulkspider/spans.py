@@ -19,6 +19,11 @@ WORTH_SECONDS = 2.0
 CRAWL = 4.0
 # So little (bytes) is never taken from it: asking anew costs as much.
 LEFT_ALONE = 1024 * 1024
+# Where nobody has chosen the number of connections, the first one of an origin is looked at for so long (seconds), and
+# for as long as it brings more than a link of 1 Gbit/s can carry (bytes per second): that one needs no help, and
+# several that write one file at such a speed are in each other's way.
+LOOK_SECONDS = 0.012
+FAST = 125_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -26,8 +31,8 @@ class Span:
     """The bytes [at, end) that one connection is still to bring.
 
     end: None while the length is unknown. reach: how far its answer goes, when others took over what lies behind `end`.
-    speed: bytes per second of late, None before there was time to measure. flowing: its answer was accepted. first:
-    where that began, None before.
+    speed: bytes per second of late, None before there was time to measure. flowing: its answer was accepted. first,
+    began: at which byte and when (seconds of a monotonic clock) that was, None before.
     """
 
     at: int = 0
@@ -36,6 +41,7 @@ class Span:
     speed: float | None = None
     flowing: bool = False
     first: int | None = None
+    began: float | None = None
 
     @property
     def rest(self) -> int:
@@ -48,6 +54,20 @@ class Span:
         if self.first is None or self.speed is not None or self.end is None:
             return self.rest
         return max(0, self.end - self.first)
+
+    def hurries(self, now: float) -> bool:
+        """Nothing is measured yet, and it has just begun, or what it has brought since would fill a fast link."""
+        if self.speed is not None or self.began is None or self.first is None:
+            return False
+        elapsed = now - self.began
+        return elapsed < LOOK_SECONDS or self.at - self.first >= FAST * elapsed
+
+    def next_look(self, now: float) -> float | None:
+        """When it may turn out that it does not hurry any more; None when there is nothing to wait for."""
+        if self.began is None or not self.hurries(now):
+            return None
+        # Sooner at first: a burst is over soon, and what was true for a while does not change in a moment.
+        return max(self.began + LOOK_SECONDS, 2 * now - self.began)
 
     def seconds(self, otherwise: float) -> float:
         """How long it still takes; `otherwise`: the speed to assume before it was measured."""
@@ -76,17 +96,22 @@ def fair_share(spans: Collection[Span], free: int) -> int:
     return sum(span.to_share for span in spans) // max(1, len(spans) + free)
 
 
-def best_cut(spans: Sequence[Span], *, smallest: int, share: int, remembered: float | None = None) -> Cut | None:
+def best_cut(
+    spans: Sequence[Span], *, smallest: int, share: int, remembered: float | None = None, now: float | None = None
+) -> Cut | None:
     """The cut that helps most, None when none is worth it.
 
     smallest: bytes of the smallest piece (BULK_SEGMENT_MIN). share: bytes each connection would have if all were alike.
-    remembered: what a connection to this origin usually brings, for when no other one can be looked at.
+    remembered: what a connection to this origin usually brings, for when no other one can be looked at. now: who
+    hurries is left alone; None: the user wants several connections, at once.
     """
     speeds = {span: span.speed for span in spans if span.flowing and span.speed is not None}
     guess = sum(speeds.values()) / len(speeds) if speeds else (remembered or 0.0)
     for span in sorted(spans, key=lambda span: span.seconds(guess), reverse=True):
         others = [speed for other, speed in speeds.items() if other is not span and speed]
         another = sum(others) / len(others) if others else max(remembered or 0.0, span.speed or 0.0)
+        if not another and now is not None and span.hurries(now):
+            continue
         tail = _tail(span, another, smallest, share)
         if tail:
             assert span.end is not None

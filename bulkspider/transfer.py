@@ -356,7 +356,7 @@ class Transfer:
         self._window_bytes = 0
         self._speeds.clear()
         self._pump = pump
-        span.flowing, span.speed = True, None
+        span.flowing, span.speed, span.began = True, None, began
         if head.status == 206 or head.answer.accept_ranges == "bytes":
             download.ranges = True
         elif head.answer.accept_ranges == "none" or self._part.state.without_range:

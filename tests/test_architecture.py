@@ -60,7 +60,7 @@ LAYERS = (
     ("folder", "listcopy"),
     ("digest",),
     ("plan",),
-    ("spans",),
+    ("spans", "gain"),
     ("ranges",),
     ("listform", "bare", "aria2form"),
     ("items", "entry"),

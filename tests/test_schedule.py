@@ -57,6 +57,7 @@ def schedule(
     per_slot: int = 2,
     slot_limits: dict[str, int] | None = None,
     fits: Callable[[Any], bool] = lambda _: True,
+    segments: int = 0,
 ) -> Schedule:
     return Schedule(
         pace or Pace(Options(), jitter=lambda: 1.0),
@@ -64,6 +65,7 @@ def schedule(
         per_slot=per_slot,
         slot_limits=slot_limits or {},
         fits=fits,
+        segments=segments,
     )
 
 
@@ -264,3 +266,70 @@ def test_what_is_fetched_but_not_finished_does_not_pile_up() -> None:
         assert added < 100
     one.remove("0")
     assert one.has_room
+
+
+GIB = 1 << 30
+
+
+def one_under_way(segments: int = 0) -> tuple[Schedule, Span]:
+    """A file of 10 GiB, the only one, whose answer has begun at second 100, and seven free slots."""
+    one = schedule(total=8, per_slot=8, segments=segments)
+    fetched = work("huge")
+    fetched.download = cast(Any, Fetched("huge", rest=10 * GIB, total=10 * GIB))
+    one.add(fetched)
+    span = one.begin(fetched).span
+    assert span is not None
+    span.first, span.end, span.reach, span.flowing, span.began = 0, 10 * GIB, 10 * GIB, True, 100.0
+    return one, span
+
+
+def brought(one: Schedule, span: Span, at: int) -> None:
+    download = one["huge"].download
+    assert download is not None
+    download.part.state.have.add(0, at)
+    span.at = at
+
+
+def test_a_fast_connection_is_left_alone_unless_the_user_wants_more() -> None:
+    for segments in (0, 4):
+        one, span = one_under_way(segments)
+        now = 100.0
+        while now < 101.0:
+            brought(one, span, round((now - 100.0) * GIB))
+            found = one.further(now)
+            assert (found is None) == (segments == 0)
+            look = one.next_time(now)
+            if segments:
+                assert look is None
+                break
+            assert look is not None
+            assert look > now
+            now = look
+
+
+def test_a_connection_that_is_slow_from_its_beginning_is_helped_as_soon_as_that_is_seen() -> None:
+    one, span = one_under_way()
+    brought(one, span, 100_000)
+    assert one.further(100.0) is None
+    now = one.next_time(100.0)
+    assert now is not None
+    while found := one.further(now):
+        one.begin(*found)
+    assert len(one.flying) == 8
+
+
+def test_a_second_connection_that_brings_nothing_more_stays_the_last() -> None:
+    """Ten seconds are left, so a cut would be worth it; but the two are no faster than the one was."""
+    one, span = one_under_way()
+    span.speed = float(GIB)
+    found = one.further(101.0)
+    assert found is not None
+    second = one.begin(*found).span
+    assert second is not None
+    assert one.further(101.0) is None, "what the second one brings is not known yet"
+    second.flowing, second.speed, second.reach, second.first = True, GIB / 2, second.end, second.at
+    span.speed = GIB / 2
+    assert one.further(102.5) is None
+    span.speed = second.speed = 0.9 * GIB
+    assert one.further(102.6) is None, "that was seen a moment ago"
+    assert one.further(200.0) is not None, "and is looked at again after a while"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkspider.ranges import Ranges
-from bulkspider.spans import WORTH_SECONDS, Span, best_cut, fair_share, give_back, missing
+from bulkspider.spans import FAST, LOOK_SECONDS, WORTH_SECONDS, Span, best_cut, fair_share, give_back, missing
 
 MIB = 1024 * 1024
 
@@ -121,3 +121,37 @@ def test_what_a_connection_did_not_bring_goes_back_to_who_can() -> None:
     lead.end = 20
     give_back(first, Ranges([(0, 5), (30, 100)]), [lead, first])
     assert lead.end == 30
+
+
+def just_begun(brought: int, end: int = 1000 * MIB) -> Span:
+    return Span(brought, end, end, flowing=True, first=0, began=100.0)
+
+
+@pytest.mark.parametrize(
+    ("span", "elapsed", "hurries"),
+    [
+        (just_begun(0), LOOK_SECONDS / 2, True),
+        # nginx lets 2 MiB go at once where it gives each connection 16 MiB/s.
+        (just_begun(2 * MIB), LOOK_SECONDS, True),
+        (just_begun(2 * MIB), 2 * LOOK_SECONDS, False),
+        (just_begun(0), LOOK_SECONDS, False),
+        (just_begun(FAST), 1.0, True),
+        (just_begun(FAST - 1), 1.0, False),
+    ],
+)
+def test_the_first_connection_is_looked_at_before_it_is_helped(span: Span, elapsed: float, hurries: bool) -> None:
+    now = 100.0 + elapsed
+    assert span.hurries(now) == hurries
+    cut = best_cut([span], smallest=MIB, share=100 * MIB, now=now)
+    assert (cut is None) == hurries
+    assert best_cut([span], smallest=MIB, share=100 * MIB) is not None, "the user wants several, at once"
+    look = span.next_look(now)
+    assert (look is not None) == hurries
+    assert look is None or now < look <= 100.0 + max(LOOK_SECONDS, 2 * elapsed)
+
+
+def test_a_speed_that_was_measured_counts_more_than_the_beginning() -> None:
+    span = just_begun(FAST)
+    span.speed = 1_000_000.0
+    assert not span.hurries(101.0)
+    assert best_cut([span], smallest=MIB, share=100 * MIB, now=101.0) is not None

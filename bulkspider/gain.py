@@ -1,0 +1,44 @@
+"""The gain: whether a second connection brings an origin's files any sooner.
+
+Where one connection fills the link, the disk or what the origin gives us, more of them only cost: requests, CPU time,
+joins to be compared. That shows when a connection that was alone gets a second one beside it: unless both together
+are clearly faster than the one was, nobody adds another for a while. Pure: bytes per second, seconds of a monotonic
+clock, passed in; `schedule.py` asks before it divides a file whose speed it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# Two that are alike bring twice as much; so much (times) is more than what a speed swings by itself.
+GAINED = 1.25
+# So long (seconds) it counts that a second one was in vain. Links, disks and origins have better hours.
+IN_VAIN_SECONDS = 60.0
+
+
+class Gain:
+    """What is known of each origin."""
+
+    def __init__(self) -> None:
+        self._alone: dict[str, float] = {}
+        self._in_vain_until: dict[str, float] = {}
+
+    def add(self, origin: str, speeds: Sequence[float | None]) -> None:
+        """One more connection is made beside those of `speeds` (None: not measured yet)."""
+        if len(speeds) == 1 and speeds[0] is not None:
+            self._alone[origin] = speeds[0]
+        else:
+            # Nothing that could be compared.
+            self._alone.pop(origin, None)
+
+    def allows(self, origin: str, speeds: Sequence[float | None], now: float) -> bool:
+        """One more may be made beside those of `speeds`. None for those that have not begun to flow, too."""
+        alone = self._alone.get(origin)
+        if alone is not None and len(speeds) > 1:
+            known = [speed for speed in speeds if speed is not None]
+            if len(known) < len(speeds):
+                return False
+            del self._alone[origin]
+            if sum(known) < GAINED * alone:
+                self._in_vain_until[origin] = now + IN_VAIN_SECONDS
+        return now >= self._in_vain_until.get(origin, 0.0)
