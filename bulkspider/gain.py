@@ -21,7 +21,7 @@ class Gain:
 
     def __init__(self) -> None:
         self._alone: dict[str, float] = {}
-        self._in_vain_until: dict[str, float] = {}
+        self._in_vain: dict[str, tuple[float, float]] = {}  # until when, and what one alone brought
 
     def add(self, origin: str, speeds: Sequence[float | None]) -> None:
         """One more connection is made beside those of `speeds` (None: not measured yet)."""
@@ -33,12 +33,14 @@ class Gain:
 
     def allows(self, origin: str, speeds: Sequence[float | None], now: float) -> bool:
         """One more may be made beside those of `speeds`. None for those that have not begun to flow, too."""
+        total = None if None in speeds else sum(speed for speed in speeds if speed is not None)
         alone = self._alone.get(origin)
         if alone is not None and len(speeds) > 1:
-            known = [speed for speed in speeds if speed is not None]
-            if len(known) < len(speeds):
+            if total is None:
                 return False
             del self._alone[origin]
-            if sum(known) < GAINED * alone:
-                self._in_vain_until[origin] = now + IN_VAIN_SECONDS
-        return now >= self._in_vain_until.get(origin, 0.0)
+            if total < GAINED * alone:
+                self._in_vain[origin] = now + IN_VAIN_SECONDS, alone
+        until, enough = self._in_vain.get(origin, (0.0, 0.0))
+        # What brings clearly less than it did is not at its limit: it crawls.
+        return now >= until or (total is not None and GAINED * total < enough)

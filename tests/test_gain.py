@@ -32,6 +32,13 @@ def test_a_second_one_that_brings_nothing_more_stays_the_last_for_a_while() -> N
     assert gain.allows(ORIGIN, [ALONE], 2.0 + IN_VAIN_SECONDS), "links have better hours"
 
 
+def test_a_connection_that_begins_to_crawl_is_helped_whatever_was_seen_before() -> None:
+    gain = with_a_second()
+    assert not gain.allows(ORIGIN, [ALONE / 2, ALONE / 2], 2.0)
+    assert gain.allows(ORIGIN, [ALONE / 100], 3.0)
+    assert not gain.allows(ORIGIN, [None], 3.0), "one that has just begun does not crawl"
+
+
 def test_a_second_one_that_brings_more_opens_the_way() -> None:
     gain = with_a_second()
     half = ALONE * GAINED / 2
