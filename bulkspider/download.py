@@ -19,6 +19,7 @@ from bulkspider.errors import BulkError
 from bulkspider.finish import algorithms_for
 from bulkspider.folder import Folder
 from bulkspider.items import BulkItem
+from bulkspider.ledger import LedgerLine
 from bulkspider.pace import Budget
 from bulkspider.sink import Part
 from bulkspider.spans import Span, missing
@@ -37,7 +38,8 @@ class Download:
     broken: attempts that ended in an error. spans: what each of its requests is to bring, by the request's number.
     attempting: its transfers under way. connections: the most that flowed at once. ranges: whether the origin is known
     to answer ranges of it, None before that is known. undivided: it is not to be fetched by several connections any
-    more. mixed: its bytes are of two versions, which only a new beginning can mend.
+    more. mixed: its bytes are of two versions, which only a new beginning can mend. finished: it has its name and this
+    line in the ledger, given by who fetched it (`batch.py`).
     """
 
     entry: Entry
@@ -66,6 +68,7 @@ class Download:
     ranges: bool | None = None
     undivided: bool = False
     mixed: bool = False
+    finished: LedgerLine | None = None
 
     def __post_init__(self) -> None:
         self.part.unread_from = self._unhashed_from

@@ -140,23 +140,31 @@ class Committer:
         self._thread: threading.Thread | None = None
         self._flushers: ThreadPoolExecutor | None = None
         self._disk_is_slow = True  # until it has shown that it is not
+        self._closed = False
+        self._lock = threading.Lock()
 
     def submit(self, finished: Finished) -> Future[LedgerLine]:
-        """The future gives the ledger line, or fails with DiskError and leaves the part as it was."""
-        if self._thread is None:
-            self._flushers = ThreadPoolExecutor(FLUSHERS, thread_name_prefix="bulk-flush")
-            self._thread = threading.Thread(target=self._work, name="bulk-commit")
-            self._thread.start()
-        self._waiting.put(finished)
+        """The future gives the ledger line, or fails with DiskError and leaves the part as it was. May be called in
+        any thread; raises Stopped after `close`."""
+        with self._lock:
+            if self._closed:
+                raise Stopped
+            if self._thread is None:
+                self._flushers = ThreadPoolExecutor(FLUSHERS, thread_name_prefix="bulk-flush")
+                self._thread = threading.Thread(target=self._work, name="bulk-commit")
+                self._thread.start()
+            self._waiting.put(finished)
         return finished.done
 
     def close(self) -> None:
         """Commits what was submitted, then ends the threads."""
-        if self._thread is not None and self._flushers is not None:
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+        if thread is not None and self._flushers is not None:
             self._waiting.put(None)
-            self._thread.join()
+            thread.join()
             self._flushers.shutdown()
-            self._thread = None
 
     def _work(self) -> None:
         going = True

@@ -25,6 +25,7 @@ from scrapy.http import Headers, Response
 from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider import bare
+from bulkspider.batch import Batch
 from bulkspider.delivery import Delivery, error_of
 from bulkspider.entry import Entry, EntryError, redact, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped, UsageError
@@ -99,6 +100,13 @@ class BulkDownloadHandler:
         bulk = request.meta[META]
         entry = Entry.from_meta(bulk["entry"])
         download = self._run.download(entry, bulk["output"])
+        if mates := bulk.get("mates"):
+            # The spider has made them; nobody else makes such requests.
+            downloads = [download, *filter(None, (self._run.at(download.folder.place(name)) for name in mates))]
+            if len(downloads) > len(mates) and Batch.is_possible(self._run, downloads, request):
+                outcomes = await Batch(self._run, downloads, request).perform()
+                bulk["results"] = [outcome and outcome.to_meta() for outcome in outcomes]
+                return Response(request.url, flags=[FLAG])
         span = download.spans.get(bulk.get("piece", 0))
         kind = Segment if span is not None and bulk.get("segment") else Transfer
         transfer = kind(self._run, download, request, span or Span())

@@ -142,6 +142,7 @@ class Options:
     rate_limit_per_host: int | None = _setting(None, _rate)
     segments: int = _setting(0, _count)
     segment_min: int = _setting(16 * MIB, _size)
+    batch: int = _setting(32, _count)
     order: str = _setting("list", _choice("list", "smallest", "largest"))
     fresh_url: str | None = _setting(None, _text)
     lease: float = _setting(120.0, _lease)

@@ -212,6 +212,10 @@ class Run:
             raise BulkError(
                 "the origin gave no means to prove the length (BULK_REQUIRE_PROOF)", code="unproven", permanent=True
             )
+        return await maybe_deferred_to_future(self.from_future(self.commit(download, proof)))
+
+    def commit(self, download: Download, proof: Proof) -> Future[LedgerLine]:
+        """Its bytes are proven: the name, and the line in the ledger. May be called in any thread."""
         validators = download.part.state.validators
         finished = Finished(
             part=download.part,
@@ -224,7 +228,7 @@ class Run:
             etag=validators.etag,
             last_modified=validators.last_modified,
         )
-        return await maybe_deferred_to_future(self.from_future(self.committer.submit(finished)))
+        return self.committer.submit(finished)
 
     def _prove(self, download: Download, total: int) -> Proof:
         download.part.open()
@@ -256,6 +260,10 @@ class Run:
         left = download.folder.free_space() - sum(rests.values())
         self._ample[download.folder] = now + TICK if left >= AMPLE else 0.0
         return left >= RESERVE
+
+    def has_ample_room(self, folder: Folder) -> bool:
+        """Nobody need ask for the room of a small file."""
+        return folder.free_space() >= AMPLE
 
     def rung(self, origin: str) -> Rung:
         """The strongest If-Range that this origin is known to answer rightly."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bulkspider.download import Download
@@ -65,13 +65,15 @@ class Work:
 
 @dataclass(slots=True, eq=False)
 class Piece:
-    """One request of a work. segment: others fill the same file. scheduled: Scrapy has taken it."""
+    """One request of a work. segment: others fill the same file. mates: works that it brings as well (`small.py`).
+    scheduled: Scrapy has taken it."""
 
     work: Work
     number: int
     origin: str
     slot: str
     segment: bool
+    mates: Sequence[Work] = ()
     scheduled: bool = False
 
     @property
@@ -174,6 +176,10 @@ class Schedule:
                 blocked |= self._slot_origins[slot]
         return blocked
 
+    def requests_at_once(self, work: Work) -> int:
+        """At most, to where it comes from."""
+        return min(self._limit(work.slot), self._total)
+
     def _limit(self, slot: str) -> int:
         return self._slot_limits.get(slot, self._per_slot)
 
@@ -182,16 +188,17 @@ class Schedule:
     def add(self, work: Work) -> None:
         self._works[work.entry.name] = work
 
-    def begin(self, work: Work, span: Span | None = None) -> Piece:
-        """A request is made for it, for `span` of it if others fill the file already."""
+    def begin(self, work: Work, span: Span | None = None, mates: Sequence[Work] = ()) -> Piece:
+        """A request is made for it, for `span` of it if others fill the file already, or for its `mates` as well."""
         work.needs_space = False
-        piece = Piece(work, work.numbered, work.origin, work.slot, segment=span is not None)
+        piece = Piece(work, work.numbered, work.origin, work.slot, segment=span is not None, mates=mates)
         if work.download is not None:
             work.download.spans[piece.number] = span or Span()
         work.numbered += 1
-        work.flying += 1
         self._flying[work.entry.name, piece.number] = piece
-        self._under_way[work.entry.name] = work
+        for one in (work, *mates):
+            one.flying += 1
+            self._under_way[one.entry.name] = one
         self._in_slot[piece.slot] += 1
         self._at_origin[piece.origin] += 1
         self._slot_origins.setdefault(piece.slot, set()).add(piece.origin)
@@ -203,9 +210,10 @@ class Schedule:
         """The request has ended, somehow."""
         work = piece.work
         del self._flying[work.entry.name, piece.number]
-        work.flying -= 1
-        if not work.flying:
-            del self._under_way[work.entry.name]
+        for one in (work, *piece.mates):
+            one.flying -= 1
+            if not one.flying:
+                del self._under_way[one.entry.name]
         for counter, key in ((self._in_slot, piece.slot), (self._at_origin, piece.origin)):
             counter[key] -= 1
             if not counter[key]:
@@ -280,7 +288,7 @@ class Schedule:
         free or it would help none. Who asks has found no entry that could use the slot."""
         if len(self._flying) >= self._total:
             return None
-        divisible = [work for work in self._under_way.values() if self._may_divide(work, now)]
+        divisible = [work for work in self._alone if self._may_divide(work, now)]
         for work in sorted(divisible, key=lambda work: work.download.rest if work.download else 0):
             assert work.download is not None
             holes = work.download.missing()
@@ -291,6 +299,11 @@ class Schedule:
             if span := self._cut(work, now):
                 return work, span
         return None
+
+    @property
+    def _alone(self) -> Iterable[Work]:
+        """Works under way whose requests are for them only."""
+        return dict.fromkeys(piece.work for piece in self._flying.values() if not piece.mates)
 
     def _most(self, work: Work) -> int:
         """Connections that the user wants for it at most; 0: we decide."""
@@ -368,7 +381,7 @@ class Schedule:
 
     def _next_looks(self, now: float) -> Iterator[float]:
         """When it is worth asking again whether a file is to be divided."""
-        for work in self._under_way.values():
+        for work in self._alone:
             if work.download is not None and not self._most(work):
                 for span in work.download.flowing:
                     if span.rest >= 2 * self._segment_min and (look := span.next_look(now)) is not None:

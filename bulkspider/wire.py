@@ -7,8 +7,10 @@ serves (no CONNECT proxies) and a warning says so, once. Twisted's exceptions be
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
+import select
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +22,12 @@ from scrapy.utils.asyncio import is_asyncio_available
 from scrapy.utils.defer import maybe_deferred_to_future
 from service_identity import VerificationError
 from twisted.internet import error as net
-from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
-from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.defer import CancelledError, Deferred, maybeDeferred, succeed
+from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.tcp import Connection as TcpConnection
 from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool, ResponseDone
+from twisted.web.client import URI, Agent, HTTPConnectionPool, ResponseDone
 from twisted.web.error import SchemeNotSupported
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers as TxHeaders
@@ -95,6 +97,7 @@ class Wire:
         self._agents: dict[Any, Agent] = {}  # by the address they bind to
         self._waits: dict[_Wait, None] = {}
         self._watch: Any = None
+        self._lines: dict[Any, list[Line]] = {}
 
     def exchange(self, request: Request, headers: Headers) -> Deferred[Head]:
         """Sends a request for `request.url` with `headers`; fires when the answer's head is here.
@@ -161,11 +164,42 @@ class Wire:
             self._agents[address] = agent
         return agent
 
+    def connect(self, request: Request) -> Deferred[Line] | None:
+        """A connection to the origin of a plain http `request`, for a thread that speaks HTTP by itself (`batch.py`):
+        one that was kept, or a new one. None where that cannot be. Fails with an AttemptError. Private name:
+        Agent._endpointFactory."""
+        factory = getattr(self._agent(request, self._options.connect_timeout), "_endpointFactory", None)
+        if factory is None or request.meta.get("proxy") or not request.url.startswith("http:"):
+            return None
+        uri = URI.fromBytes(request.url.partition("#")[0].encode("ascii"))
+        key = uri.host, uri.port, request.meta.get("bindaddress")
+        kept = self._lines.get(key, [])
+        while kept:
+            line = kept.pop()
+            if line.is_quiet:
+                return succeed(line)
+            line.close()
+        connected: Deferred[Line] = factory.endpointForURI(uri).connect(Factory.forProtocol(Line))
+        connected.addErrback(lambda failure: Failure(map_error(cast(Exception, failure.value))))
+
+        def remember(line: Line) -> Line:
+            line.key = key
+            return line
+
+        return connected.addCallback(remember)
+
+    def keep(self, line: Line) -> None:
+        """Its thread has left it in good order; the next one may have it."""
+        self._lines.setdefault(line.key, []).append(line)
+
     async def close(self) -> None:
         """Closes idle connections; does not wait for a peer that never answers (Twisted #7738)."""
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+        for line in itertools.chain.from_iterable(self._lines.values()):
+            line.close()
+        self._lines.clear()
         closing = self._pool.closeCachedConnections()
         timer = self._reactor.callLater(1, closing.cancel)
         closing.addErrback(lambda _: None)
@@ -254,6 +288,32 @@ class Head:
             self.connection.abort()
             return
         self._response.deliverBody(Protocol())
+
+
+class Line(Protocol):
+    """A connection for threads. Twisted keeps the original of `socket`, and leaves it alone until `close`.
+
+    key: where it leads, for `Wire`.
+    """
+
+    key: Any = None
+    socket: socket.socket
+
+    def connectionMade(self) -> None:
+        transport: Any = self.transport
+        transport.pauseProducing()
+        self.socket = transport.socket.dup()
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing has come since the last answer, and the peer has not closed it."""
+        poller = select.poll()
+        poller.register(self.socket, select.POLLIN)
+        return not poller.poll(0)
+
+    def close(self) -> None:
+        self.socket.close()
+        cast(Any, self.transport).loseConnection()
 
 
 class Receiver:

@@ -13,7 +13,7 @@ import gc
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -41,6 +41,7 @@ from bulkspider.pipelines import BulkPipeline
 from bulkspider.run import Run
 from bulkspider.schedule import Piece, Schedule, Work
 from bulkspider.secrecy import guard_logs
+from bulkspider.small import SmallFiles, may_travel, nobody_minds
 from bulkspider.sums import fetch_sums
 from bulkspider.verify import Finding, verify
 from bulkspider.versions import META_COPY_DETECTION
@@ -206,6 +207,7 @@ class BulkSpider(Spider):
             held_back=run.rates.hold_back,
             may_connect=self.source.may_connect,
         )
+        self.small = SmallFiles(run.options.batch if not self.source.shared and nobody_minds(settings) else 1)
         run.changed = self._bell.ring
         self.fresh_urls = FreshUrls(self.list_path, run.options.fresh_url, run.in_thread, aria2=self._aria2)
         self._feeds = bool(settings.getdict("FEEDS")) or self.report is not None
@@ -310,20 +312,52 @@ class BulkSpider(Spider):
     # ------------------------------------------------------------------------------------------------- requests
 
     def _begin(self, work: Work | None) -> tuple[Piece, Request] | None:
-        """A request for an entry that no other request is filling."""
+        """A request for an entry that no other request is filling, maybe for some more small ones as well."""
         if work is None:
             return None
-        work.download = self.run.download(work.entry, str(self.folder.root))
-        work.download.url = work.url
-        self.source.begun(work.entry, work.download.part)
-        wanted = None
-        if not work.download.part.finds_nothing():
+        wanted, mates = None, []
+        if self._finds_nothing(work):
+            mates = self._mates(work)
+        else:
             part = self.folder.lstat(work.entry.name + ".part")
             if part is not None and part.st_size:
                 # What the disk says now; the handler asks the plan again when the exchange really starts.
                 wanted = f"bytes={part.st_size}-"
-        piece = self.schedule.begin(work)
+        piece = self.schedule.begin(work, mates=mates)
         return piece, self._request(piece, wanted)
+
+    def _finds_nothing(self, work: Work) -> bool:
+        """Makes it ready for an attempt. True when nothing of it lies on the disk."""
+        work.download = self.run.download(work.entry, str(self.folder.root))
+        work.download.url = work.url
+        self.source.begun(work.entry, work.download.part)
+        return work.download.part.finds_nothing()
+
+    def _mates(self, work: Work) -> list[Work]:
+        """The next entries of the list that its request may bring as well, where files are small."""
+        slots = self.schedule.requests_at_once(work)
+        most = self.small.batch(work.origin, self.source.waiting, slots) - 1
+        mates: list[Work] = []
+        if most < 1 or self.run.rates.limited or not may_travel(work.entry, work.url, self.run.options):
+            return mates
+        now = time.monotonic()
+        blocked = self.schedule.blocked(now)
+        for _ in range(most):
+            entry = self._take(blocked)
+            if entry is None:
+                break
+            if self._is_proven(entry):
+                continue
+            mate = Work.on(entry)
+            self.schedule.add(mate)
+            alike = mate.origin == work.origin and may_travel(entry, mate.url, self.run.options)
+            if not (alike and self._finds_nothing(mate)):
+                self.schedule.wait(mate, now)
+                break
+            mates.append(mate)
+        if mates:
+            logger.debug("%s: its request brings %d more small files", work.entry.name, len(mates))
+        return mates
 
     def _begin_further(self, now: float) -> tuple[Piece, Request] | None:
         """A further connection for a file under way, in a slot that no entry can use."""
@@ -347,6 +381,8 @@ class BulkSpider(Spider):
             "piece": piece.number,
             "segment": piece.segment,
         }
+        if piece.mates:
+            bulk["mates"] = [mate.entry.name for mate in piece.mates]
         return Request(
             without_userinfo(work.url),
             callback=self._answered,
@@ -386,6 +422,7 @@ class BulkSpider(Spider):
         self._land(piece)
         error = BulkError("a middleware or the scheduler dropped the request", code="dropped")
         self._ready.extend(self._settle(piece, Outcome(error=error)))
+        self._hand_back(piece.mates)
 
     def _find_lost(self, now: float) -> None:
         """A middleware may put another request in the place of ours, which then ends without a word. When Scrapy has
@@ -411,9 +448,14 @@ class BulkSpider(Spider):
         if piece is None:
             return
         self._land(piece)
-        told = bulk.pop("result", None)
-        outcome = Outcome.from_meta(told) if told is not None else Outcome(error=_stray(failure))
-        yield from self._settle(piece, outcome)
+        results = bulk.pop("results", None)
+        if results is not None:
+            yield from self._settle_batch(piece, results)
+        else:
+            told = bulk.pop("result", None)
+            outcome = Outcome.from_meta(told) if told is not None else Outcome(error=_stray(failure))
+            yield from self._settle(piece, outcome)
+            self._hand_back(piece.mates)
         if self.run.stopping:
             yield from self._interrupt_waiting()
         self._bell.ring()
@@ -448,12 +490,17 @@ class BulkSpider(Spider):
             yield self._done(work, "failed", _more_telling(work.first_error, error))
             return
         now = time.monotonic()
+        if error is not None:
+            self.small.odd(work.origin)
         if outcome.grew:
             work.refreshed_in_vain = False
         next_step = self.run.pace.after(work.origin, outcome, work.download.budget, now)
         if error is not None and error.http_status in EXPIRED and not (work.refreshed_in_vain or piece.segment):
             deferred_from_coro(self._refresh(work, error))
         elif next_step is None:
+            download = work.download
+            plain = download.attempts == 1 and download.final_url == redact(work.entry.url)
+            self.small.seen(work.origin, download.part.state.total, plain=plain)
             # All bytes are here. BulkPipeline proves and names them; the status is empty until then.
             yield self._item(work.entry, "", work=work)
         elif isinstance(next_step, Again):
@@ -467,6 +514,26 @@ class BulkSpider(Spider):
             self.schedule.wait(work, next_step.at)
         elif isinstance(next_step, GiveUp):
             yield from self._give_up(work, next_step.error)
+
+    def _settle_batch(self, piece: Piece, results: list[dict[str, Any] | None]) -> Iterator[BulkItem]:
+        """What follows for the entries of one request; None: it was handed back."""
+        for work, told in zip((piece.work, *piece.mates), results, strict=True):
+            assert work.download is not None
+            if told is None:
+                self._hand_back([work])
+            elif line := work.download.finished:
+                self.run.pace.served(work.origin)
+                self.small.seen(work.origin, line.size, plain=True)
+                self.finished(work.entry.name, line.status)
+                yield self._item(work.entry, line.status, work=work, line=line, already=False)
+            else:
+                yield from self._settle(replace(piece, work=work, mates=()), Outcome.from_meta(told))
+
+    def _hand_back(self, mates: Iterable[Work]) -> None:
+        """They have a request of their own next; what else is small there is seen anew."""
+        for mate in mates:
+            self.small.odd(mate.origin)
+            self.schedule.wait(mate, time.monotonic())
 
     def _one_of_several(self, piece: Piece, outcome: Outcome) -> None:
         work, error = piece.work, outcome.error
@@ -631,6 +698,7 @@ class BulkSpider(Spider):
         *,
         work: Work | None = None,
         line: LedgerLine | None = None,
+        already: bool = True,
         error: BulkError | None = None,
     ) -> BulkItem:
         item = BulkItem(
@@ -643,7 +711,7 @@ class BulkSpider(Spider):
         if work is not None and work.download is not None:
             work.download.describe(item)
         if line is not None:
-            item.already = True
+            item.already = already
             line.describe(item)
         if error is not None:
             item.error = error_of(error)
