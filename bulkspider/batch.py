@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 
 # A longer head is for somebody else to read.
 HEAD_MAX = 16 * 1024
+# Files of one batch that are in memory at once, on their way to their names: 64 batches have 32 MiB of them.
+ON_THEIR_WAY = 4
 
 
 class Batch:
@@ -61,6 +63,7 @@ class Batch:
         self._request_fields = self._fields_of_requests()
         self._fetched: set[Download] = set()
         self._commits: dict[Download, Future[LedgerLine]] = {}
+        self._awaited = 0
 
     @staticmethod
     def is_possible(run: Run, downloads: Sequence[Download], request: Request) -> bool:
@@ -151,10 +154,16 @@ class Batch:
                     break
                 self.download = download
                 self._fetch(download, answers)
+                self._await_commits(ON_THEIR_WAY)
         # Whoever hears of a file that is here hears of its name, too.
-        for commit in self._commits.values():
-            commit.exception()
+        self._await_commits(0)
         return answers.is_clean and not self._stopped
+
+    def _await_commits(self, most: int) -> None:
+        """Until no more than `most` are on their way."""
+        for commit in list(self._commits.values())[self._awaited : max(0, len(self._commits) - most)]:
+            commit.exception()
+            self._awaited += 1
 
     def _fetch(self, download: Download, answers: _Answers) -> None:
         part, entry = download.part, download.entry
