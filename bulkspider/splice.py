@@ -11,13 +11,19 @@ import errno
 import fcntl
 import os
 import socket
+import time
 
 from bulkspider.errors import disk_error
 from bulkspider.mover import Mover
+from bulkspider.pump import Intake
 from bulkspider.wire import TlsStream
 
 # A full pipe's worth: the fewer system calls, the less of the interpreter.
 CHUNK = 1024 * 1024
+# While the socket has more, so many bytes are moved before anybody is told: copying a pipe's worth drives all else out
+# of the processor's cache, so each line of Python between two of them costs many times what it does elsewhere. Not more
+# than half of what a `kill -9` may cost (`sink.WRITTEN_EVERY_BYTES`).
+UNTOLD = 4 * CHUNK
 
 
 class DirectPump(Mover):
@@ -38,10 +44,7 @@ class DirectPump(Mover):
             # Another connection took the rest over a moment ago.
             return None
         if (room := intake.unheld) and self._pipe.works:
-            count = self._pipe.fill(sock, min(self._read_size(), room))
-            if count:
-                self._received(count)
-                self._into_sink(self._drain, count)
+            count = self._splice(sock, room)
             if count or self._pipe.works:
                 return count
         # To be compared, or no splice here: through user space.
@@ -57,13 +60,30 @@ class DirectPump(Mover):
         self._into_sink(intake.take, self._buffer[:count])
         return count
 
-    def _drain(self, count: int) -> None:
-        intake = self._intake
-        left = count
-        while left:
-            done = self._pipe.empty_into(intake.fd, intake.at, left, intake.path)
-            intake.wrote(done)
-            left -= done
+    def _splice(self, sock: socket.socket, room: int) -> int | None:
+        """Moves up to `room` bytes, as many as the socket has; as `_move_some`."""
+        intake, pipe, size = self._intake, self._pipe, self._read_size()
+        # How fast it begins is of interest (`spans.py`): the first bytes are told of at once.
+        most = UNTOLD if size == CHUNK and self.received_bytes >= UNTOLD else size
+        fd, begin, moved = intake.fd, intake.at, 0
+        count = None
+        self.waiting_for_us = True
+        try:
+            while moved < min(most, room) and not self._stop.is_set():
+                count = left = pipe.fill(sock, min(size, most - moved, room - moved))
+                if not left:
+                    break
+                self.received_bytes += left
+                while left:
+                    done = pipe.empty_into(fd, begin + moved, left, intake)
+                    moved += done
+                    left -= done
+        finally:
+            self.waiting_for_us = False
+            if moved:
+                self.last_byte = time.monotonic()
+                intake.wrote(moved)
+        return moved or count
 
 
 class _Pipe:
@@ -98,17 +118,16 @@ class _Pipe:
                 return 0
             raise
 
-    def empty_into(self, fd: int, at: int, count: int, path: os.PathLike[str]) -> int:
-        """Bytes moved from the pipe into the file at offset `at`. Raises DiskError."""
+    def empty_into(self, fd: int, at: int, count: int, intake: Intake) -> int:
+        """Bytes moved from the pipe into the intake's file at offset `at`. Raises DiskError."""
         assert self._ends is not None
         try:
             if self.works:
                 return os.splice(self._ends[0], fd, count, offset_dst=at, flags=os.SPLICE_F_MOVE)
-            data = os.read(self._ends[0], count)
-            return os.pwrite(fd, data, at)
+            return os.pwrite(fd, os.read(self._ends[0], count), at)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOSYS) and self.works:
                 # This file system takes no spliced pages.
                 self.works = False
-                return self.empty_into(fd, at, count, path)
-            raise disk_error(error, path) from error
+                return self.empty_into(fd, at, count, intake)
+            raise disk_error(error, intake.path) from error
