@@ -61,7 +61,6 @@ class Batch:
         self._received = 0
         self._told = 0
         self._request_fields = self._fields_of_requests()
-        self._fetched: set[Download] = set()
         self._commits: dict[Download, Future[LedgerLine]] = {}
         self._awaited = 0
 
@@ -69,7 +68,8 @@ class Batch:
     def is_possible(run: Run, downloads: Sequence[Download], request: Request) -> bool:
         """What the middlewares made of the first entry's request is right for the others, too."""
         return (
-            not run.rates.limited
+            request.url == downloads[0].entry.url
+            and not run.rates.limited
             and not request.meta.get("proxy")
             and "Cookie" not in request.headers
             and run.has_ample_room(downloads[0].folder)
@@ -79,6 +79,8 @@ class Batch:
         """What came of each, None for those that were handed back. Those that have their name already say so
         (`Download.finished`)."""
         run = self._run
+        if run.stopping:
+            return [None] * len(self._downloads)
         run.enter(self)
         refused: BulkError | None = None
         try:
@@ -100,25 +102,24 @@ class Batch:
         finally:
             run.leave(self)
             self.tick(time.monotonic())
-        if self._fetched:
-            run.crawler.stats.inc_value("bulk/attempts", len(self._fetched))
+        if self._commits:
+            run.crawler.stats.inc_value("bulk/attempts", len(self._commits))
         outcomes = [self._outcome(download) for download in self._downloads]
         if refused is not None:
             outcomes[0] = outcomes[0] or Outcome(error=refused)
         return outcomes
 
     def _outcome(self, download: Download) -> Outcome | None:
-        if download not in self._fetched:
-            return None
         commit = self._commits.get(download)
-        error = commit.exception() if commit is not None else None
-        if isinstance(error, BulkError):
-            if isinstance(error, DiskError):
-                self._run.disk_failed(error)
-            return Outcome(error=error)
-        if commit is not None:
+        if commit is None:
+            return None
+        error = commit.exception()
+        if not isinstance(error, BulkError):
             download.finished = commit.result()
-        return Outcome(fetched=True, grew=True)
+            return Outcome(fetched=True, grew=True)
+        if isinstance(error, DiskError):
+            self._run.disk_failed(error)
+        return Outcome(error=error)
 
     # -- the run's side: in the reactor's thread -------------------------------------------------------------------
 
@@ -148,15 +149,19 @@ class Batch:
         options = self._run.options
         limits = [limit for limit in (options.headers_timeout, options.stall_timeout) if limit > 0]
         answers = _Answers(sock, min(limits, default=None))
-        with suppress(OSError):
+        try:
             for download in self._downloads:
                 if self._stopped or self._run.rates.limited or not answers.is_clean:
                     break
                 self.download = download
                 self._fetch(download, answers)
                 self._await_commits(ON_THEIR_WAY)
-        # Whoever hears of a file that is here hears of its name, too.
-        self._await_commits(0)
+        except OSError:
+            # Lost or silent: for the ordinary way.
+            pass
+        finally:
+            # Whoever hears of a file that is here hears of its name, too.
+            self._await_commits(0)
         return answers.is_clean and not self._stopped
 
     def _await_commits(self, most: int) -> None:
@@ -184,6 +189,10 @@ class Batch:
             return
         stated = from_headers(fields)
         download.expect({**stated.content, **stated.representation})
+        if download.algorithms:
+            # To be hashed, which is done elsewhere, when it says so again.
+            download.expected = dict(entry.digests)
+            return
         part.learn(total=len(body), validators=answer.validators, source=origin_of(entry.url))
         part.hold(body)
         download.attempts += 1
@@ -192,9 +201,7 @@ class Batch:
         download.largest = download.bytes_received = len(body)
         download.final_url = redact(entry.url)
         self._received += len(body)
-        if not download.algorithms:
-            self._commits[download] = self._run.commit(download, Proof("complete", {}))
-        self._fetched.add(download)
+        self._commits[download] = self._run.commit(download, Proof("complete", {}))
 
     def _fields_of_requests(self) -> bytes:
         """As the middlewares have made them for the first entry; none of the entries has any of its own."""

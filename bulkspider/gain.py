@@ -12,6 +12,8 @@ from collections.abc import Sequence
 
 # Two that are alike bring twice as much; so much (times) is more than what a speed swings by itself.
 GAINED = 1.25
+# What a second one brings is judged after so long (seconds): it begins slowly where the way is long.
+JUDGED_AFTER = 3.0
 # So long (seconds) it counts that a second one was in vain. Links, disks and origins have better hours.
 IN_VAIN_SECONDS = 60.0
 
@@ -20,13 +22,13 @@ class Gain:
     """What is known of each origin."""
 
     def __init__(self) -> None:
-        self._alone: dict[str, float] = {}
+        self._alone: dict[str, tuple[float, float]] = {}  # what one alone brought, and when it got a second one
         self._in_vain: dict[str, tuple[float, float]] = {}  # until when, and what one alone brought
 
-    def add(self, origin: str, speeds: Sequence[float | None]) -> None:
+    def add(self, origin: str, speeds: Sequence[float | None], now: float) -> None:
         """One more connection is made beside those of `speeds` (None: not measured yet)."""
         if len(speeds) == 1 and speeds[0] is not None:
-            self._alone[origin] = speeds[0]
+            self._alone[origin] = speeds[0], now
         else:
             # Nothing that could be compared.
             self._alone.pop(origin, None)
@@ -34,13 +36,15 @@ class Gain:
     def allows(self, origin: str, speeds: Sequence[float | None], now: float) -> bool:
         """One more may be made beside those of `speeds`. None for those that have not begun to flow, too."""
         total = None if None in speeds else sum(speed for speed in speeds if speed is not None)
-        alone = self._alone.get(origin)
-        if alone is not None and len(speeds) > 1:
-            if total is None:
+        if origin in self._alone:
+            alone, since = self._alone[origin]
+            if len(speeds) > 1 and now - since < JUDGED_AFTER:
                 return False
             del self._alone[origin]
-            if total < GAINED * alone:
+            if len(speeds) > 1 and total is not None and total < GAINED * alone:
                 self._in_vain[origin] = now + IN_VAIN_SECONDS, alone
         until, enough = self._in_vain.get(origin, (0.0, 0.0))
-        # What brings clearly less than it did is not at its limit: it crawls.
-        return now >= until or (total is not None and GAINED * total < enough)
+        if now >= until:
+            return True
+        # What brings clearly less than it did is not at its limit, it crawls; what brings clearly more was not, either.
+        return total is not None and (GAINED * total < enough or total >= GAINED * enough)

@@ -103,10 +103,13 @@ class BulkDownloadHandler:
         if mates := bulk.get("mates"):
             # The spider has made them; nobody else makes such requests.
             downloads = [download, *filter(None, (self._run.at(download.folder.place(name)) for name in mates))]
+            bulk["results"] = [None] * (1 + len(mates))
             if len(downloads) > len(mates) and Batch.is_possible(self._run, downloads, request):
                 outcomes = await Batch(self._run, downloads, request).perform()
                 bulk["results"] = [outcome and outcome.to_meta() for outcome in outcomes]
-                return Response(request.url, flags=[FLAG])
+            else:
+                bulk["impossible"] = True
+            return Response(request.url, flags=[FLAG])
         span = download.spans.get(bulk.get("piece", 0))
         kind = Segment if span is not None and bulk.get("segment") else Transfer
         transfer = kind(self._run, download, request, span or Span())

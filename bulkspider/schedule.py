@@ -194,9 +194,9 @@ class Schedule:
         piece = Piece(work, work.numbered, work.origin, work.slot, segment=span is not None, mates=mates)
         if work.download is not None:
             work.download.spans[piece.number] = span or Span()
-        work.numbered += 1
         self._flying[work.entry.name, piece.number] = piece
         for one in (work, *mates):
+            one.numbered += 1
             one.flying += 1
             self._under_way[one.entry.name] = one
         self._in_slot[piece.slot] += 1
@@ -336,7 +336,8 @@ class Schedule:
         """Takes the tail of one of its connections away, if that is worth it."""
         assert work.download is not None
         automatic = not self._most(work)
-        speeds = [p.span.speed if p.span else None for p in self._flying.values() if p.origin == work.origin]
+        pieces = [p for p in self._flying.values() if p.origin == work.origin and not p.mates]
+        speeds = [piece.span.speed if piece.span else None for piece in pieces]
         if automatic and not self._gain.allows(work.origin, speeds, now):
             return None
         slot = work.slot
@@ -351,7 +352,7 @@ class Schedule:
         )
         if cut is None:
             return None
-        self._gain.add(work.origin, speeds)
+        self._gain.add(work.origin, speeds, now)
         tail = Span(cut.at, cut.span.end)
         if cut.at <= cut.span.at:
             # It is to end now; who takes over compares the join.

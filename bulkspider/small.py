@@ -44,6 +44,10 @@ class SmallFiles:
         """Something was not as with a small file that comes in one go."""
         self._in_a_row.pop(origin, None)
 
+    def never(self) -> None:
+        """Something in this crawl sets requests apart after all."""
+        self._most = 1
+
     def batch(self, origin: str, waiting: int, slots: int) -> int:
         """How many entries a request may bring. waiting: those that are left. slots: requests at once."""
         if self._in_a_row[origin] < TELLING:

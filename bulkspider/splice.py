@@ -21,9 +21,9 @@ from bulkspider.wire import TlsStream
 # A full pipe's worth: the fewer system calls, the less of the interpreter.
 CHUNK = 1024 * 1024
 # While the socket has more, so many bytes are moved before anybody is told: copying a pipe's worth drives all else out
-# of the processor's cache, so each line of Python between two of them costs many times what it does elsewhere. Not more
-# than half of what a `kill -9` may cost (`sink.WRITTEN_EVERY_BYTES`).
-UNTOLD = 4 * CHUNK
+# of the processor's cache, so each line of Python between two of them costs many times what it does elsewhere. Told or
+# not, a `kill -9` must not cost more than 8 MiB (`sink.WRITTEN_EVERY_BYTES`).
+UNTOLD = 2 * CHUNK
 
 
 class DirectPump(Mover):
@@ -44,7 +44,7 @@ class DirectPump(Mover):
             # Another connection took the rest over a moment ago.
             return None
         if (room := intake.unheld) and self._pipe.works:
-            count = self._splice(sock, room)
+            count = self._splice(sock, intake.at, room)
             if count or self._pipe.works:
                 return count
         # To be compared, or no splice here: through user space.
@@ -60,29 +60,35 @@ class DirectPump(Mover):
         self._into_sink(intake.take, self._buffer[:count])
         return count
 
-    def _splice(self, sock: socket.socket, room: int) -> int | None:
-        """Moves up to `room` bytes, as many as the socket has; as `_move_some`."""
-        intake, pipe, size = self._intake, self._pipe, self._read_size()
+    def _splice(self, sock: socket.socket, at: int, room: int) -> int | None:
+        """Moves up to `room` bytes to offset `at` on, as many as the socket has; as `_move_some`."""
+        intake, pipe, size, fd = self._intake, self._pipe, self._read_size(), self._intake.fd
         # How fast it begins is of interest (`spans.py`): the first bytes are told of at once.
-        most = UNTOLD if size == CHUNK and self.received_bytes >= UNTOLD else size
-        fd, begin, moved = intake.fd, intake.at, 0
-        count = None
+        most = min(room, UNTOLD if size == CHUNK and self.received_bytes >= UNTOLD else size)
+        count, moved = None, 0
         self.waiting_for_us = True
         try:
-            while moved < min(most, room) and not self._stop.is_set():
-                count = left = pipe.fill(sock, min(size, most - moved, room - moved))
+            while moved < most and not self._stop.is_set():
+                # Another connection may have taken over what lies behind, a moment ago.
+                end = intake.end or 0
+                if end <= at + moved:
+                    break
+                count = left = pipe.fill(sock, min(size, most - moved, end - at - moved))
                 if not left:
                     break
                 self.received_bytes += left
                 while left:
-                    done = pipe.empty_into(fd, begin + moved, left, intake)
+                    done = pipe.empty_into(fd, at + moved, left, intake)
                     moved += done
                     left -= done
         finally:
-            self.waiting_for_us = False
-            if moved:
-                self.last_byte = time.monotonic()
-                intake.wrote(moved)
+            try:
+                if moved:
+                    intake.wrote(moved)
+            finally:
+                self.waiting_for_us = False
+                if moved:
+                    self.last_byte = time.monotonic()
         return moved or count
 
 

@@ -49,6 +49,8 @@ READ_SIZE = 256 * 1024
 # How often (seconds) the waits for an answer's head are looked at: a timer for each would cost as much as its request.
 WATCH = 0.25
 ENDPOINTS = 1024
+# A connection that no thread has wanted for so long (seconds) is closed: well before most servers do it.
+KEPT_SECONDS = 2.0
 
 _SSL: Any = SSL
 _TLS_CAN_BE_TAKEN = (
@@ -98,6 +100,7 @@ class Wire:
         self._waits: dict[_Wait, None] = {}
         self._watch: Any = None
         self._lines: dict[Any, list[Line]] = {}
+        self._sweep: Any = None
 
     def exchange(self, request: Request, headers: Headers) -> Deferred[Head]:
         """Sends a request for `request.url` with `headers`; fires when the answer's head is here.
@@ -107,7 +110,20 @@ class Wire:
         """
         connect_timeout = self._options.connect_timeout
         sent: Deferred[IResponse] = maybeDeferred(self._send, request, headers, connect_timeout)
-        waited = _Wait(sent, self._reactor.seconds() + connect_timeout + self._options.headers_timeout)
+        waited = self._wait_for(sent, connect_timeout + self._options.headers_timeout)
+
+        def failed(failure: Failure) -> Failure:
+            if waited.too_long:
+                return Failure(AttemptError("no answer within BULK_HEADERS_TIMEOUT", code="headers_timeout"))
+            return Failure(map_error(cast(Exception, failure.value)))
+
+        if not self._on_asyncio:
+            sent.addCallback(self._in_the_next_turn)
+        return sent.addCallbacks(Head, failed)
+
+    def _wait_for(self, sent: Deferred[Any], seconds: float) -> _Wait:
+        """Cancels it when nothing has come of it until then."""
+        waited = _Wait(sent, self._reactor.seconds() + seconds)
         self._waits[waited] = None
         if self._watch is None:
             self._watch = self._reactor.callLater(WATCH, self._end_long_waits)
@@ -116,15 +132,8 @@ class Wire:
             self._waits.pop(waited, None)
             return result
 
-        def failed(failure: Failure) -> Failure:
-            if waited.too_long:
-                return Failure(AttemptError("no answer within BULK_HEADERS_TIMEOUT", code="headers_timeout"))
-            return Failure(map_error(cast(Exception, failure.value)))
-
         sent.addBoth(settled)
-        if not self._on_asyncio:
-            sent.addCallback(self._in_the_next_turn)
-        return sent.addCallbacks(Head, failed)
+        return waited
 
     def _in_the_next_turn(self, response: IResponse) -> Deferred[IResponse]:
         """Without asyncio a callback runs while Twisted still has the first bytes of the body in hand: whoever took
@@ -135,11 +144,10 @@ class Wire:
 
     def _end_long_waits(self) -> None:
         now = self._reactor.seconds()
-        for waited in list(self._waits):  # in the order of their ends
-            if waited.ends > now:
-                break
-            waited.too_long = True
-            waited.sent.cancel()
+        for waited in list(self._waits):
+            if waited.ends <= now:
+                waited.too_long = True
+                waited.sent.cancel()
         self._watch = self._reactor.callLater(WATCH, self._end_long_waits) if self._waits else None
 
     def _send(self, request: Request, headers: Headers, connect_timeout: float) -> Deferred[IResponse]:
@@ -180,23 +188,42 @@ class Wire:
                 return succeed(line)
             line.close()
         connected: Deferred[Line] = factory.endpointForURI(uri).connect(Factory.forProtocol(Line))
-        connected.addErrback(lambda failure: Failure(map_error(cast(Exception, failure.value))))
+        waited = self._wait_for(connected, self._options.connect_timeout + WATCH)
 
-        def remember(line: Line) -> Line:
-            line.key = key
-            return line
+        def failed(failure: Failure) -> Failure:
+            if waited.too_long:
+                return Failure(
+                    AttemptError("no connection within BULK_CONNECT_TIMEOUT", code="connect", origin_wide=True)
+                )
+            return Failure(map_error(cast(Exception, failure.value)))
 
-        return connected.addCallback(remember)
+        return connected.addCallbacks(lambda line: line.lend(key), failed)
 
     def keep(self, line: Line) -> None:
-        """Its thread has left it in good order; the next one may have it."""
+        """Its thread has left it in good order; the next one may have it, for a while."""
+        line.kept = self._reactor.seconds()
         self._lines.setdefault(line.key, []).append(line)
+        if self._sweep is None:
+            self._sweep = self._reactor.callLater(KEPT_SECONDS, self._close_idle_lines)
+
+    def _close_idle_lines(self) -> None:
+        now = self._reactor.seconds()
+        for key, lines in list(self._lines.items()):
+            for line in [line for line in lines if line.kept + KEPT_SECONDS <= now or not line.is_quiet]:
+                lines.remove(line)
+                line.close()
+            if not lines:
+                del self._lines[key]
+        self._sweep = self._reactor.callLater(KEPT_SECONDS, self._close_idle_lines) if self._lines else None
 
     async def close(self) -> None:
         """Closes idle connections; does not wait for a peer that never answers (Twisted #7738)."""
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
         for line in itertools.chain.from_iterable(self._lines.values()):
             line.close()
         self._lines.clear()
@@ -293,16 +320,26 @@ class Head:
 class Line(Protocol):
     """A connection for threads. Twisted keeps the original of `socket`, and leaves it alone until `close`.
 
-    key: where it leads, for `Wire`.
+    key: where it leads, kept: since when nobody has used it (seconds of the reactor's clock); for `Wire`.
     """
 
     key: Any = None
+    kept: float = 0.0
     socket: socket.socket
 
     def connectionMade(self) -> None:
-        transport: Any = self.transport
-        transport.pauseProducing()
-        self.socket = transport.socket.dup()
+        cast(Any, self.transport).pauseProducing()
+
+    def lend(self, key: Any) -> Line:
+        """Makes it ready for a thread. Raises AttemptError when this process may have no more sockets."""
+        self.key = key
+        transport = cast(Any, self.transport)
+        try:
+            self.socket = transport.socket.dup()
+        except OSError as error:
+            transport.loseConnection()
+            raise AttemptError(f"no socket ({error.strerror})", code="lost") from error
+        return self
 
     @property
     def is_quiet(self) -> bool:

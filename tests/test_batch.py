@@ -20,6 +20,7 @@ from faults import (
     closes_after_answer,
     cut_after,
     cut_in_header,
+    digest_headers,
     empty_200,
     extra_bytes,
     garbage_status_line,
@@ -138,6 +139,27 @@ def test_no_more_of_them_at_once_than_requests_are_allowed(bulk: Bulk) -> None:
         assert most <= 2
 
 
+def test_a_batch_that_turns_out_to_be_impossible_costs_no_request(bulk: Bulk) -> None:
+    """A cookie of the user's own: which request it goes with is for Scrapy to say."""
+    with origin() as server:
+        headers = {"DEFAULT_REQUEST_HEADERS": json.dumps({"Cookie": "a=1"}), "COOKIES_ENABLED": "False"}
+        ended = fetch(bulk, server, settings=headers)
+        assert ended.status == 0, ended.log
+        assert sorted(request.path for request in server.requests) == sorted(f"/{name}" for name in NAMES)
+        assert all(request.headers["cookie"] == "a=1" for request in server.requests)
+        others_are_right(ended)
+
+
+def test_files_that_the_origin_states_a_hash_for_are_verified_one_by_one(bulk: Bulk) -> None:
+    table = {name: (digest_headers("Repr-Digest", right=True), Resource(body(name))) for name in NAMES}
+    with FaultyOrigin(table) as server:
+        ended = fetch(bulk, server)
+        assert ended.status == 0, ended.log
+        assert not batches(ended.log)
+        assert {row["status"] for row in ended.rows} == {"verified"}
+        assert len(server.requests) == COUNT
+
+
 # ------------------------------------------------------------------------------------------- what it cannot be alone
 
 ODD_ANSWERS: dict[str, Callable[[], Behaviour]] = {
@@ -160,6 +182,7 @@ ODD_ANSWERS: dict[str, Callable[[], Behaviour]] = {
     "nothing": empty_200,
     "103 first": lambda: informational(103),
     "a slice as 200": slice_as_200,
+    "a right digest": lambda: digest_headers("Repr-Digest", right=True),
     "a wrong digest": lambda: wrong_digest_headers("Repr-Digest"),
     "a stall, once": lambda: stall_after(500, times=1),
     "silence, once": lambda: silent(times=1),

@@ -329,7 +329,7 @@ def test_a_second_connection_that_brings_nothing_more_stays_the_last() -> None:
     assert one.further(101.0) is None, "what the second one brings is not known yet"
     second.flowing, second.speed, second.reach, second.first = True, GIB / 2, second.end, second.at
     span.speed = GIB / 2
-    assert one.further(102.5) is None
-    span.speed = second.speed = 0.9 * GIB
-    assert one.further(102.6) is None, "that was seen a moment ago"
+    assert one.further(105.0) is None
+    span.speed = second.speed = 0.6 * GIB
+    assert one.further(105.1) is None, "that was seen a moment ago"
     assert one.further(200.0) is not None, "and is looked at again after a while"

@@ -338,7 +338,12 @@ class BulkSpider(Spider):
         slots = self.schedule.requests_at_once(work)
         most = self.small.batch(work.origin, self.source.waiting, slots) - 1
         mates: list[Work] = []
-        if most < 1 or self.run.rates.limited or not may_travel(work.entry, work.url, self.run.options):
+        if (
+            most < 1
+            or work.numbered
+            or self.run.rates.limited
+            or not may_travel(work.entry, work.url, self.run.options)
+        ):
             return mates
         now = time.monotonic()
         blocked = self.schedule.blocked(now)
@@ -355,6 +360,7 @@ class BulkSpider(Spider):
                 self.schedule.wait(mate, now)
                 break
             mates.append(mate)
+        self._count_known()
         if mates:
             logger.debug("%s: its request brings %d more small files", work.entry.name, len(mates))
         return mates
@@ -437,6 +443,9 @@ class BulkSpider(Spider):
 
     def _answered(self, response: Response) -> Iterator[BulkItem]:
         assert response.request is not None
+        if "Set-Cookie" in response.headers:
+            # Which requests it goes with is for Scrapy's middleware to say.
+            self.small.never()
         return self._take_back(response.request, None)
 
     def _failed(self, failure: Failure) -> Iterator[BulkItem]:
@@ -449,6 +458,8 @@ class BulkSpider(Spider):
             return
         self._land(piece)
         results = bulk.pop("results", None)
+        if bulk.pop("impossible", False):
+            self.small.never()
         if results is not None:
             yield from self._settle_batch(piece, results)
         else:
@@ -499,7 +510,7 @@ class BulkSpider(Spider):
             deferred_from_coro(self._refresh(work, error))
         elif next_step is None:
             download = work.download
-            plain = download.attempts == 1 and download.final_url == redact(work.entry.url)
+            plain = download.attempts == 1 and download.final_url == redact(work.entry.url) and not download.algorithms
             self.small.seen(work.origin, download.part.state.total, plain=plain)
             # All bytes are here. BulkPipeline proves and names them; the status is empty until then.
             yield self._item(work.entry, "", work=work)
@@ -530,7 +541,7 @@ class BulkSpider(Spider):
                 yield from self._settle(replace(piece, work=work, mates=()), Outcome.from_meta(told))
 
     def _hand_back(self, mates: Iterable[Work]) -> None:
-        """They have a request of their own next; what else is small there is seen anew."""
+        """Each has a request of its own next; what else is small there is seen anew."""
         for mate in mates:
             self.small.odd(mate.origin)
             self.schedule.wait(mate, time.monotonic())
