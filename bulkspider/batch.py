@@ -207,7 +207,8 @@ class Batch:
         """As the middlewares have made them for the first entry; none of the entries has any of its own."""
         first, headers = self._downloads[0], self._request.headers.copy()
         add_secrets(headers, first.entry, first.url, self._request.url)
-        lines = [b"%b: %b" % (name, value) for name, values in headers.items() for value in values]
+        # A line break in a value would be a field of its own; Twisted makes it a blank, too.
+        lines = [b"%b: %b" % (n, b" ".join(value.splitlines())) for n, values in headers.items() for value in values]
         if "Host" not in headers:
             lines.insert(0, b"Host: " + urlsplit(first.entry.url).netloc.encode("ascii"))
         return b"\r\n".join([b" HTTP/1.1", *lines, b"", b""])

@@ -107,6 +107,11 @@ class Intake:
         next_held = there.next_after(at)
         return max(0, (end if next_held is None else min(end, next_held)) - at)
 
+    @property
+    def untold(self) -> int:
+        """How many bytes may be written before `wrote` tells of them."""
+        return self._part.until_saved
+
     def wrote(self, count: int) -> None:
         """`count` bytes were written to `fd` at `at`."""
         self._has_written = True

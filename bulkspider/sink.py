@@ -33,9 +33,8 @@ OLD_PART = ".part.old"
 OLD_STATE = ".part.old.json"
 _TEMPORARY = ".part.json.tmp"
 
-# After a kill -9 the page cache is intact: at most 8 MiB of a transfer are fetched again (DESIGN, "On disk"), these and
-# the 2 MiB that a mover has not told of (`splice.UNTOLD`).
-WRITTEN_EVERY_BYTES = 6 * 1024 * 1024
+# After a kill -9 the page cache is intact: at most this much of a transfer is fetched again (DESIGN, "On disk").
+WRITTEN_EVERY_BYTES = 8 * 1024 * 1024
 # The design allows two seconds; a state costs a rename, which is nothing beside a second of transfer.
 WRITTEN_EVERY_SECONDS = 1.0
 # A slow transfer becomes durable too.
@@ -373,6 +372,11 @@ class Part:
             if self._saved_bytes >= WRITTEN_EVERY_BYTES or self.save_is_due:
                 self._raise_flush_error()
                 self.save()
+
+    @property
+    def until_saved(self) -> int:
+        """Bytes that may be written before `record` must hear of them, so that the state is never too far behind."""
+        return max(1, WRITTEN_EVERY_BYTES - self._saved_bytes)
 
     @property
     def _is_due(self) -> bool:

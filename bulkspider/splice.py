@@ -21,9 +21,8 @@ from bulkspider.wire import TlsStream
 # A full pipe's worth: the fewer system calls, the less of the interpreter.
 CHUNK = 1024 * 1024
 # While the socket has more, so many bytes are moved before anybody is told: copying a pipe's worth drives all else out
-# of the processor's cache, so each line of Python between two of them costs many times what it does elsewhere. Told or
-# not, a `kill -9` must not cost more than 8 MiB (`sink.WRITTEN_EVERY_BYTES`).
-UNTOLD = 2 * CHUNK
+# of the processor's cache, so each line of Python between two of them costs many times what it does elsewhere.
+UNTOLD = 4 * CHUNK
 
 
 class DirectPump(Mover):
@@ -64,7 +63,7 @@ class DirectPump(Mover):
         """Moves up to `room` bytes to offset `at` on, as many as the socket has; as `_move_some`."""
         intake, pipe, size, fd = self._intake, self._pipe, self._read_size(), self._intake.fd
         # How fast it begins is of interest (`spans.py`): the first bytes are told of at once.
-        most = min(room, UNTOLD if size == CHUNK and self.received_bytes >= UNTOLD else size)
+        most = min(room, intake.untold, UNTOLD if size == CHUNK and self.received_bytes >= UNTOLD else size)
         count, moved = None, 0
         self.waiting_for_us = True
         try:
