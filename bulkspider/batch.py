@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -201,7 +202,8 @@ class Batch:
         download.largest = download.bytes_received = len(body)
         download.final_url = redact(entry.url)
         self._received += len(body)
-        self._commits[download] = self._run.commit(download, Proof("complete", {}))
+        commit = self._commits[download] = self._run.commit(download, Proof("complete", {}))
+        commit.add_done_callback(partial(_note, download))
 
     def _fields_of_requests(self) -> bytes:
         """As the middlewares have made them for the first entry; none of the entries has any of its own."""
@@ -212,6 +214,12 @@ class Batch:
         if "Host" not in headers:
             lines.insert(0, b"Host: " + urlsplit(first.entry.url).netloc.encode("ascii"))
         return b"\r\n".join([b" HTTP/1.1", *lines, b"", b""])
+
+
+def _note(download: Download, commit: Future[LedgerLine]) -> None:
+    """For who looks on: it is done, while others of its batch are on their way."""
+    if commit.exception() is None:
+        download.finished = commit.result()
 
 
 class _Answers:

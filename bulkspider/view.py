@@ -169,6 +169,8 @@ class Watcher:
             asking = transfers.get(download)
             if asking is None and not download.part.state.complete:
                 continue  # it waits: see `_waiting`
+            if download.finished is not None:
+                continue  # it is done; others of its batch are on their way
             state = download.part.state
             meter = self._meters.get(download) or Meter(NOW, now, download.bytes_received)
             meters[download] = meter
