@@ -1,9 +1,10 @@
 """The fork in the road: requests with meta["bulk"] are ours, all others go to Scrapy's own handler untouched.
 
-A download handler for http and https. For ours it makes one Transfer and answers with a Response that has no body:
-what became of the attempt is in `meta["bulk"]["result"]`, as plain data. The requests of the spider and of
-BulkFilesPipeline end here with their bytes in the part (they finish their files); a bare request (`bare.py`) is
-answered when its file is finished, or is known to be.
+A download handler for http and https. For ours it makes one Transfer, or a Batch where the request brings several
+small files, and answers with a Response that has no body: what became of the attempt is in `meta["bulk"]["result"]`
+(of a batch: `["results"]`), as plain data. The requests of the spider and of BulkFilesPipeline end here with their
+bytes in the part (they finish their files; a batch has finished its own); a bare request (`bare.py`) is answered when
+its file is finished, or is known to be.
 """
 
 from __future__ import annotations

@@ -11,7 +11,6 @@ import errno
 import fcntl
 import os
 import socket
-import time
 
 from bulkspider.errors import disk_error
 from bulkspider.mover import Mover
@@ -81,13 +80,9 @@ class DirectPump(Mover):
                     moved += done
                     left -= done
         finally:
-            try:
-                if moved:
-                    intake.wrote(moved)
-            finally:
-                self.waiting_for_us = False
-                if moved:
-                    self.last_byte = time.monotonic()
+            self.waiting_for_us = False
+            if moved:
+                self._into_sink(intake.wrote, moved)
         return moved or count
 
 
