@@ -88,6 +88,7 @@ def run(
     process.returncode = os.waitstatus_to_exitcode(status)
     if problem is None and not shown and process.returncode not in good:
         problem = f"exit status {process.returncode}: {log.read_text(errors='replace')[-300:].strip()}"
+    peak = peak or usage.ru_maxrss * 1024  # through before the first look: the kernel's account, which is no less
     return Run(wall, usage.ru_utime, usage.ru_stime, peak, problem, None if first is None else first - began)
 
 
