@@ -25,6 +25,8 @@ from bulkspider.wire import Head, TlsStream
 PATIENCE = 250
 # Below this a thread and a new connection for the next file cost more than they save.
 WORTH_IT = 4 * 1024 * 1024
+# While the socket has more, so many bytes are moved before anybody is told.
+UNTOLD = 4 * 1024 * 1024
 
 
 class Mover:
@@ -62,6 +64,14 @@ class Mover:
 
     def _move_some(self, sock: socket.socket) -> int | None:
         """Moves what the socket has; the number of bytes, 0 when it has ended, None when it had nothing yet."""
+        raise NotImplementedError
+
+    def _bring(self, sock: socket.socket, most: int) -> int | None:
+        """Up to `most` bytes of what the socket has, to be `_put`; 0 and None as of `_move_some`."""
+        raise NotImplementedError
+
+    def _put(self, fd: int, at: int, count: int) -> int:
+        """Writes some of the last `count` bytes that were brought to offset `at`; how many. Raises DiskError."""
         raise NotImplementedError
 
     def _flush(self) -> None:
@@ -128,6 +138,35 @@ class Mover:
             finally:
                 self._end()
         return End.FRAMED if intake.full else End.LOST
+
+    def _move_untold(self, sock: socket.socket, piece: int, most: int) -> int | None:
+        """Moves up to `most` bytes that nothing on disk is to be compared with, in pieces, while the socket has more;
+        as `_move_some`. Nobody is told before the end: copying a piece drives all else out of the processor's cache,
+        so each line of Python between two of them costs many times what it does elsewhere."""
+        intake = self._intake
+        fd, at, moved = intake.fd, intake.at, 0
+        most = min(most, intake.untold)
+        count: int | None = None
+        self.waiting_for_us = True
+        try:
+            while moved < most and not self._stop.is_set():
+                # Another connection may have taken over what lies behind, a moment ago.
+                end = intake.end or 0
+                if end <= at + moved:
+                    break
+                count = left = self._bring(sock, min(piece, most - moved, end - at - moved))
+                if not left:
+                    break
+                self.received_bytes += left
+                while left:
+                    done = self._put(fd, at + moved, left)
+                    moved += done
+                    left -= done
+        finally:
+            self.waiting_for_us = False
+            if moved:
+                self._into_sink(intake.wrote, moved)
+        return moved or count
 
     def _received(self, count: int) -> None:
         self.received_bytes += count

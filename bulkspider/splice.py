@@ -13,15 +13,12 @@ import os
 import socket
 
 from bulkspider.errors import disk_error
-from bulkspider.mover import Mover
+from bulkspider.mover import UNTOLD, Mover
 from bulkspider.pump import Intake
 from bulkspider.wire import TlsStream
 
 # A full pipe's worth: the fewer system calls, the less of the interpreter.
 CHUNK = 1024 * 1024
-# While the socket has more, so many bytes are moved before anybody is told: copying a pipe's worth drives all else out
-# of the processor's cache, so each line of Python between two of them costs many times what it does elsewhere.
-UNTOLD = 4 * CHUNK
 
 
 class DirectPump(Mover):
@@ -42,7 +39,10 @@ class DirectPump(Mover):
             # Another connection took the rest over a moment ago.
             return None
         if (room := intake.unheld) and self._pipe.works:
-            count = self._splice(sock, intake.at, room)
+            size = self._read_size()
+            # How fast it begins is of interest (`spans.py`): the first bytes are told of at once.
+            at_once = UNTOLD if size == CHUNK and self.received_bytes >= UNTOLD else size
+            count = self._move_untold(sock, size, min(room, at_once))
             if count or self._pipe.works:
                 return count
         # To be compared, or no splice here: through user space.
@@ -58,32 +58,11 @@ class DirectPump(Mover):
         self._into_sink(intake.take, self._buffer[:count])
         return count
 
-    def _splice(self, sock: socket.socket, at: int, room: int) -> int | None:
-        """Moves up to `room` bytes to offset `at` on, as many as the socket has; as `_move_some`."""
-        intake, pipe, size, fd = self._intake, self._pipe, self._read_size(), self._intake.fd
-        # How fast it begins is of interest (`spans.py`): the first bytes are told of at once.
-        most = min(room, intake.untold, UNTOLD if size == CHUNK and self.received_bytes >= UNTOLD else size)
-        count, moved = None, 0
-        self.waiting_for_us = True
-        try:
-            while moved < most and not self._stop.is_set():
-                # Another connection may have taken over what lies behind, a moment ago.
-                end = intake.end or 0
-                if end <= at + moved:
-                    break
-                count = left = pipe.fill(sock, min(size, most - moved, end - at - moved))
-                if not left:
-                    break
-                self.received_bytes += left
-                while left:
-                    done = pipe.empty_into(fd, at + moved, left, intake)
-                    moved += done
-                    left -= done
-        finally:
-            self.waiting_for_us = False
-            if moved:
-                self._into_sink(intake.wrote, moved)
-        return moved or count
+    def _bring(self, sock: socket.socket, most: int) -> int | None:
+        return self._pipe.fill(sock, most)
+
+    def _put(self, fd: int, at: int, count: int) -> int:
+        return self._pipe.empty_into(fd, at, count, self._intake)
 
 
 class _Pipe:

@@ -7,9 +7,11 @@ new keys, a renegotiation) happens inside the decryption. `wire.py` knows how TL
 
 from __future__ import annotations
 
+import os
 import socket
 
-from bulkspider.mover import Mover
+from bulkspider.errors import disk_error
+from bulkspider.mover import UNTOLD, Mover
 from bulkspider.wire import TlsStream
 
 # What a slow link gives must not wait in memory for a buffer to fill (seconds).
@@ -24,6 +26,8 @@ class TlsPump(Mover):
         self._tls: TlsStream | None = tls
         self._gathered = 0
         self._gathered_since = 0.0
+        # The socket had a whole buffer's worth at once, the last time.
+        self._flows = False
         # What Twisted has read already may hold whole records.
         while not self._intake.full and self._decrypt(tls, len(tls.plain)):
             pass
@@ -37,7 +41,13 @@ class TlsPump(Mover):
     def _move_some(self, sock: socket.socket) -> int | None:
         tls = self._tls
         assert tls is not None
-        count = self._decrypt(tls, self._read_size())
+        size = self._read_size()
+        # How fast it begins is of interest (`spans.py`): the first bytes are told of at once.
+        flows = self._flows and self.received_bytes >= UNTOLD and size >= len(tls.plain)
+        if flows and (room := self._intake.unheld):
+            count = self._move_untold(sock, len(tls.plain), min(room, UNTOLD))
+            return count or (None if tls.is_open else 0)
+        count = self._decrypt(tls, size)
         if self._gathered and self.last_byte - self._gathered_since >= GATHER_SECONDS:
             self._flush()
         return count or (None if tls.is_open else 0)
@@ -56,7 +66,21 @@ class TlsPump(Mover):
             self._gathered += count
         if count >= room:
             self._flush()
+        self._flows = count == len(tls.plain)
         return count
+
+    def _bring(self, sock: socket.socket, most: int) -> int | None:
+        assert self._tls is not None
+        count = self._brought = self._tls.get(0, most)
+        self._flows = count == most
+        return count
+
+    def _put(self, fd: int, at: int, count: int) -> int:
+        assert self._tls is not None
+        try:
+            return os.pwrite(fd, self._tls.plain[self._brought - count : self._brought], at)
+        except OSError as error:
+            raise disk_error(error, self._intake.path) from error
 
     def _flush(self) -> None:
         if self._gathered:

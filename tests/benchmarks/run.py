@@ -4,7 +4,8 @@
 
 Prints a table for each scenario and writes all figures, with machine and versions, as JSON. What is not installed is
 left out. Trust the ratios (to the best of aria2c, curl -Z and wget2) and the CPU time per GB; on a busy or virtual
-machine wall times swing by a factor of two from run to run.
+machine wall times swing by a factor of two from run to run. Much of that may be memory that the machine gives back to
+its host as soon as it is freed: --hold-memory keeps it (and takes nearly all of it for some seconds).
 """
 
 from __future__ import annotations
@@ -18,20 +19,21 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from clients import CLIENTS, Client, Job
 from measure import Listener, Run, median, run
+from memory import HeldMemory
 from nginx import Nginx, hashes
 
 KB, MB, GB = 1000, 1000**2, 1000**3
 KIB, MIB, GIB = 1024, 1024**2, 1024**3
 
 # A virtual machine may give memory that was freed back to its host, within a second or two, and whoever uses it next
-# pays for that. Without a pause the programs that begin slowly pay more than the others.
+# pays for that (`memory.py`). Without a pause the programs that begin slowly pay more than the others.
 SETTLE = 3.0
 START_UP_ROUNDS = 3  # times as many as asked for: they are short, and their figures small
 
@@ -374,6 +376,7 @@ def _machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "kernel": platform.release(),
+        "tcp_congestion_control": Path("/proc/sys/net/ipv4/tcp_congestion_control").read_text().strip(),
         "load": os.getloadavg()[0],
     }
 
@@ -393,6 +396,7 @@ def main() -> int:
     names = [client.name for client in CLIENTS]
     parser.add_argument("--client", action="append", choices=names, help="may be repeated; all, if none is given")
     parser.add_argument("--size-factor", type=float, default=1.0, metavar="F", help="times the sizes and counts (1)")
+    parser.add_argument("--hold-memory", action="store_true", help="no freed memory goes back to the machine's host")
     parser.add_argument("--json", metavar="FILE", help="all figures, with machine and versions")
     parser.add_argument("--where", default="/dev/shm", metavar="DIR", help="memory-backed, for the copies (/dev/shm)")
     options = parser.parse_args()
@@ -401,9 +405,10 @@ def main() -> int:
         if not client.installed:
             print(f"{client.name}: {client.program} is not installed")
     result: dict[str, Any] = {"machine": _machine(), "versions": _versions(clients), "rounds": options.rounds}
-    result |= {"size_factor": options.size_factor, "scenarios": {}}
+    result |= {"hold_memory": options.hold_memory, "size_factor": options.size_factor, "scenarios": {}}
     print(json.dumps(result["machine"]), json.dumps(result["versions"]), sep="\n", end="\n\n", flush=True)
     with (
+        closing(HeldMemory(_available_memory())) if options.hold_memory else nullcontext(),
         tempfile.TemporaryDirectory(prefix="bulkspider-benchmark.") as server,
         tempfile.TemporaryDirectory(prefix="bulkspider-benchmark.", dir=options.where) as where,
         Benchmark(clients, options.rounds, options.size_factor, Path(server), Path(where)) as benchmark,
