@@ -1,6 +1,6 @@
 """What can go wrong, in one small tree.
 
-Foreign exceptions are mapped where they enter the house (Twisted's in `wire.py`, the disk's in `sink.py`);
+Foreign exceptions are mapped where they enter the house (Twisted's in `wire/`, the disk's in `sink.py`);
 everything inside speaks BulkError. Every error carries a stable `code` (a short word that stats, items and
 documentation use) and says whether trying the same thing again can ever help.
 """

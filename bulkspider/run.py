@@ -15,15 +15,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from scrapy import signals
 from scrapy.utils.asyncio import create_looping_call
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
-from twisted.internet.defer import Deferred
-from twisted.python.failure import Failure
 
 from bulkspider.claims import Claims
 from bulkspider.download import Download
@@ -40,6 +37,7 @@ from bulkspider.plan import Rung
 from bulkspider.rates import INTERVAL, LIMITED_READ, ControlFile, Rates
 from bulkspider.secrecy import guard_logs
 from bulkspider.sink import Part
+from bulkspider.threads import Threads
 from bulkspider.wire import Wire, is_closing
 
 if TYPE_CHECKING:
@@ -47,17 +45,12 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 TICK = 0.25
 # Room that is left for states and the ledger.
 RESERVE = 256 * 1024
 # With so much room to spare, files up to this size do not ask for it one by one.
 AMPLE, SMALL = 4 << 30, 1 << 20
-# Disk work is short; more threads than this only queue up in the kernel.
-DISK_THREADS = 16
-# One for each transfer whose socket a thread has taken; threads are made when they are needed.
-MOVER_THREADS = 512
 STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")
 
 
@@ -93,11 +86,10 @@ class Run:
         self.committer = Committer()
         self._wire: Wire | None = None
         self._fallback: Fallback | None = None
-        self._executor = ThreadPoolExecutor(DISK_THREADS, thread_name_prefix="bulk-disk")
-        self._movers = ThreadPoolExecutor(MOVER_THREADS, thread_name_prefix="bulk-move")
-        self._hashers = ThreadPoolExecutor(max(1, os.cpu_count() or 1), thread_name_prefix="bulk-hash")
-        self._arrivals: list[tuple[Deferred[Any], Future[Any]]] = []
-        self._arrivals_lock = threading.Lock()
+        self._threads = Threads()
+        self.in_thread = self._threads.in_thread
+        self.in_own_thread = self._threads.in_own_thread
+        self.from_future = self._threads.from_future
         self._folders: dict[str, Folder] = {}
         self._ledgers: dict[str, Ledger] = {}
         self._downloads: dict[str, Download] = {}
@@ -278,44 +270,6 @@ class Run:
         self._followed.pop(download, None)
         if not download.part.is_at_rest:
             await maybe_deferred_to_future(self.in_thread(download.part.give_up))
-
-    # -------------------------------------------------------------------------------------------- threads
-
-    def in_own_thread(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        """For work that lasts as long as a transfer."""
-        return self.from_future(self._movers.submit(function, *args))
-
-    def in_thread(self, function: Callable[..., T], *args: Any, hashing: bool = False) -> Deferred[T]:
-        """Runs `function` in a worker thread; its result arrives on the reactor's."""
-        executor = self._hashers if hashing else self._executor
-        return self.from_future(executor.submit(function, *args))
-
-    def from_future(self, future: Future[T]) -> Deferred[T]:
-        deferred: Deferred[T] = Deferred()
-        future.add_done_callback(partial(self._arrived, deferred))
-        return deferred
-
-    def _arrived(self, deferred: Deferred[Any], future: Future[Any]) -> None:
-        """In the thread: the reactor is woken once for all that has arrived until it looks."""
-        from twisted.internet import reactor
-
-        with self._arrivals_lock:
-            self._arrivals.append((deferred, future))
-            first = len(self._arrivals) == 1
-        if first:
-            cast(Any, reactor).callFromThread(self._take_arrivals)
-
-    def _take_arrivals(self) -> None:
-        with self._arrivals_lock:
-            arrivals, self._arrivals = self._arrivals, []
-        for deferred, future in arrivals:
-            if deferred.called:
-                continue
-            error = future.exception()
-            if error is not None:
-                deferred.errback(Failure(error))
-            else:
-                deferred.callback(future.result())
 
     # -------------------------------------------------------------------------------------------- transfers, stopping
 
@@ -537,9 +491,7 @@ class Run:
         if self._wire is not None:
             await self._wire.close()
         await maybe_deferred_to_future(self.in_thread(self.committer.close))
-        self._executor.shutdown(wait=False)
-        self._hashers.shutdown(wait=False)
-        self._movers.shutdown(wait=False)
+        self._threads.shut_down()
         for ledger in self._ledgers.values():
             ledger.close()
         for folder in self._folders.values():

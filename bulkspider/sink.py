@@ -26,12 +26,12 @@ from bulkspider.errors import BulkError, DiskError, disk_error
 from bulkspider.folder import Folder, lstat_at, require_regular
 from bulkspider.plan import PartState, Validators
 from bulkspider.ranges import Ranges
+from bulkspider.statefile import Trusted, document_of, load_state, replace_state, trusted_of
 
 PART = ".part"
 STATE = ".part.json"
 OLD_PART = ".part.old"
 OLD_STATE = ".part.old.json"
-_TEMPORARY = ".part.json.tmp"
 
 # After a kill -9 the page cache is intact: at most this much of a transfer is fetched again (DESIGN, "On disk").
 WRITTEN_EVERY_BYTES = 8 * 1024 * 1024
@@ -61,17 +61,6 @@ def _find_fallocate() -> Callable[[int, int, int, int], int] | None:
 
 
 _fallocate = _find_fallocate()
-
-
-def _boot_id() -> str | None:
-    """Names this boot of this machine; None where that cannot be known (then only durable bytes are trusted)."""
-    try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    except OSError:
-        return None
-
-
-BOOT_ID = _boot_id()
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,11 +234,11 @@ class Part:
         self.foreign = None
         self.state = PartState(restarts=self.state.restarts)
         if found is not None:
-            saved = self._load_state()
+            saved = load_state(self._base + STATE, self._dir_fd)
             self._open_part(found)
             ours = saved is not None and saved.get("key") == self.key
             if saved is not None and ours and "refuted" not in saved:
-                self._restore(saved, found.st_size)
+                self._restore(trusted_of(saved, found.st_size))
                 return
             if saved is not None and ours:
                 # Whoever refuted it came no further.
@@ -451,79 +440,27 @@ class Part:
                 os.posix_fadvise(fd, 0, unread or 0, os.POSIX_FADV_DONTNEED)
 
     def save(self) -> None:
-        """Writes the state by temporary file and rename, so that a full disk cannot empty the old one."""
+        """Writes the state (`statefile.py`). Raises DiskError; then the old one is as it was."""
         with self._lock:
             self._saved_bytes, self._saved_at = 0, time.monotonic()
             if self._fd < 0 or self.adopted or not self._is_ours:
                 return
             if not (self.state.have or self._has_holes):
                 return
-            document = {
-                "version": 1,
-                "name": self.name,
-                "key": self.key,
-                **self.details,
-                "etag": self.state.validators.etag,
-                "last_modified": self.state.validators.last_modified,
-                "date": self.state.validators.date,
-                "host": self.state.source,
-                "total": self.state.total,
-                "written": [list(pair) for pair in self.state.have],
-                "durable": [list(pair) for pair in self._durable],
-                "boot": BOOT_ID,
-            }
+            document = {"name": self.name, "key": self.key, **self.details, **document_of(self.state, self._durable)}
             self._may_leave_files = True
-            self._replace_file(_TEMPORARY, STATE, document)
+            try:
+                replace_state(self._base + STATE, self._dir_fd, document)
+            except OSError as error:
+                raise disk_error(error, self.folder.path(self.name + STATE)) from error
             self._drop_old_if_overtaken()
 
-    def _replace_file(self, temporary: str, final: str, document: Mapping[str, Any]) -> None:
-        temporary, final = self._base + temporary, self._base + final
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            fd = os.open(temporary, flags, 0o666, dir_fd=self._dir_fd)
-            try:
-                data = json.dumps(document).encode()
-                if os.write(fd, data) != len(data):
-                    raise OSError(errno.ENOSPC, "short write")
-            finally:
-                os.close(fd)
-            os.rename(temporary, final, src_dir_fd=self._dir_fd, dst_dir_fd=self._dir_fd)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.unlink(temporary, dir_fd=self._dir_fd)
-            raise disk_error(error, self.folder.path(self.name + STATE)) from error
-
-    def _load_state(self, suffix: str = STATE) -> dict[str, Any] | None:
-        try:
-            fd = os.open(self._base + suffix, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self._dir_fd)
-        except OSError:
-            return None
-        with os.fdopen(fd, "rb") as file:
-            try:
-                saved = json.loads(file.read(1 << 20))
-            except ValueError:
-                return None
-        return saved if isinstance(saved, dict) else None
-
-    def _restore(self, saved: Mapping[str, Any], size: int) -> None:
-        """Trusts what the state proves and no more (FAULTS 45): `written` within one boot, else `durable`."""
-        try:
-            durable = Ranges(saved["durable"])
-            same_boot = BOOT_ID is not None and saved.get("boot") == BOOT_ID
-            have = Ranges(saved["written"]) if same_boot else durable.copy()
-            total = saved.get("total")
-            validators = Validators(*(_text(saved.get(field)) for field in ("etag", "last_modified", "date")))
-        except (KeyError, TypeError, ValueError):
-            have, durable, total, validators = Ranges(), Ranges(), None, Validators()
-        have.clip(size)
-        durable.clip(size)
-        if isinstance(total, int):
-            have.clip(total)
-        self._durable = durable
-        self.state.have = have
-        self.state.total = total if isinstance(total, int) else None
-        self.state.validators = validators
-        self.state.source = _text(saved.get("host"))
+    def _restore(self, trusted: Trusted) -> None:
+        self._durable = trusted.durable
+        self.state.have = trusted.have
+        self.state.total = trusted.total
+        self.state.validators = trusted.validators
+        self.state.source = trusted.source
 
     # ---------------------------------------------------------------------------- restarts, foreign files, the end
 
@@ -764,10 +701,6 @@ def _pread(fd: int, offset: int, length: int) -> bytes:
         offset += len(piece)
         length -= len(piece)
     return b"".join(pieces)
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) else None
 
 
 def bytes_held(path: str | os.PathLike[str]) -> tuple[int, bool]:

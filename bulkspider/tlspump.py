@@ -2,7 +2,7 @@
 
 On the reactor each record of 16 KiB costs more in Python than in OpenSSL, and all transfers share one core. Here only
 OpenSSL and the kernel work, without the GIL, beside each other. What TLS does in the middle of a body (session tickets,
-new keys, a renegotiation) happens inside the decryption. `wire.py` knows how TLS is taken.
+new keys, a renegotiation) happens inside the decryption. `wire/tls.py` knows how TLS is taken.
 """
 
 from __future__ import annotations

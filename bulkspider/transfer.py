@@ -32,7 +32,7 @@ from bulkspider.secrecy import add_secrets
 from bulkspider.spans import Span
 from bulkspider.splice import CHUNK, DirectPump
 from bulkspider.tlspump import TlsPump
-from bulkspider.wire import READ_SIZE, Head
+from bulkspider.wire import Head
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -383,7 +383,7 @@ class Transfer:
             return mover(
                 head, intake, run.in_own_thread, self._count_only, partial(run.pay, self.host), self._read_size
             )
-        head.connection.read_in_pieces(min(self._read_size(), READ_SIZE))
+        head.connection.read_in_pieces(self._read_size())
         return Pump(head, intake, run.in_thread, self._count)
 
     def _read_size(self) -> int:

@@ -85,7 +85,7 @@ from faults import (
 )
 from faulty import LAST_MODIFIED, Behaviour, Exchange, FaultyOrigin, Recorded, Resource, correct, good, make_body
 
-from bulkspider.sink import BOOT_ID
+from bulkspider.statefile import BOOT_ID
 from bulkspider.urls import url_key
 
 KIB = 1024

@@ -63,7 +63,7 @@ def test_where_tls_is_not_lent_the_reactor_serves(bulk: Bulk) -> None:
     with FaultyOrigin(default=good, resource=BODY, tls=True) as origin:
         bulk.write_list({name: origin.url(name) for name in names})
         command = bulk.command(settings={"CONCURRENT_REQUESTS": "1", **TRUST})
-        without = "import bulkspider.wire as w, sys; w._TLS_CAN_BE_TAKEN = False; from scrapy.cmdline import execute"
+        without = "import bulkspider.wire.tls as t, sys; t.CAN_BE_TAKEN = False; from scrapy.cmdline import execute"
         command = [sys.executable, "-c", f"{without}; execute(['scrapy', *sys.argv[1:]])", *command[3:]]
         done = subprocess.run(
             command,

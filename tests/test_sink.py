@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkspider import sink
+from bulkspider import sink, statefile
 from bulkspider.errors import DiskError
 from bulkspider.folder import Folder
 from bulkspider.plan import Validators
@@ -126,7 +126,7 @@ def test_another_or_an_unknown_boot_trusts_only_what_is_durable(
     part.write(DATA[3000:5000], 3000)
     part.save()
     part.close()
-    monkeypatch.setattr(sink, "BOOT_ID", now)
+    monkeypatch.setattr(statefile, "BOOT_ID", now)
     assert held(part_of(folder)) == [(0, 3000)]
 
 

@@ -12,7 +12,7 @@ import errno
 import gc
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
@@ -29,15 +29,15 @@ from twisted.internet.defer import Deferred
 from bulkspider.arguments import Prepared, prepare
 from bulkspider.bell import Bell, breathe
 from bulkspider.delivery import error_of, middleware_error
-from bulkspider.entry import Entry, origin_of, redact, url_key, without_userinfo
+from bulkspider.entry import Entry, redact, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, Stopped, UsageError, disk_error
-from bulkspider.finish import prove_again
 from bulkspider.freshurl import EXPIRED, FreshUrls
 from bulkspider.items import BulkItem
-from bulkspider.ledger import LedgerLine, Proof, proves
+from bulkspider.ledger import LedgerLine
 from bulkspider.options import human
 from bulkspider.pace import Again, GiveUp, Outcome
 from bulkspider.pipelines import BulkPipeline
+from bulkspider.proven import Proven
 from bulkspider.run import Run
 from bulkspider.schedule import Piece, Schedule, Work
 from bulkspider.secrecy import guard_logs
@@ -122,10 +122,6 @@ class BulkSpider(Spider):
         self.report = prepared.report
         self._writer = prepared.writer
         self._ready: deque[BulkItem] = deque()
-        self._known: Counter[str] = Counter()
-        self._known_bytes = 0
-        self._served: set[str] = set()
-        self._checking = 0
         self._yielding: Piece | None = None
         self._idle_since: float | None = None
         self._bell = Bell()
@@ -161,7 +157,7 @@ class BulkSpider(Spider):
                 self._ready.extend(self._give_up(work, error))
             if self._ready:
                 continue
-            if self.source.exhausted and not self._checking:
+            if self.source.exhausted and not self.proven.checking:
                 self.schedule.begin_last_pass(now)
             begun = self._begin(self.schedule.due(now) or await self._next_new(now))
             begun = begun or (None if self._ready else self._begin_further(now))
@@ -210,7 +206,15 @@ class BulkSpider(Spider):
         self.small = SmallFiles(run.options.batch if not self.source.shared and nobody_minds(settings) else 1)
         run.changed = self._bell.ring
         self.fresh_urls = FreshUrls(self.list_path, run.options.fresh_url, run.in_thread, aria2=self._aria2)
-        self._feeds = bool(settings.getdict("FEEDS")) or self.report is not None
+        rows = bool(settings.getdict("FEEDS")) or self.report is not None
+        self.proven = Proven(
+            run,
+            self.folder,
+            self.ledger,
+            self.source,
+            tell=self._tell_proven if rows else None,
+            refuted=self._fetch_after_all,
+        )
         stats = self.crawler.stats
         stats.set_value("bulk/entries", self.source.entries)
         if self.source.duplicates:
@@ -235,7 +239,7 @@ class BulkSpider(Spider):
                 )
 
     def _is_done(self) -> bool:
-        return self.source.exhausted and self.schedule.empty and not self._ready and not self._checking
+        return self.source.exhausted and self.schedule.empty and not self._ready and not self.proven.checking
 
     async def _next_new(self, now: float) -> Work | None:
         """The next entry of the list that the ledger does not prove."""
@@ -248,7 +252,7 @@ class BulkSpider(Spider):
                 entry = self._take(blocked)
                 if entry is None:
                     return None
-                if not self._is_proven(entry):
+                if not self.proven.has(entry):
                     work = Work.on(entry)
                     self.schedule.add(work)
                     if self.schedule.may_begin(work, now):
@@ -256,18 +260,12 @@ class BulkSpider(Spider):
                     self.schedule.wait(work, now)
                     blocked = self.schedule.blocked(now)
                 if time.monotonic() > slice_ends:
-                    self._count_known()
+                    self.proven.count()
                     await breathe()
                     slice_ends = time.monotonic() + SLICE_SECONDS
             return None
         finally:
-            self._count_known()
-
-    def _count_known(self) -> None:
-        if self._known:
-            self.run.count_known(self._known, self._known_bytes)
-            self._known.clear()
-            self._known_bytes = 0
+            self.proven.count()
 
     def _take(self, blocked: set[str]) -> Entry | None:
         """The next entry, with what a checksum file says of it."""
@@ -351,7 +349,7 @@ class BulkSpider(Spider):
             entry = self._take(blocked)
             if entry is None:
                 break
-            if self._is_proven(entry):
+            if self.proven.has(entry):
                 continue
             mate = Work.on(entry)
             self.schedule.add(mate)
@@ -360,7 +358,7 @@ class BulkSpider(Spider):
                 self.schedule.wait(mate, now)
                 break
             mates.append(mate)
-        self._count_known()
+        self.proven.count()
         if mates:
             logger.debug("%s: its request brings %d more small files", work.entry.name, len(mates))
         return mates
@@ -643,62 +641,13 @@ class BulkSpider(Spider):
 
     # ------------------------------------------------------------------------------- what earlier runs have proven
 
-    def _is_proven(self, entry: Entry) -> bool:
-        """True when nothing is to be fetched for the entry, or that is being found out."""
-        if self.source.taken_over(entry) and self.folder.lstat(entry.name) is not None:
-            self.ledger.load()
-        line = self.ledger.find(entry.name)
-        found = self.folder.lstat(entry.name) if line is not None else None
-        if line is None or found is None:
-            return False
-        proof = proves(line, key=url_key(entry.url), stat=found, size=entry.size, digests=dict(entry.digests))
-        if proof is Proof.PROVEN:
-            self._already(entry, line)
-            return True
-        if proof is Proof.KEY_DIFFERS:
-            logger.warning("%s: the list has another URL for it now; it is compared with that one first", entry.name)
-        wanted = {Proof.STALE: dict(line.digests), Proof.UNKNOWN_HASH: dict(entry.digests)}.get(proof)
-        if not wanted:
-            return False
-        self._checking += 1
-        deferred_from_coro(self._check_again(entry, line, wanted))
-        return True
+    def _tell_proven(self, entry: Entry, line: LedgerLine) -> None:
+        self._ready.append(self._item(entry, line.status, line=line))
 
-    def _already(self, entry: Entry, line: LedgerLine) -> None:
-        site = entry.url[: entry.url.find("/", len("https://"))]
-        if site not in self._served:
-            self._served.add(site)
-            self.run.pace.served(origin_of(entry.url))
-        self.source.ended(entry, line.status)
-        if self._feeds:
-            self._ready.append(self._item(entry, line.status, line=line))
-        else:
-            # Nobody would see the item: a million of them only cost time.
-            self._known[line.status] += 1
-            self._known_bytes += line.size
-
-    async def _check_again(self, entry: Entry, line: LedgerLine, wanted: dict[str, str]) -> None:
-        """The file was touched, or the list gives a hash that the ledger does not hold: hash it here, fetch nothing."""
-        renewed: LedgerLine | None = None
-        try:
-            renewed = await maybe_deferred_to_future(
-                self.run.in_thread(
-                    prove_again, self.folder, self.ledger, line, wanted, self.run.is_stopping, hashing=True
-                )
-            )
-        except BulkError as error:
-            if not isinstance(error, Stopped):
-                logger.warning("%s: %s", entry.name, error)
-        finally:
-            self._checking -= 1
-        if renewed is not None:
-            self._already(entry, renewed)
-            self._count_known()
-        elif not self.run.stopping:
-            work = Work.on(entry)
-            self.schedule.add(work)
-            self.schedule.wait(work, time.monotonic())
-        self._bell.ring()
+    def _fetch_after_all(self, entry: Entry) -> None:
+        work = Work.on(entry)
+        self.schedule.add(work)
+        self.schedule.wait(work, time.monotonic())
 
     # ----------------------------------------------------------------------------------------------------- items
 
@@ -742,7 +691,7 @@ class BulkSpider(Spider):
             run.count(self._item(work.entry, "interrupted", work=work, error=run.stop_reason))
         run.entries = self.source.owed
         self.crawler.stats.set_value("bulk/entries", run.entries)
-        if left := self.source.waiting + self._checking:
+        if left := self.source.waiting + self.proven.checking:
             run.counts["left"] = left
             self.crawler.stats.set_value("bulk/left", left)
         await self.source.end()
