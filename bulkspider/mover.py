@@ -25,6 +25,8 @@ from bulkspider.wire import Head, TlsStream
 PATIENCE = 250
 # Below this a thread and a new connection for the next file cost more than they save.
 WORTH_IT = 4 * 1024 * 1024
+# What one read takes where no rate limit holds: the fewer system calls, the less of the interpreter.
+CHUNK = 1024 * 1024
 # While the socket has more, so many bytes are moved before anybody is told.
 UNTOLD = 4 * 1024 * 1024
 
@@ -139,13 +141,19 @@ class Mover:
                 self._end()
         return End.FRAMED if intake.full else End.LOST
 
-    def _move_untold(self, sock: socket.socket, piece: int, most: int) -> int | None:
-        """Moves up to `most` bytes that nothing on disk is to be compared with, in pieces, while the socket has more;
-        as `_move_some`. Nobody is told before the end: copying a piece drives all else out of the processor's cache,
-        so each line of Python between two of them costs many times what it does elsewhere."""
+    @property
+    def _runs_on(self) -> bool:
+        """Nobody need be told of each piece: no rate limit makes them small, and how fast it began, which is of
+        interest (`spans.py`), has been told."""
+        return self.received_bytes >= UNTOLD and self._read_size() >= CHUNK
+
+    def _move_untold(self, sock: socket.socket, piece: int, room: int) -> int | None:
+        """Moves bytes, `room` at most, that nothing on disk is to be compared with: a piece, or many while the socket
+        has more; as `_move_some`. Nobody is told before the end: copying a piece drives all else out of the processor's
+        cache, so each line of Python between two of them costs many times what it does elsewhere."""
         intake = self._intake
         fd, at, moved = intake.fd, intake.at, 0
-        most = min(most, intake.untold)
+        most = min(room, intake.untold, UNTOLD if self._runs_on else piece)
         count: int | None = None
         self.waiting_for_us = True
         try:

@@ -26,7 +26,7 @@ from bulkspider.errors import BulkError, DiskError, disk_error
 from bulkspider.folder import Folder, lstat_at, require_regular
 from bulkspider.plan import PartState, Validators
 from bulkspider.ranges import Ranges
-from bulkspider.statefile import Trusted, document_of, load_state, replace_state, trusted_of
+from bulkspider.statefile import document_of, load_state, replace_state, restore
 
 PART = ".part"
 STATE = ".part.json"
@@ -238,7 +238,7 @@ class Part:
             self._open_part(found)
             ours = saved is not None and saved.get("key") == self.key
             if saved is not None and ours and "refuted" not in saved:
-                self._restore(trusted_of(saved, found.st_size))
+                self._durable = restore(self.state, saved, found.st_size)
                 return
             if saved is not None and ours:
                 # Whoever refuted it came no further.
@@ -454,13 +454,6 @@ class Part:
             except OSError as error:
                 raise disk_error(error, self.folder.path(self.name + STATE)) from error
             self._drop_old_if_overtaken()
-
-    def _restore(self, trusted: Trusted) -> None:
-        self._durable = trusted.durable
-        self.state.have = trusted.have
-        self.state.total = trusted.total
-        self.state.validators = trusted.validators
-        self.state.source = trusted.source
 
     # ---------------------------------------------------------------------------- restarts, foreign files, the end
 

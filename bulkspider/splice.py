@@ -13,12 +13,9 @@ import os
 import socket
 
 from bulkspider.errors import disk_error
-from bulkspider.mover import UNTOLD, Mover
+from bulkspider.mover import CHUNK, Mover
 from bulkspider.pump import Intake
 from bulkspider.wire import TlsStream
-
-# A full pipe's worth: the fewer system calls, the less of the interpreter.
-CHUNK = 1024 * 1024
 
 
 class DirectPump(Mover):
@@ -39,10 +36,7 @@ class DirectPump(Mover):
             # Another connection took the rest over a moment ago.
             return None
         if (room := intake.unheld) and self._pipe.works:
-            size = self._read_size()
-            # How fast it begins is of interest (`spans.py`): the first bytes are told of at once.
-            at_once = UNTOLD if size == CHUNK and self.received_bytes >= UNTOLD else size
-            count = self._move_untold(sock, size, min(room, at_once))
+            count = self._move_untold(sock, self._read_size(), room)
             if count or self._pipe.works:
                 return count
         # To be compared, or no splice here: through user space.
@@ -74,7 +68,7 @@ class _Pipe:
         if self.works:
             self._ends = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             with contextlib.suppress(OSError):
-                # More than the 64 KiB of every pipe; the system limits how much an ordinary user may have.
+                # For a whole read, not the 64 KiB of every pipe; the system limits how much an ordinary user may have.
                 fcntl.fcntl(self._ends[1], getattr(fcntl, "F_SETPIPE_SZ", 1031), CHUNK)
 
     def close(self) -> None:

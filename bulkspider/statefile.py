@@ -11,7 +11,6 @@ import errno
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +32,6 @@ def _boot_id() -> str | None:
 BOOT_ID = _boot_id()
 
 
-@dataclass(slots=True)
-class Trusted:
-    """What a state proves of a part, and no more (FAULTS 45)."""
-
-    have: Ranges
-    durable: Ranges
-    total: int | None
-    validators: Validators
-    source: str | None
-
-
 def document_of(state: PartState, durable: Ranges) -> dict[str, Any]:
     """What the file says of the bytes."""
     return {
@@ -58,9 +46,9 @@ def document_of(state: PartState, durable: Ranges) -> dict[str, Any]:
     }
 
 
-def trusted_of(saved: Mapping[str, Any], size: int) -> Trusted:
-    """What may be believed of a state beside a part of `size` bytes: `written` within one boot, else `durable`;
-    nothing where it makes no sense."""
+def restore(state: PartState, saved: Mapping[str, Any], size: int) -> Ranges:
+    """Fills `state` with what the file proves of a part of `size` bytes, and no more (FAULTS 45): `written` within one
+    boot, else `durable`; nothing where it makes no sense. Returns the durable bytes."""
     try:
         durable = Ranges(saved["durable"])
         same_boot = BOOT_ID is not None and saved.get("boot") == BOOT_ID
@@ -73,9 +61,11 @@ def trusted_of(saved: Mapping[str, Any], size: int) -> Trusted:
     durable.clip(size)
     if isinstance(total, int):
         have.clip(total)
-    else:
-        total = None
-    return Trusted(have, durable, total, validators, _text(saved.get("host")))
+    state.have = have
+    state.total = total if isinstance(total, int) else None
+    state.validators = validators
+    state.source = _text(saved.get("host"))
+    return durable
 
 
 def replace_state(name: str, dir_fd: int, document: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import os
 import socket
 
 from bulkspider.errors import disk_error
-from bulkspider.mover import UNTOLD, Mover
+from bulkspider.mover import Mover
 from bulkspider.wire import TlsStream
 
 # What a slow link gives must not wait in memory for a buffer to fill (seconds).
@@ -41,13 +41,10 @@ class TlsPump(Mover):
     def _move_some(self, sock: socket.socket) -> int | None:
         tls = self._tls
         assert tls is not None
-        size = self._read_size()
-        # How fast it begins is of interest (`spans.py`): the first bytes are told of at once.
-        flows = self._flows and self.received_bytes >= UNTOLD and size >= len(tls.plain)
-        if flows and (room := self._intake.unheld):
-            count = self._move_untold(sock, len(tls.plain), min(room, UNTOLD))
+        if self._flows and self._runs_on and (room := self._intake.unheld):
+            count = self._move_untold(sock, len(tls.plain), room)
             return count or (None if tls.is_open else 0)
-        count = self._decrypt(tls, size)
+        count = self._decrypt(tls, self._read_size())
         if self._gathered and self.last_byte - self._gathered_since >= GATHER_SECONDS:
             self._flush()
         return count or (None if tls.is_open else 0)

@@ -23,14 +23,14 @@ from bulkspider import plan
 from bulkspider.digest import from_headers
 from bulkspider.entry import origin_of, redact, slot_of
 from bulkspider.errors import AttemptError, BulkError, Disagreement, DiskError, Stopped
-from bulkspider.mover import WORTH_IT, Mover
+from bulkspider.mover import CHUNK, WORTH_IT, Mover
 from bulkspider.pace import Outcome, parse_retry_after
 from bulkspider.plan import Ask, Do, Expected, Verdict
 from bulkspider.pump import Intake, Pump, Sample
 from bulkspider.rates import LIMITED_READ
 from bulkspider.secrecy import add_secrets
 from bulkspider.spans import Span
-from bulkspider.splice import CHUNK, DirectPump
+from bulkspider.splice import DirectPump
 from bulkspider.tlspump import TlsPump
 from bulkspider.wire import Head
 

@@ -45,6 +45,8 @@ Ending = Literal["close", "reset", "close_without_notify"]
 #: First and last offset as in a Range header: (5, 9), (5, None) or, for the last n bytes, (None, n).
 Range = tuple[int | None, int | None]
 
+# What a client needs to be told: the certificate is self-signed.
+TRUST = {"DOWNLOAD_VERIFY_CERTIFICATES": "False"}
 LAST_MODIFIED = "Mon, 01 Jan 2024 00:00:00 GMT"
 
 _PIECE = 64 * 1024

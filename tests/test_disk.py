@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from conftest import Bulk, kill
 from faults import chunked_answer, stall_after
-from faulty import Exchange, FaultyOrigin, good, make_body
+from faulty import TRUST, Exchange, FaultyOrigin, good, make_body
 from holding import Holds, size_of
 from project import Project
 
@@ -220,11 +220,10 @@ def test_a_read_only_folder_ends_before_anything_is_begun(bulk: Bulk, disk: Disk
 def test_files_larger_than_the_file_size_limit_fail_alone(bulk: Bulk, size: int, limit: int, tls: bool) -> None:
     """EFBIG, as on FAT32: it is this file's own trouble. Who moves the body in a thread keeps what was written."""
     large, small = make_body(size, "large"), make_body(100_000, "small")
-    trust = {"DOWNLOAD_VERIFY_CERTIFICATES": "False"}
     with FaultyOrigin({"large.bin": (good, large), "small.bin": (good, small)}, tls=tls) as origin:
         bulk.write_list({name: origin.url(name) for name in ("large.bin", "small.bin")})
         limited = ["bash", "-c", f'ulimit -f {limit // 1024}; trap "" XFSZ; exec "$@"', "limited"]
-        limited += bulk.command(settings=trust)
+        limited += bulk.command(settings=TRUST)
         done = subprocess.run(
             limited,
             cwd=bulk.folder,
@@ -243,7 +242,7 @@ def test_files_larger_than_the_file_size_limit_fail_alone(bulk: Bulk, size: int,
         assert len(origin.requests_for("large.bin")) <= 2
         part = (bulk.output / "large.bin.part").read_bytes()
         assert large.startswith(part)
-        ended = bulk.run(settings=trust)
+        ended = bulk.run(settings=TRUST)
         assert ended.status == 0, ended.log
         assert ended.file("large.bin") == large
         assert ended.row("large.bin")["resumed_from"] == len(part) >= limit - MIB

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from conftest import Bulk, kill
 from faults import cut_after, first, stall_after
-from faulty import Behaviour, Exchange, FaultyOrigin, correct, good, make_body, wait
+from faulty import TRUST, Behaviour, Exchange, FaultyOrigin, correct, good, make_body, wait
 from test_crash import state_of, wait_for
 
 MIB = 1024 * 1024
@@ -34,8 +34,6 @@ REACTORS = {
     "epoll": {"TWISTED_REACTOR": "twisted.internet.epollreactor.EPollReactor"},
     "select": {"TWISTED_REACTOR": "twisted.internet.selectreactor.SelectReactor"},
 }
-# The certificate is self-signed.
-TRUST = {"DOWNLOAD_VERIFY_CERTIFICATES": "False"}
 BOTH = pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from conftest import Bulk
-from faulty import FaultyOrigin, good, make_body
+from faulty import TRUST, FaultyOrigin, good, make_body
 
 
 def test_thousands_of_answers_on_one_connection_leave_nothing_behind(bulk: Bulk) -> None:
@@ -25,7 +25,7 @@ def test_this_scrapy_and_twisted_give_their_sockets_away(bulk: Bulk, tls: bool) 
     body = make_body(5 * 1024 * 1024)
     with FaultyOrigin(default=good, resource=body, tls=tls) as origin:
         bulk.write_list({name: origin.url(name) for name in ("a.bin", "b.bin")})
-        ended = bulk.run(settings={"CONCURRENT_REQUESTS": "1", "DOWNLOAD_VERIFY_CERTIFICATES": "False"})
+        ended = bulk.run(settings={"CONCURRENT_REQUESTS": "1", **TRUST})
         assert ended.status == 0, ended.log
         assert origin.connections == len(origin.requests) == 2
     assert "lend" not in ended.log

@@ -3,7 +3,8 @@
 `start()` is one loop: take the next piece of work that is due and whose origin has a free slot, yield one Request,
 else wait for an event. A waiting entry is no Request and holds no slot, so a busy origin never starves the others, and
 a list of 100,000 lines never becomes 100,000 Requests. Callback and errback hand each outcome back; what it leads to
-(done, again not before a time, given up) is `pace.py`'s to say. It must not know what a Range or a part is.
+(done, again not before a time, given up) is `pace.py`'s to say. The Range it writes is what the disk says then; what a
+part is worth, and what an answer means, is `plan.py`'s to say, when the exchange really starts.
 """
 
 from __future__ import annotations

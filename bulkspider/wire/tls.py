@@ -86,7 +86,7 @@ class TlsStream:
                 continue
             why = lib.SSL_get_error(self._ssl, count)
             self.is_open = self.is_open and why in (lib.SSL_ERROR_WANT_READ, lib.SSL_ERROR_WANT_WRITE)
-            # Whole records only: a rest of one would be in memory before it is due, where there is a rate limit.
+            # No more than was asked for, where a rate limit holds; but OpenSSL gives nothing of less than a record.
             if not self.is_open or not self._read(max(most - done, self.RECORD)):
                 break
         return done
