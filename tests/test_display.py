@@ -220,21 +220,36 @@ class Screen:
 
     @property
     def lines(self) -> list[str]:
-        return [line.rstrip() for line in self.screen.display if line.strip()]
+        return self.wait_for(lambda _: True)
 
     @property
     def all_lines(self) -> list[str]:
-        width = self.screen.columns
-        above = ["".join(row[x].data for x in range(width)).rstrip() for row in self.screen.history.top]
-        return [*above, *self.lines]
+        with self._changed:
+            lines, width = self.lines, self.screen.columns
+            above = ["".join(row[x].data for x in range(width)).rstrip() for row in self.screen.history.top]
+            return [*above, *lines]
 
     def wait_for(self, seen: Callable[[list[str]], object]) -> list[str]:
+        """The lines as they are when `seen` is true of them. A picture arrives in pieces: it is looked at when whole,
+        which is when lines wrap again."""
         with self._changed:
-            assert self._changed.wait_for(lambda: seen(self.lines), PATIENCE), "\n".join(self.lines)
-            return self.lines
+            whole = self._changed.wait_for(
+                lambda: pyte.modes.DECAWM in self.screen.mode and seen(self._drawn), PATIENCE
+            )
+            assert whole, "\n".join(self._drawn)
+            return self._drawn
+
+    @property
+    def _drawn(self) -> list[str]:
+        return [line.rstrip() for line in self.screen.display if line.strip()]
+
+    def read_to_the_end(self) -> None:
+        """All that the crawl wrote, now that it has ended."""
+        self._reader.join(PATIENCE)
+        assert not self._reader.is_alive()
 
     def close(self) -> None:
-        self._reader.join(PATIENCE)
+        self.read_to_the_end()
         os.close(self._master)
 
 
@@ -285,7 +300,7 @@ def test_a_terminal_shows_a_live_display_and_ends_with_the_summary_alone(bulk: B
     with FaultyOrigin() as origin:
         a_held_crawl(bulk, origin)
         with at_a_terminal(bulk) as (screen, process):
-            lines = screen.wait_for(lambda lines: any("75%" in line for line in lines) and "1 failed" in lines[-2])
+            lines = screen.wait_for(lambda lines: lines and "75%" in lines[-1] and "1 failed" in lines[-2])
             assert [line for line in lines if line.startswith("failed gone.bin")] == [
                 "failed gone.bin: the origin answered 404 [http_404]"
             ]
@@ -293,7 +308,8 @@ def test_a_terminal_shows_a_live_display_and_ends_with_the_summary_alone(bulk: B
             assert lines[-1].startswith("  held.bin "), lines
             process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE) == 130
-            screen.wait_for(lambda lines: "to go on" in "".join(lines))
+            screen.read_to_the_end()
+            assert "to go on" in "".join(screen.lines)
             end = screen.lines
             assert "3 entries: 1 complete, 1 failed, 1 interrupted" in end
             assert "failed: gone.bin: the origin answered 404 [http_404]" in end
@@ -310,7 +326,8 @@ def test_ctrl_c_twice_ends_at_once_and_leaves_a_clean_terminal_too(bulk: Bulk) -
             process.send_signal(signal.SIGINT)
             process.send_signal(signal.SIGINT)
             assert process.wait(PATIENCE) == 130
-            screen.wait_for(lambda lines: not any("━" in line for line in lines))
+            screen.read_to_the_end()
+            assert not any("━" in line for line in screen.lines)
 
 
 def test_log_lines_do_not_tear_the_display(bulk: Bulk) -> None:
@@ -322,7 +339,8 @@ def test_log_lines_do_not_tear_the_display(bulk: Bulk) -> None:
             screen.wait_for(lambda lines: "31 failed" in "".join(lines[-3:]))
             process.send_signal(signal.SIGTERM)
             assert process.wait(PATIENCE) == 143
-            screen.wait_for(lambda lines: "to go on" in "".join(lines))
+            screen.read_to_the_end()
+            assert "to go on" in "".join(screen.lines)
             seen = "\n".join(screen.all_lines)
             # Whole lines of the log, each begun at a line's begin, and nothing of the picture among them.
             assert re.search(r"^\d\d:\d\d:\d\d DEBUG: ", seen, re.MULTILINE)
@@ -351,8 +369,7 @@ def test_a_terminal_without_unicode_and_colours(bulk: Bulk) -> None:
         bulk.write_list({name: origin.url("held.bin")})
         plain = {"PYTHONIOENCODING": "ascii", "NO_COLOR": "1"}
         with at_a_terminal(bulk, columns=80, environment=plain) as (screen, process):
-            lines = screen.wait_for(lambda lines: any("75%" in line for line in lines))
-            assert re.match(r"  \?+~\?+\.bin +#+\.+  75%", lines[-1]), lines
+            screen.wait_for(lambda lines: lines and re.match(r"  \?+~\?+\.bin +#+\.+  75%", lines[-1]))
             drawn_so_far = len(screen.raw)
             screen.wait_for(lambda _: len(screen.raw) > drawn_so_far + 2000)
             assert len([line for line in screen.all_lines if "1 left" in line]) == 1, "nothing wandered up"
@@ -368,7 +385,8 @@ def test_a_log_file_has_all_and_the_terminal_only_the_display(bulk: Bulk) -> Non
             screen.wait_for(lambda lines: any("75%" in line for line in lines))
             process.terminate()
             process.wait(PATIENCE)
-            screen.wait_for(lambda lines: "to go on" in "".join(lines))
+            screen.read_to_the_end()
+            assert "to go on" in "".join(screen.lines)
             log = (bulk.folder / "run.log").read_text()
             assert "INFO: 3 entries: 1 complete, 1 failed, 1 interrupted" in log
             assert re.search(r"2 of 3 done \(1 failed\), 1 running, 585\.9 KiB of 683\.6 KiB on disk", log)
@@ -388,7 +406,8 @@ def test_a_terminal_without_a_display(bulk: Bulk, mode: str) -> None:
                 origin.wait_until(lambda origin: len(origin.requests) == 3)
             process.terminate()
             process.wait(PATIENCE)
-            screen.wait_for(lambda lines: "to go on" in "\n".join(lines))
+            screen.read_to_the_end()
+            assert "to go on" in "\n".join(screen.lines)
             assert (" of 3 done" in "\n".join(screen.lines)) == (mode == "log")
             assert b"\x1b" not in screen.raw
 
