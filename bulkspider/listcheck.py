@@ -15,7 +15,7 @@ from bulkspider.collisions import BUCKETS, Hashes, Meetings, key_of
 from bulkspider.entry import EntryError
 from bulkspider.errors import ListError, Problem
 from bulkspider.listcopy import Copy
-from bulkspider.listform import BARE_GROUPS, BOM, NAMED_GROUPS, Form, folder_fits, site_fits
+from bulkspider.listform import BOM, Form, folder_fits, site_fits
 from bulkspider.listindex import Index, Lane
 from bulkspider.names import show
 from bulkspider.options import plural
@@ -63,30 +63,25 @@ class Check:
         self._at = 0  # offset of the next line
         self._first = (0, 0)  # offset of the first line that counts, and the number of lines before it
 
-    def feed(self, lines: list[bytes]) -> None:
-        """Reads the next lines. A million plain ones pass here in a second or two, hence the flat loop."""
+    def feed(self, text: bytes) -> None:
+        """Reads the next lines, each with its newline. A million plain ones pass here in a second or two, hence the
+        flat loop."""
         if not self._formed:
-            lines = self._begin(lines)
-        named, bare = self.form.named.fullmatch, self.form.bare.fullmatch
+            text = self._begin(text)
         put, keep = self._hashes.put, self._keep
         number, at, known, unsized = self._number, self._at, 0, 0
         last_folder = last_site = b""  # what a line mostly shares with the one before it
-        for raw in lines:
+        for line, name, folder, _, site, size, other in self.form.rows(text):
             number += 1
             begin = at
-            at += len(raw) + 1
-            if match := named(raw):
-                name, folder, site, size = match.group(*NAMED_GROUPS)
-            elif match := bare(raw):
-                name, site, size = match.group(*BARE_GROUPS)
-                folder = b""
-            else:
-                self._read(raw, number, begin)
+            at += len(line or other) + 1
+            if not line:
+                self._read(other, number, begin)
                 continue
             if folder != last_folder or site != last_site:
                 lane = self._lane(site)
                 if lane is None or not self._takes(folder):
-                    self._read(raw, number, begin)
+                    self._read(line, number, begin)
                     continue
                 last_folder, last_site = folder, site
                 put_at, put_line = lane.at.append, lane.lines.append
@@ -96,10 +91,10 @@ class Check:
                 continue
             put_at(begin)
             put_line(number)
-            if size is None:
-                unsized += 1
-            else:
+            if size:
                 known += int(size)
+            else:
+                unsized += 1
         self._number, self._at = number, at
         self.index.known_bytes += known
         self.index.unsized += unsized
@@ -118,13 +113,14 @@ class Check:
         self._hashes.add_folders(folder.lower())
         return True
 
-    def _begin(self, lines: list[bytes]) -> list[bytes]:
+    def _begin(self, text: bytes) -> bytes:
         """Finds the form of the list in its first lines; gives the lines that are left to read."""
-        for place, raw in enumerate(lines):
-            if self._number == 0 and raw.startswith(BOM):
-                raw = raw.removeprefix(BOM)
-                self._at = len(BOM)
-                lines[place] = raw
+        place = 0
+        if self._at == 0 and text.startswith(BOM):
+            place = self._at = len(BOM)
+        while place < len(text) and not self._formed:
+            end = text.index(b"\n", place)
+            raw = text[place:end]
             first = raw.lstrip()[:1]
             if self._number == 0 and first != b"{" and not self.form.json and self._is_first(raw):
                 self._formed = first not in (b"", b"#")
@@ -133,13 +129,12 @@ class Check:
                     self.form = Form(json=True)
                 self._formed = True
                 self._first = (self._at, self._number)
-                return lines[place:]
+                break
             self._number += 1
             self._at += len(raw) + 1
             self._first = (self._at, self._number)
-            if self._formed:
-                return lines[place + 1 :]
-        return []
+            place = end + 1
+        return text[place:]
 
     def _is_first(self, raw: bytes) -> bool:
         """True when line 1 is no entry: a header, or ignored as promised."""

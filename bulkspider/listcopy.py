@@ -2,7 +2,7 @@
 
 The run reads its own copy, so that a list edited, or a pipe emptied, in the meantime changes nothing. This room knows
 files, stdin and gzip and says in one sentence why a list cannot be read; what its lines mean is the business of
-`listcheck.py`, which gets them from here in blocks while they are copied.
+`listcheck.py`, which gets them from here, many at a time, while they are copied.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bulkspider.errors import ListError
 
-BLOCK = 256 * 1024
+BLOCK = 64 * 1024  # what is made of one, a thousand rows, stays in the processor's cache
 LINE_MAX = 1024 * 1024  # no entry is that long; what has such lines is no list
 _WINDOW = 16 * 1024  # lines lie a few hundred bytes apart; a window this small costs little when they lie far apart
 
@@ -30,40 +30,42 @@ def shown(path: str) -> str:
     return "stdin" if path == "-" else path
 
 
-def copy_lines(path: str, fd: int) -> Iterator[list[bytes]]:
-    """The lines of the list, many at a time and without their newlines; each is written to `fd` before it is given.
+def copy_list(path: str, fd: int) -> Iterator[bytes]:
+    """The list in texts of whole lines, each line with a newline; what is given was written to `fd` before.
 
     Raises ListError when the list cannot be read, OSError when the copy cannot be written.
     """
-    return _lines(path, lambda block: _write(fd, block))
+    return _texts(path, lambda block: _write(fd, block))
+
+
+def write_lines(blocks: Iterable[list[bytes]], fd: int) -> Iterator[bytes]:
+    """The same for lines without newlines that were made of others. Raises OSError."""
+    for lines in blocks:
+        text = b"".join(line + b"\n" for line in lines)
+        _write(fd, text)
+        yield text
 
 
 def read_lines(path: str) -> Iterator[list[bytes]]:
     """The lines of the list, many at a time and without their newlines. Raises ListError."""
-    return _lines(path, lambda _: None)
+    return (text[:-1].split(b"\n") for text in _texts(path, lambda _: None))
 
 
-def write_lines(blocks: Iterable[list[bytes]], fd: int) -> Iterator[list[bytes]]:
-    """Lines that were made of others; each is written to `fd` before it is given. Raises OSError."""
-    for lines in blocks:
-        _write(fd, b"".join(line + b"\n" for line in lines))
-        yield lines
-
-
-def _lines(path: str, keep: Callable[[bytes], None]) -> Iterator[list[bytes]]:
+def _texts(path: str, keep: Callable[[bytes], None]) -> Iterator[bytes]:
     rest, number = b"", 0
     for block in _blocks(path):
         keep(block)
-        lines = (rest + block).split(b"\n")
-        rest = lines.pop()
-        number += len(lines)
+        end = block.rfind(b"\n") + 1
+        text, rest = (rest + block[:end], block[end:]) if end else (b"", rest + block)
+        number += text.count(b"\n")
         if len(rest) > LINE_MAX:
             raise ListError(
                 f"{shown(path)}: line {number + 1} is longer than {LINE_MAX} bytes; give a text file, an entry per line"
             )
-        yield lines
+        if text:
+            yield text
     if rest:
-        yield [rest]
+        yield rest + b"\n"
 
 
 def _write(fd: int, block: bytes) -> None:

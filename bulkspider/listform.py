@@ -10,6 +10,7 @@ file is the business of `listcheck.py` and `sources.py`.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from bulkspider.entry import Columns, Entry, EntryError, parse_header, parse_json, parse_line
 from bulkspider.urls import PATH, SAFE, SITE
@@ -18,11 +19,13 @@ BOM = b"\xef\xbb\xbf"
 
 # A plain name: ASCII letters, digits, '_', '.', '-' and folders; no device of Windows, no suffix of ours, short enough
 # for one component. Its folder and its site are those of many lines: `folder_fits` and `site_fits` look at them once.
-_DEVICE = r"(?:con|prn|aux|nul|com\d|lpt\d)(?:[./,\t\r ]|\Z)"
+_DEVICE = (
+    r"(?=[acnplACNPL])(?i:con|prn|aux|nul|com\d|lpt\d)(?:[./,\t\r\n ]|\Z)"  # looking at one letter first is quicker
+)
 _SUFFIX = r"(?<!\.part)(?<!\.part\.json)(?<!\.part\.old)(?<!\.part\.old\.json)(?<!\.part\.json\.tmp)"
-_COMPONENT = rf"(?!(?i:{_DEVICE}))[\w-][\w.-]{{0,236}}(?<!\.)"
+_COMPONENT = rf"(?!{_DEVICE})[\w-][\w.-]{{0,236}}(?<!\.)"
 _NAME = rf"(?=\w)(?P<name>(?P<folder>(?:[\w./-]*/)?){_COMPONENT})(?i:{_SUFFIX})"
-_LAST = rf"(?=\w)(?P<name>{_COMPONENT})(?i:{_SUFFIX})(?=[\r ]|\Z)"
+_LAST = rf"(?=\w)(?P<name>{_COMPONENT})(?i:{_SUFFIX})(?=[\r\n ]|\Z)"
 _FOLDER = re.compile(rf"(?=.{{2,200}}\Z)(?:{_COMPONENT}/)+".encode())
 _SITE = re.compile(SITE.encode())
 _LOOSE_SITE = r"https?://[a-z0-9.:-]+"
@@ -44,13 +47,18 @@ _BARE = _pattern(rf"(?P<url>(?P<site>{_LOOSE_SITE})/(?:[{SAFE}]*/)?{_LAST})", " 
 _NEVER = re.compile(rb"(?!)")
 
 
-def _groups(pattern: re.Pattern[bytes], *names: str) -> tuple[int, ...]:
-    return tuple(pattern.groupindex[name] for name in names)
+def _of_lines(plain: re.Pattern[bytes], *groups: str) -> re.Pattern[bytes]:
+    """For `findall` in a text of whole lines: of a plain one the line and these groups, of another the last item."""
+    others = rb"\(\?P<(?!(?:" + "|".join(groups).encode() + rb")>)\w+>"
+    return re.compile(rb"(" + re.sub(others, b"(?:", plain.pattern) + rb")\n|([^\n]*)\n")
 
 
-# The numbers of the groups that the loop over a million lines asks for; the site is scheme and host.
-NAMED_GROUPS = _groups(_NAMED[None], "name", "folder", "site", "size")
-BARE_GROUPS = _groups(_BARE, "name", "site", "size")
+_NAMED_LINES = {mark: _of_lines(plain, "name", "folder", "mark", "site", "size") for mark, plain in _NAMED.items()}
+_BARE_LINES = _of_lines(_BARE, "site", "name", "size")
+_OTHER_LINES = re.compile(rb"()()()()()()([^\n]*)\n")
+
+# (line, name, folder, separator, site, size, other); site is scheme and host. Either `line` or `other` is empty.
+Row = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]
 
 
 def folder_fits(folder: bytes) -> bool:
@@ -66,22 +74,23 @@ def site_fits(site: bytes) -> bool:
 class Form:
     """How every line of a list is read.
 
-    columns: those of its header. json: it is JSON Lines. named, bare: expressions that match the plain lines with a
-    name, and those without; `folder_fits` and `site_fits` must agree.
+    columns: those of its header. json: it is JSON Lines.
     """
 
-    __slots__ = ("bare", "columns", "json", "named")
+    __slots__ = ("_bare", "_named", "_named_lines", "columns", "json")
 
     def __init__(self, columns: Columns | None = None, *, json: bool = False) -> None:
         self.columns = columns
         self.json = json
-        self.named = self.bare = _NEVER
-        if columns is None and not json:
-            self.named, self.bare = _NAMED[None], _BARE
-        elif columns is not None and columns.names == ("name", "url"):
-            self.named = _NAMED[columns.separator]
-        elif columns is not None and columns.names == ("url",):
-            self.bare = _BARE
+        # What matches a plain line with a name, and one without; `folder_fits` and `site_fits` must agree.
+        self._named = self._bare = _NEVER
+        self._named_lines = _OTHER_LINES
+        separator = None if columns is None else columns.separator
+        names = ("name", "url") if columns is None else columns.names
+        if names == ("name", "url") and not json:
+            self._named, self._named_lines = _NAMED[separator], _NAMED_LINES[separator]
+        if (columns is None or names == ("url",)) and not json:
+            self._bare = _BARE
 
     @classmethod
     def of_header(cls, raw: bytes) -> Form | None:
@@ -119,12 +128,21 @@ class Form:
         match = self._plain(raw)
         return None if match is None else match["name"]
 
+    def rows(self, text: bytes) -> Iterable[Row]:
+        """Every line of a text of whole lines. Its first line says what nearly all are; the others are `other`, and so
+        are plain ones that have a name where it has none, or the other way round."""
+        if self._bare.fullmatch(text, 0, text.find(b"\n")):
+            return (
+                (line, name, b"", b"", site, size, other) for line, site, name, size, other in _BARE_LINES.findall(text)
+            )
+        return self._named_lines.findall(text)
+
     def _plain(self, raw: bytes) -> re.Match[bytes] | None:
-        match = self.named.fullmatch(raw)
+        match = self._named.fullmatch(raw)
         if match is not None:
             if (folder := match["folder"]) and not folder_fits(folder):
                 return None
-        elif (match := self.bare.fullmatch(raw)) is None:
+        elif (match := self._bare.fullmatch(raw)) is None:
             return None
         return match if site_fits(match["site"]) else None
 

@@ -21,7 +21,7 @@ from bulkspider.aria2form import Aria2Form
 from bulkspider.entry import Entry, EntryError
 from bulkspider.errors import BulkError, ListError, UsageError
 from bulkspider.listcheck import BadLine, Check
-from bulkspider.listcopy import Copy, copy_lines, read_lines, shown, write_lines
+from bulkspider.listcopy import Copy, copy_list, read_lines, shown, write_lines
 from bulkspider.shards import Shard
 from bulkspider.sink import Part
 
@@ -243,11 +243,11 @@ def check_list(
         copy = Copy(fd)
         if aria2:
             form = Aria2Form(check.note, root, shown(path))
-            blocks = write_lines(form.rows(read_lines(path)), fd)
+            texts = write_lines(form.rows(read_lines(path)), fd)
         else:
-            blocks = copy_lines(path, fd) if rows is None else write_lines([list(rows)], fd)
-        for lines in blocks:
-            check.feed(lines)
+            texts = copy_list(path, fd) if rows is None else write_lines([list(rows)], fd)
+        for text in texts:
+            check.feed(text)
         if aria2:
             check.warnings += form.warnings
         check.settle(copy, limit, shard)

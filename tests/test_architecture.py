@@ -24,7 +24,7 @@ LAYERS = (
     ("handler",),
     ("segment",),
     ("transfer", "probe", "batch"),
-    ("schedule", "arguments", "delivery", "middleware", "proven"),
+    ("schedule", "arguments", "delivery", "middleware", "proven", "exporters"),
     ("run",),
     ("download",),
     (

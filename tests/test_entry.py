@@ -32,7 +32,7 @@ from bulkspider.entry import (
     without_userinfo,
 )
 from bulkspider.items import BulkItem
-from bulkspider.listform import Form
+from bulkspider.listform import Form, folder_fits, site_fits
 from bulkspider.names import OWN_SUFFIXES
 
 SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
@@ -765,6 +765,24 @@ def both(form: Form, text: str) -> None:
         assert slow is not None
         assert name.decode() == slow.name
         assert name.lower() == fold(slow.name).encode()
+    among_others(form, text.encode(), fast)
+
+
+def among_others(form: Form, raw: bytes, plain: Entry | None) -> None:
+    """In a text of many lines a line is what it is alone."""
+    row, blank, _ = form.rows(raw + b"\n\nb http://h/b\n")
+    line, name, folder, _, site, size, other = row
+    assert (line, other) in ((raw, b""), (b"", raw))
+    is_plain = bool(line) and (not folder or folder_fits(folder)) and site_fits(site)
+    assert is_plain == (plain is not None)
+    if plain is not None:
+        assert name.decode() == plain.name
+        assert plain.url.startswith(f"{site.decode()}/")
+        assert (int(size) if size else None) == plain.size
+    assert not any(blank)
+    after = list(form.rows(b"\n" + raw + b"\n"))
+    assert len(after) == 2
+    assert (after[1][0] or after[1][-1]) == raw
 
 
 @pytest.mark.parametrize("header", ["", "name url", "name,url", "name\turl", "url", "name,url,size", "url name"])

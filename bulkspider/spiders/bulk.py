@@ -70,6 +70,11 @@ IDLE_MIDDLEWARES: dict[str, list[type]] = {
     "SPIDER_MIDDLEWARES": [StartSpiderMiddleware, DepthMiddleware, *META_COPY_DETECTION],
     "DOWNLOADER_MIDDLEWARES": [OffsiteMiddleware],
 }
+# By path: they are imported where there is a feed.
+EXPORTERS = {
+    "json": "bulkspider.exporters.JsonRows",
+    **dict.fromkeys(("jsonlines", "jsonl", "jl"), "bulkspider.exporters.JsonLinesRows"),
+}
 # Answers that must reach our callback. Not 3xx: those are the redirect middleware's.
 STATUSES = [304, *range(400, 600)]
 
@@ -106,6 +111,10 @@ class BulkSpider(Spider):
         for setting, middlewares in IDLE_MIDDLEWARES.items():
             for middleware in middlewares:
                 crawler.settings.setdefault_in_component_priority_dict(setting, middleware, None)
+        exporters: Any = crawler.settings["FEED_EXPORTERS"]
+        for feed_format, exporter in EXPORTERS.items():
+            if feed_format not in exporters:
+                exporters.set(feed_format, exporter, "spider")
         spider = super().from_crawler(crawler, *args, **kwargs)
         spider._take_over(prepared)
         crawler.signals.connect(spider._request_scheduled, signals.request_scheduled)

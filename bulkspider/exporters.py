@@ -1,0 +1,37 @@
+"""Scrapy's JSON exporters, for the rows of a report.
+
+Scrapy asks an ItemAdapter about every field of every item, several times. That is a third of all the work of a run that
+only tells what earlier runs have done, and a BulkItem has always the same fields. What is written is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from operator import attrgetter
+from typing import Any
+
+from scrapy.exporters import BaseItemExporter, JsonItemExporter, JsonLinesItemExporter
+
+from bulkspider.items import BulkItem
+
+_FIELDS = tuple(field.name for field in fields(BulkItem))
+_values = attrgetter(*_FIELDS)
+
+
+class _Rows(BaseItemExporter):
+    def get_serialized_fields(
+        self, item: Any, default_value: Any = None, include_empty: bool | None = None
+    ) -> Iterable[tuple[str, Any]]:
+        if type(item) is BulkItem and self.fields_to_export is None:
+            return zip(_FIELDS, _values(item), strict=True)
+        return super().get_serialized_fields(item, default_value, include_empty)
+
+
+class JsonLinesRows(_Rows, JsonLinesItemExporter):
+    """A JsonLinesItemExporter."""
+
+
+class JsonRows(_Rows, JsonItemExporter):
+    """A JsonItemExporter."""
+
