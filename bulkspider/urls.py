@@ -128,11 +128,16 @@ def _is_host(host: str) -> bool:
     return True
 
 
-# Asked about a dozen times while an entry is under way.
-@lru_cache(maxsize=4096)
 def origin_of(url: str) -> str:
     """`host:port` of a URL, lower case, the default port filled in: the key under which patience is kept."""
-    parts = urlsplit(url)
+    # Asked about a dozen times while an entry is under way; a list has many URLs and few sites.
+    end = url.find("/", len("https://"))
+    return _origin_of_site(url if end < 0 else url[:end])
+
+
+@lru_cache(maxsize=4096)
+def _origin_of_site(site: str) -> str:
+    parts = urlsplit(site)
     host = parts.hostname or ""
     if ":" in host:
         host = f"[{host}]"

@@ -518,6 +518,10 @@ def test_scrapy_has_nothing_to_change_in_a_normal_url(path: str) -> None:
 def test_origin_and_slot() -> None:
     assert origin_of("https://user:pw@H.example/x") == "h.example:443"
     assert origin_of("http://h:8080/x") == "h:8080"
+    assert origin_of("http://h:8080/x/y?z=http://i/") == "h:8080"
+    assert origin_of("http://h") == "h:80"
+    assert origin_of("http://h?x=a/b") == "h:80"
+    assert origin_of("https://[::1]:8443/x") == "[::1]:8443"
     assert slot_of("https://user:pw@H.example:8443/x") == "h.example"
 
 
