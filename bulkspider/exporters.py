@@ -34,4 +34,3 @@ class JsonLinesRows(_Rows, JsonLinesItemExporter):
 
 class JsonRows(_Rows, JsonItemExporter):
     """A JsonItemExporter."""
-
