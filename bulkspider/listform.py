@@ -19,9 +19,8 @@ BOM = b"\xef\xbb\xbf"
 
 # A plain name: ASCII letters, digits, '_', '.', '-' and folders; no device of Windows, no suffix of ours, short enough
 # for one component. Its folder and its site are those of many lines: `folder_fits` and `site_fits` look at them once.
-_DEVICE = (
-    r"(?=[acnplACNPL])(?i:con|prn|aux|nul|com\d|lpt\d)(?:[./,\t\r\n ]|\Z)"  # looking at one letter first is quicker
-)
+# For a device one letter is looked at first, which is quicker.
+_DEVICE = r"(?=[acnplACNPL])(?i:con|prn|aux|nul|com\d|lpt\d)(?:[./,\t\r\n ]|\Z)"
 _SUFFIX = r"(?<!\.part)(?<!\.part\.json)(?<!\.part\.old)(?<!\.part\.old\.json)(?<!\.part\.json\.tmp)"
 _COMPONENT = rf"(?!{_DEVICE})[\w-][\w.-]{{0,236}}(?<!\.)"
 _NAME = rf"(?=\w)(?P<name>(?P<folder>(?:[\w./-]*/)?){_COMPONENT})(?i:{_SUFFIX})"
@@ -83,13 +82,13 @@ class Form:
         self.columns = columns
         self.json = json
         # What matches a plain line with a name, and one without; `folder_fits` and `site_fits` must agree.
-        self._named = self._bare = _NEVER
-        self._named_lines = _OTHER_LINES
-        separator = None if columns is None else columns.separator
-        names = ("name", "url") if columns is None else columns.names
-        if names == ("name", "url") and not json:
+        self._named, self._named_lines, self._bare = _NEVER, _OTHER_LINES, _NEVER
+        if json:
+            return
+        if columns is None or columns.names == ("name", "url"):
+            separator = columns.separator if columns is not None else None
             self._named, self._named_lines = _NAMED[separator], _NAMED_LINES[separator]
-        if (columns is None or names == ("url",)) and not json:
+        if columns is None or columns.names == ("url",):
             self._bare = _BARE
 
     @classmethod

@@ -46,7 +46,6 @@ class Index:
     def __init__(self) -> None:
         self.lanes: dict[str, Lane] = {}
         self._gone: dict[str, array[int]] = {}  # by origin: places in its lane that are no entries to do
-        self._sites: dict[str, Lane] = {}  # by scheme and host as written, which is quicker to find in a URL
         self.known_bytes = 0
         self.unsized = 0
 
@@ -55,12 +54,10 @@ class Index:
 
     def lane_of(self, url: str) -> Lane:
         """The lane of a URL, or of its scheme and host alone."""
-        end = url.find("/", len("https://"))
-        site = url if end < 0 else url[:end]
-        lane = self._sites.get(site)
+        origin = origin_of(url)
+        lane = self.lanes.get(origin)
         if lane is None:
-            origin = origin_of(site)
-            lane = self._sites[site] = self.lanes.setdefault(origin, Lane(origin))
+            lane = self.lanes[origin] = Lane(origin)
         return lane
 
     def drop(self, entry: Entry, at: int) -> bool:

@@ -77,10 +77,10 @@ class Proven:
             self._known_bytes = 0
 
     def _already(self, entry: Entry, line: LedgerLine) -> None:
-        site = entry.url[: entry.url.find("/", len("https://"))]
-        if site not in self._served:
-            self._served.add(site)
-            self._run.pace.served(origin_of(entry.url))
+        origin = origin_of(entry.url)
+        if origin not in self._served:
+            self._served.add(origin)
+            self._run.pace.served(origin)
         self._source.ended(entry, line.status)
         if self._tell is not None:
             self._tell(entry, line)

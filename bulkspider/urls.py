@@ -130,11 +130,21 @@ def _is_host(host: str) -> bool:
 
 def origin_of(url: str) -> str:
     """`host:port` of a URL, lower case, the default port filled in: the key under which patience is kept."""
-    # Asked about a dozen times while an entry is under way; a list has many URLs and few sites.
+    return _origin_of_site(_site_of(url))
+
+
+def slot_of(url: str) -> str:
+    """The key of the downloader slot that Scrapy gives the URL: its host name."""
+    return _slot_of_site(_site_of(url))
+
+
+def _site_of(url: str) -> str:
+    """Scheme and host as written: a list has many URLs, and few of these to remember what is said of them."""
     end = url.find("/", len("https://"))
-    return _origin_of_site(url if end < 0 else url[:end])
+    return url if end < 0 else url[:end]
 
 
+# Asked about a dozen times while an entry is under way.
 @lru_cache(maxsize=4096)
 def _origin_of_site(site: str) -> str:
     parts = urlsplit(site)
@@ -145,9 +155,8 @@ def _origin_of_site(site: str) -> str:
 
 
 @lru_cache(maxsize=4096)
-def slot_of(url: str) -> str:
-    """The key of the downloader slot that Scrapy gives the URL: its host name."""
-    return urlsplit(url).hostname or ""
+def _slot_of_site(site: str) -> str:
+    return urlsplit(site).hostname or ""
 
 
 def without_userinfo(url: str) -> str:
