@@ -51,7 +51,8 @@ class RedisServer:
     def up(self) -> None:
         self._folder.mkdir(exist_ok=True)
         command = [find_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder)]
-        command += ["--appendonly", "yes", "--save", "", "--daemonize", "no", "--logfile", "log"]
+        # What was answered outlives a kill. With `everysec`, the default, it does not where the disk is slow to flush.
+        command += ["--appendonly", "yes", "--appendfsync", "no", "--save", "", "--daemonize", "no", "--logfile", "log"]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
         while not self._answers():
