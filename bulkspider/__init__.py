@@ -10,24 +10,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bulkspider.addon import Addon
-    from bulkspider.filespipeline import BulkFilesPipeline
-    from bulkspider.handler import BulkDownloadHandler
-    from bulkspider.items import BulkItem
-    from bulkspider.pipelines import BulkPipeline
+    from bulkspider.api.fetch import FetchError, fetch, fetch_async
+    from bulkspider.api.partition import partition
+    from bulkspider.api.pooch import pooch
+    from bulkspider.components.filespipeline import BulkFilesPipeline
+    from bulkspider.components.handler import BulkDownloadHandler
+    from bulkspider.components.pipeline import BulkPipeline
+    from bulkspider.items import BulkItem, Result
     from bulkspider.spiders.bulk import BulkSpider
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Addon": "bulkspider.addon",
-    "BulkDownloadHandler": "bulkspider.handler",
-    "BulkFilesPipeline": "bulkspider.filespipeline",
+    "BulkDownloadHandler": "bulkspider.components.handler",
+    "BulkFilesPipeline": "bulkspider.components.filespipeline",
     "BulkItem": "bulkspider.items",
-    "BulkPipeline": "bulkspider.pipelines",
+    "BulkPipeline": "bulkspider.components.pipeline",
     "BulkSpider": "bulkspider.spiders.bulk",
+    "FetchError": "bulkspider.api.fetch",
+    "Result": "bulkspider.items",
+    "fetch": "bulkspider.api.fetch",
+    "fetch_async": "bulkspider.api.fetch",
+    "partition": "bulkspider.api.partition",
+    "pooch": "bulkspider.api.pooch",
 }
 
-__all__ = ["Addon", "BulkDownloadHandler", "BulkFilesPipeline", "BulkItem", "BulkPipeline", "BulkSpider"]
+__all__ = [
+    "Addon",
+    "BulkDownloadHandler",
+    "BulkFilesPipeline",
+    "BulkItem",
+    "BulkPipeline",
+    "BulkSpider",
+    "FetchError",
+    "Result",
+    "fetch",
+    "fetch_async",
+    "partition",
+    "pooch",
+]
 
 
 def __getattr__(name: str) -> Any:

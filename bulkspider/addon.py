@@ -15,15 +15,18 @@ from typing import Any
 from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 from scrapy.utils.misc import load_object
 
-from bulkspider.bare import local_folder
+from bulkspider.components.meta import local_folder
 from bulkspider.errors import NEEDS_REACTOR, UsageError
 
 logger = logging.getLogger(__name__)
 
-HANDLER = "bulkspider.handler.BulkDownloadHandler"
+HANDLER = "bulkspider.components.handler.BulkDownloadHandler"
 OURS = (HANDLER, "bulkspider.BulkDownloadHandler")
 SPIDERS = "bulkspider.spiders"
-FILES_PIPELINE = "bulkspider.filespipeline.BulkFilesPipeline"
+FILES_PIPELINE = "bulkspider.components.filespipeline.BulkFilesPipeline"
+COOKIES = "bulkspider.components.cookies.BulkCookiesMiddleware"
+SCRAPYS_COOKIES = "scrapy.downloadermiddlewares.cookies.CookiesMiddleware"
+BASE_MIDDLEWARES = "DOWNLOADER_MIDDLEWARES_BASE"
 
 
 class Addon:
@@ -40,7 +43,7 @@ class Addon:
     def update_settings(self, settings: BaseSettings) -> None:
         """Installs middleware, handler, run and pipeline."""
         # Imported late: importing the add-on must install no reactor.
-        from bulkspider.middleware import BulkMiddleware
+        from bulkspider.components.middleware import BulkMiddleware, PagesMiddleware
 
         settings.setdefault_in_component_priority_dict("DOWNLOADER_MIDDLEWARES", BulkMiddleware, 0)
         if not settings.getbool("TWISTED_REACTOR_ENABLED", True):
@@ -48,16 +51,21 @@ class Addon:
             return
         for scheme in ("http", "https"):
             self._install_handler(settings, scheme)
-        from bulkspider.metrics import Metrics
-        from bulkspider.progress import Progress
-        from bulkspider.run import Run
+        _replace_cookies(settings)
+        from bulkspider.reporting.metrics import Metrics
+        from bulkspider.reporting.progress import Progress
+        from bulkspider.run.run import Run
+        from bulkspider.status.record import StatusRecord
 
         settings.setdefault_in_component_priority_dict("EXTENSIONS", Run, 0)
         settings.setdefault_in_component_priority_dict("EXTENSIONS", Progress, 0)
         settings.setdefault_in_component_priority_dict("EXTENSIONS", Metrics, 0)
+        settings.setdefault_in_component_priority_dict("EXTENSIONS", StatusRecord, 0)
         self._replace_files_pipeline(settings)
+        _name_stock_subclasses(settings)
+        _copy_slots(settings)
         if _uses(settings, FILES_PIPELINE):
-            _copy_slots(settings)
+            settings.setdefault_in_component_priority_dict("SPIDER_MIDDLEWARES", PagesMiddleware, 0)
 
     def _install_handler(self, settings: BaseSettings, scheme: str) -> None:
         handlers: Any = settings["DOWNLOAD_HANDLERS"]
@@ -93,6 +101,45 @@ class Addon:
         settings.replace_in_component_priority_dict("ITEM_PIPELINES", FilesPipeline, load_object(FILES_PIPELINE))
 
 
+def _name_stock_subclasses(settings: BaseSettings) -> None:
+    """A project's own subclass stays what it is, which loads whole files into memory; somebody may not expect that."""
+    from scrapy.pipelines.files import FilesPipeline
+    from scrapy.pipelines.images import ImagesPipeline
+
+    ours = load_object(FILES_PIPELINE)
+    for pipeline, priority in settings.getdict("ITEM_PIPELINES").items():
+        found = load_object(pipeline)
+        if priority is None or not isinstance(found, type) or found is FilesPipeline:
+            continue
+        if issubclass(found, FilesPipeline) and not issubclass(found, (ours, ImagesPipeline)):
+            name = found.__name__
+            logger.info(
+                "%s stays as it is, and loads files into memory; it streams them as `class %s(BulkFilesPipeline, %s)`",
+                *(_path(found), name, name),
+            )
+
+
+def mentions_cookies(settings: BaseSettings) -> bool:
+    """The user has said where the middleware for cookies stands, or has one of his own."""
+    names = map(_path, settings.getdict("DOWNLOADER_MIDDLEWARES"))
+    return any(name.endswith("CookiesMiddleware") for name in names)
+
+
+def _replace_cookies(settings: BaseSettings) -> None:
+    """Scrapy's middleware for cookies by ours, where it stands; somebody's own one stays. By path: importing it takes
+    time, and where cookies are switched off nobody does."""
+    chosen: Any = settings["DOWNLOADER_MIDDLEWARES"]
+    theirs = [component for component in chosen if _path(component) == SCRAPYS_COOKIES]
+    if not theirs and SCRAPYS_COOKIES in settings[BASE_MIDDLEWARES] and not mentions_cookies(settings):
+        theirs = [SCRAPYS_COOKIES]
+    for component in theirs:
+        place = chosen.get(component, settings[BASE_MIDDLEWARES].get(SCRAPYS_COOKIES))
+        if component not in chosen or chosen[component] is not None:
+            priority = max(chosen.getpriority(component) or 0, SETTINGS_PRIORITIES["addon"])
+            chosen.set(component, None, priority)
+            chosen.set(COOKIES, place, priority)
+
+
 def _path(component: Any) -> str:
     """Where a class or an import path leads; nothing is imported, so what is broken stays Scrapy's to tell."""
     return component if isinstance(component, str) else f"{component.__module__}.{component.__qualname__}"
@@ -110,17 +157,17 @@ def _uses(settings: BaseSettings, path: str) -> bool:
 
 def _copy_slots(settings: BaseSettings) -> None:
     """What DOWNLOAD_SLOTS says of a host holds for its files too, which have slots of their own."""
-    from bulkspider.filespipeline import SLOT
+    from bulkspider.dispatch.slots import OF_FILES
 
     slots = settings.getdict("DOWNLOAD_SLOTS")
-    ours = {SLOT + host: dict(values) for host, values in slots.items() if not host.startswith(SLOT)}
+    ours = {OF_FILES + host: dict(values) for host, values in slots.items() if not host.startswith(OF_FILES)}
     if ours:
         priority = max(settings.getpriority("DOWNLOAD_SLOTS") or 0, SETTINGS_PRIORITIES["addon"])
-        settings.set("DOWNLOAD_SLOTS", {**ours, **slots}, priority)
+        settings.set("DOWNLOAD_SLOTS", {**slots, **ours, **slots}, priority)
 
 
 def _refuse_without_reactor(settings: BaseSettings) -> None:
     """TWISTED_REACTOR_ENABLED=False: our transfers run on Twisted. Raises UsageError when somebody counts on them."""
-    if _uses(settings, "bulkspider.pipelines.BulkPipeline") or _uses(settings, FILES_PIPELINE):
+    if _uses(settings, "bulkspider.components.pipeline.BulkPipeline") or _uses(settings, FILES_PIPELINE):
         raise UsageError(NEEDS_REACTOR)
     logger.warning('%s. In this crawl, requests with meta["bulk"] fail; all others are as ever', NEEDS_REACTOR)

@@ -1,36 +1,366 @@
-"""What can go wrong, in one small tree.
+"""What can go wrong: one table of all error codes (`TABLE`, `HTTP`), and the exceptions that carry them.
 
-Foreign exceptions are mapped where they enter the house (Twisted's in `wire/`, the disk's in `sink.py`);
-everything inside speaks BulkError. Every error carries a stable `code` (a short word that stats, items and
-documentation use) and says whether trying the same thing again can ever help.
+The table says of each code what follows from it, what it means and what a person can do. The engine, the exit status,
+the summary, docs/reference.md and the tests read it. Exceptions of Twisted are translated in `wire/`, those of the disk
+in `disk/`; everything else raises and catches BulkError.
 """
 
 from __future__ import annotations
 
+import enum
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 NEEDS_REACTOR = "bulkspider needs Twisted's reactor; remove TWISTED_REACTOR_ENABLED=False"
+
+
+class Kind(enum.Enum):
+    """What follows from an error. exit_status: of a run in which nothing worse happened (DESIGN, "Exit status").
+
+    retry: it is tried again in this run. final: it is not, since it would go the same way now; another run may fare
+    better. permanent: the same list tried again cannot help. disk: this machine or its file system refuses this file;
+    never retried as if it were the network. stop: it refuses every file, or somebody stopped the run; the run of a list
+    ends with every byte kept. usage: a list, argument, setting or folder does not fit, and nothing was begun.
+    """
+
+    RETRY = "retry", 3, "DownloadFailedError"
+    FINAL = "final", 3, "DownloadFailedError"
+    PERMANENT = "permanent", 4, "DownloadFailedError"
+    # Not an OSError: Scrapy would retry that as if it were the network.
+    DISK = "disk", 3, "DownloadCancelledError"
+    STOP = "stop", 3, "DownloadCancelledError"
+    USAGE = "usage", 1, "DownloadCancelledError"
+
+    def __init__(self, word: str, exit_status: int, exception: str) -> None:
+        self.word = word
+        self.exit_status = exit_status
+        self.exception = exception
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is known of one code.
+
+    meaning: as in docs/reference.md (Markdown). cure: what a person can do, empty where nobody knows; a function where
+    it depends on whether the host has served other files. own_exception: the name in `scrapy.exceptions` of what a bare
+    request fails with, where it is not that of the kind.
+    """
+
+    kind: Kind
+    meaning: str
+    cure: str | Callable[[bool], str]
+    own_exception: str = ""
+
+    @property
+    def exception(self) -> str:
+        """The name in `scrapy.exceptions` of what a bare request without an answer fails with."""
+        return self.own_exception or self.kind.exception
+
+
+def _credentials_or_link(host_works: bool) -> str:
+    """Who is served other files by this host does not lack credentials."""
+    return "" if host_works else _LINK
+
+
+_AGAIN = "run the same again"
+_TIMEOUT = "DownloadTimeoutError"
+_CANCELLED = "DownloadCancelledError"
+_LINK = "give credentials, or a fresh link"
+_URL = "correct the URL in the list"
+_MIDDLEWARE = "look at your middlewares"
+_WHO = f"find out who touched the file, then {_AGAIN}"
+_STOPS = "the run of a list stops"
+
+TABLE = {
+    "list": Row(Kind.USAGE, "the list cannot be used; exit status 1", "correct the lines it names"),
+    "usage": Row(
+        Kind.USAGE,
+        "a setting, argument, URL or checksum file does not fit; exit status 1 (2 for the words of `scrapy bulk`)",
+        "correct what it names",
+    ),
+    "folder_in_use": Row(
+        Kind.USAGE, "another run writes there; exit status 1", "wait for it, stop it, or use another folder"
+    ),
+    "bad_line": Row(Kind.PERMANENT, "a bad line under `bad_lines=skip`", "correct the line in the list"),
+    "dns": Row(
+        Kind.RETRY,
+        "the host name was not found",
+        "correct the host name, or check the network",
+        "CannotResolveHostError",
+    ),
+    "connect": Row(Kind.RETRY, "no connection", f"check network and firewall, then {_AGAIN}", _TIMEOUT),
+    "no_route": Row(
+        Kind.RETRY, "the network knows no way to the host", f"check this machine's network, then {_AGAIN}", _TIMEOUT
+    ),
+    "refused": Row(
+        Kind.RETRY,
+        "the connection was refused",
+        f"check host and port, or {_AGAIN} later",
+        "DownloadConnectionRefusedError",
+    ),
+    "lost": Row(
+        Kind.RETRY, "the connection broke; the bytes are kept", f"{_AGAIN}; the bytes are kept", "ResponseDataLossError"
+    ),
+    "headers_timeout": Row(
+        Kind.RETRY,
+        "no answer within `BULK_HEADERS_TIMEOUT`",
+        f"{_AGAIN}; raise BULK_HEADERS_TIMEOUT for slow servers",
+        _TIMEOUT,
+    ),
+    "stall": Row(
+        Kind.RETRY, "no byte for `BULK_STALL_TIMEOUT`", f"{_AGAIN}; raise BULK_STALL_TIMEOUT for slow servers", _TIMEOUT
+    ),
+    "slow": Row(Kind.RETRY, "slower than `BULK_MIN_SPEED`", f"{_AGAIN}; lower BULK_MIN_SPEED for slow links", _TIMEOUT),
+    "origin_down": Row(Kind.FINAL, "the host did not work for `BULK_ORIGIN_PATIENCE`", f"{_AGAIN} when the host works"),
+    "tls": Row(Kind.RETRY, "TLS failed, but not the certificate", "check the TLS settings"),
+    "no_tls": Row(
+        Kind.FINAL,
+        "the port speaks no TLS: an https URL of a server that knows http only",
+        "write http:// in the list, or the port that speaks TLS",
+    ),
+    "no_network": Row(
+        Kind.FINAL,
+        "this machine has no way out: no host name resolves, or there is no route",
+        f"check this machine's network, DNS and firewall, then {_AGAIN}",
+    ),
+    "tls_verify": Row(
+        Kind.PERMANENT,
+        "the certificate does not verify",
+        "mend the certificate; if you accept it as it is: -s DOWNLOAD_VERIFY_CERTIFICATES=False",
+    ),
+    "proxy": Row(Kind.RETRY, "the proxy opened no tunnel, or its address is none", "check the proxy settings"),
+    "proxy_auth": Row(
+        Kind.PERMANENT,
+        "the proxy wants a user name and a password (407)",
+        "write user:password@ in front of the proxy's host, in http_proxy and https_proxy",
+    ),
+    "bad_answer": Row(
+        Kind.RETRY,
+        "what came is no valid HTTP; or its head has more than 256 KiB or 500 lines, more than 20 "
+        "interim answers (1xx) came before it, its chunks are tiny",
+        f"{_AGAIN}, or ask the server's owner",
+    ),
+    "bad_url": Row(Kind.PERMANENT, "the URL cannot be requested", _URL),
+    "redirect": Row(
+        Kind.FINAL,
+        "a redirect that leads nowhere: no host, a host name or port that cannot be, neither http nor https",
+        "ask the server's owner, or correct the URL in the list",
+    ),
+    "redirect_loop": Row(Kind.FINAL, "too many redirects", "correct the URL, or raise REDIRECT_MAX_TIMES"),
+    "insecure_redirect": Row(Kind.FINAL, "from https to http", "give the http URL in the list if you accept that"),
+    "private_redirect": Row(
+        Kind.PERMANENT,
+        "a redirect led from a public host to a private, local or loopback address; nothing was sent there",
+        "ask the server's owner; if you accept it: -s BULK_PRIVATE_REDIRECTS=True",
+    ),
+    "auth": Row(
+        Kind.RETRY,
+        "`BULK_AUTH` gave no credentials: what it raised; for good when the token server refuses the user",
+        "correct the user name or password, or look at what BULK_AUTH does",
+    ),
+    "robots": Row(
+        Kind.PERMANENT,
+        "robots.txt forbids it, and `ROBOTSTXT_OBEY` is on",
+        "ask the site's owner, or set ROBOTSTXT_OBEY=False",
+    ),
+    "ignored": Row(Kind.FINAL, "a middleware refused the request", _MIDDLEWARE),
+    "middleware": Row(Kind.FINAL, "a middleware failed, or answered in our place", _MIDDLEWARE),
+    "dropped": Row(Kind.FINAL, "a spider middleware or the scheduler dropped the request", _MIDDLEWARE),
+    "then_failed": Row(
+        Kind.FINAL,
+        "the file is there and proven; the command of `--then` failed",
+        "correct the command; the next run hands the file on without fetching it",
+    ),
+    "html": Row(
+        Kind.FINAL,
+        "a web page came where a file was expected",
+        "log in or renew the link; a name that ends in .html takes pages",
+    ),
+    "not_the_file": Row(
+        Kind.PERMANENT,
+        "the text of an answer came where the name says binary data (`BULK_SNIFF`); kept as `.part.old`",
+        "look at what came, in .part.old; log in or renew the link, or say BULK_SNIFF=False if it is right",
+    ),
+    "not_yet": Row(
+        Kind.RETRY,
+        "202: the server has accepted the request and is still preparing the file, for longer than "
+        "`BULK_ORIGIN_PATIENCE`",
+        f"{_AGAIN} later, when the file was staged",
+    ),
+    "bot_challenge": Row(
+        Kind.PERMANENT,
+        "a firewall before the site (AWS WAF, Cloudflare) wants a browser to answer its challenge",
+        "ask the site's owner for an address meant for programs, or give a mirror in the list",
+    ),
+    "size_mismatch": Row(
+        Kind.FINAL,
+        "the server has another length than the list says",
+        "correct the size in the list, or ask the server's owner",
+    ),
+    "digest_mismatch": Row(
+        Kind.PERMANENT,
+        "the bytes have another hash, twice",
+        "correct the hash in the list, or ask the server's owner; what came is in .part.old or .bad",
+    ),
+    "unproven": Row(
+        Kind.PERMANENT,
+        "no proof of the length, under `BULK_REQUIRE_PROOF`",
+        "give a size or hash in the list, or set BULK_REQUIRE_PROOF=False",
+    ),
+    "unstable": Row(
+        Kind.FINAL,
+        "the object changed again and again, or the answers make no sense together",
+        f"{_AGAIN} when the file on the server is at rest",
+    ),
+    "changed": Row(Kind.RETRY, "the object changed in the middle", _AGAIN),
+    "bad_range": Row(
+        Kind.RETRY, "the server answers a Range wrongly, and cannot do without", "give a mirror in the list"
+    ),
+    "no_progress": Row(
+        Kind.RETRY, "the server sends the same bytes again and again, and not the rest", "give a mirror in the list"
+    ),
+    "missing": Row(Kind.FINAL, "`verify` did not find the file", "run the same without verify=1"),
+    "two_urls": Row(
+        Kind.PERMANENT,
+        "the path belongs to another request of this crawl (another URL, method or body), which is "
+        "fetching it or has its file there",
+        "give one of them another name",
+        _CANCELLED,
+    ),
+    "two_ways": Row(
+        Kind.FINAL,
+        'a request with `meta["bulk"]` wants what `BulkFilesPipeline` is fetching',
+        "fetch it in one of the two ways",
+        _CANCELLED,
+    ),
+    "no_space": Row(Kind.DISK, "there is no room for the file; it waits for some", f"make room, then {_AGAIN}"),
+    "disk_full": Row(Kind.STOP, f"file system or quota full; {_STOPS}", f"make room, then {_AGAIN}"),
+    "read_only": Row(Kind.STOP, f"the file system is read-only; {_STOPS}", "mount the file system writable"),
+    "io_error": Row(Kind.STOP, f"the disk reports an error; {_STOPS}", "check the disk"),
+    "too_large": Row(
+        Kind.PERMANENT,
+        "the server promises, or sends, more bytes than `BULK_MAX_SIZE` or `BULK_STAGE_MAX` allows or than the whole "
+        "file system has; the file takes no room from others",
+        "correct the URL or the size in the list, raise BULK_MAX_SIZE, or use a larger disk",
+    ),
+    "file_too_big": Row(Kind.DISK, "the file system cannot hold such a file", "use another file system"),
+    "no_permission": Row(Kind.DISK, "no permission in the output folder", "mend owner and mode"),
+    "not_regular": Row(Kind.DISK, "a link, folder or device is in the way", "move away what lies there"),
+    "no_thread": Row(
+        Kind.STOP,
+        f"the system gives this process no more threads; {_STOPS}",
+        "raise `ulimit -u` or pids.max, or lower CONCURRENT_REQUESTS",
+    ),
+    "no_memory": Row(
+        Kind.STOP, f"there is not enough memory; {_STOPS}", "raise the memory limit, or lower CONCURRENT_REQUESTS"
+    ),
+    "thread_died": Row(
+        Kind.STOP, f"a thread that moves, hashes, flushes or names files ended unexpectedly; {_STOPS}", _AGAIN
+    ),
+    "too_many_files": Row(Kind.DISK, "too many open files", "raise `ulimit -n`, or lower CONCURRENT_REQUESTS"),
+    "disk_error": Row(Kind.DISK, "any other refusal of the file system", f"mend what it says, then {_AGAIN}"),
+    "part_in_use": Row(Kind.DISK, "another process writes this part", "wait for the other process"),
+    "part_replaced": Row(Kind.DISK, "somebody removed or replaced the part or file meanwhile", _WHO),
+    "part_changed": Row(
+        Kind.DISK,
+        "another program truncated, overwrote or punched the part meanwhile, and did so again when it was fetched anew",
+        _WHO,
+    ),
+    "folder_gone": Row(Kind.STOP, f"the output folder was deleted during the run; {_STOPS}", _AGAIN),
+    "file_changed": Row(Kind.DISK, "somebody wrote to the file while it was hashed", _WHO),
+    "no_job": Row(
+        Kind.USAGE,
+        "there is no such job on that Redis, or it was dropped or lost",
+        "push its list with `scrapy bulkqueue push`",
+    ),
+    "job_incomplete": Row(
+        Kind.STOP,
+        "the queue does not have all that was pushed: a push was broken off, or keys were removed or evicted",
+        "`scrapy bulkqueue drop`, and push the list again; what the ledger proves is not fetched",
+    ),
+    "job_cancelled": Row(
+        Kind.STOP,
+        "the job was cancelled with `scrapy bulkqueue cancel`; what there is of its files is kept",
+        "`scrapy bulkqueue resume`, and start a worker",
+    ),
+    "lease_lost": Row(
+        Kind.FINAL,
+        "a worker that was not heard of for `BULK_LEASE`; others go on with its entries, so it has no row",
+        "nothing: others go on with its entries",
+    ),
+    "stopped": Row(Kind.STOP, "the run was stopped (rows with status `interrupted`)", _AGAIN),
+}
+
+# RFC 9110 §15.5, §15.6; RFC 6585 §4; 520 to 524 are what a CDN says of a broken origin.
+_ANSWERED = "the server answered NNN"
+HTTP = {
+    # Asked for less at once (hosts/pieces.py), it stayed; nobody knows what helps.
+    400: Row(Kind.PERMANENT, _ANSWERED, ""),
+    401: Row(Kind.PERMANENT, _ANSWERED, _LINK),
+    403: Row(Kind.PERMANENT, _ANSWERED, _credentials_or_link),
+    404: Row(Kind.PERMANENT, _ANSWERED, _URL),
+    405: Row(Kind.PERMANENT, _ANSWERED, ""),
+    410: Row(Kind.PERMANENT, _ANSWERED, _URL),
+    451: Row(Kind.PERMANENT, _ANSWERED, ""),
+    **{
+        status: Row(Kind.RETRY, _ANSWERED, f"{_AGAIN} later")
+        for status in (408, 421, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
+    },
+}
+# Nobody knows what helps; what the server said stands beside it. The same request at once gets the same 4xx.
+_OTHER_BELOW_500 = Row(Kind.FINAL, _ANSWERED, "")
+_OTHER_FROM_500 = Row(Kind.RETRY, _ANSWERED, "")
+# What nobody has foreseen.
+_UNKNOWN = Row(Kind.FINAL, "", "")
+
+
+def look_up(code: str) -> Row:
+    """The row of a code, `http_404` and its like included."""
+    if not code.startswith("http_"):
+        return TABLE.get(code, _UNKNOWN)
+    status = int(code.removeprefix("http_"))
+    return HTTP.get(status, _OTHER_BELOW_500 if status < 500 else _OTHER_FROM_500)
+
+
+def cure(code: str, *, host_works: bool = False) -> str:
+    """What to do about an error of this code, in one short sentence; empty where nobody knows.
+
+    host_works: the hosts in question have served other files.
+    """
+    told = look_up(code).cure
+    return told if isinstance(told, str) else told(host_works)
 
 
 class BulkError(Exception):
     """Base of all errors of bulkspider.
 
     code: stable short word, as in the stat `bulk/failed/{code}` and the item field `error.code`.
-    permanent: True when the same list tried again cannot help (exit status 4 instead of 3).
+    kind: what follows from it, by the table where the raiser gives none.
     http_status: the status code of the answer that caused it, if an answer did.
+    server_said: the beginning of that answer's body, safe to show, when it was text.
     """
 
     def __init__(
-        self, message: str, *, code: str = "error", permanent: bool = False, http_status: int | None = None
+        self, message: str, *, code: str = "error", kind: Kind | None = None, http_status: int | None = None
     ) -> None:
         super().__init__(message)
+        self.server_said: str | None = None
         self.message = message
         self.code = code
-        self.permanent = permanent
+        self.kind = kind or look_up(code).kind
         self.http_status = http_status
+
+    @property
+    def status(self) -> str:
+        """Of the row of an entry that ends with it."""
+        return "failed"
+
+    @property
+    def permanent(self) -> bool:
+        """The same list tried again cannot help."""
+        return self.kind in (Kind.PERMANENT, Kind.USAGE)
 
     def __str__(self) -> str:
         return self.message
@@ -40,7 +370,7 @@ class UsageError(BulkError):
     """A setting, an argument or the output folder does not fit: nothing was begun. Exit status 1."""
 
     def __init__(self, message: str, *, code: str = "usage") -> None:
-        super().__init__(message, code=code, permanent=True)
+        super().__init__(message, code=code)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +394,23 @@ class ListError(UsageError):
         self.problems = tuple(problems)
 
 
+class Meaning(enum.Enum):
+    """What a refusal says of itself, beyond its status (`protocol/servertext.py` reads it)."""
+
+    UNSAID = "nothing"
+    OWN = "this very URL is refused"
+    BUSY = "too many requests, slow down"
+    EXPIRED = "the link has expired"
+    CHALLENGE = "a challenge that only a browser can answer"
+
+
 class AttemptError(BulkError):
     """One HTTP exchange failed, or its answer was refused. The part keeps its bytes.
 
     retry_after: seconds the origin asked us to wait (RFC 9110 §10.2.3), if it did.
     origin_wide: True when it speaks of the whole origin (unreachable, busy), not of this entry alone.
-    final: True when trying again now is pointless, although another run may fare better.
+    cause: the error that led to this one.
+    meaning: what the refusal says of itself.
     """
 
     def __init__(
@@ -77,65 +418,117 @@ class AttemptError(BulkError):
         message: str,
         *,
         code: str,
-        permanent: bool = False,
+        kind: Kind | None = None,
         http_status: int | None = None,
         retry_after: float | None = None,
         origin_wide: bool = False,
-        final: bool = False,
+        cause: BulkError | None = None,
     ) -> None:
-        super().__init__(message, code=code, permanent=permanent, http_status=http_status)
+        super().__init__(message, code=code, kind=kind, http_status=http_status)
         self.retry_after = retry_after
         self.origin_wide = origin_wide
-        self.final = final
+        self.cause = cause
+        self.meaning = Meaning.UNSAID
 
 
-class Disagreement(BulkError):
+def too_large(size: int | None, capacity: int | None, limit: int | None = None) -> AttemptError | None:
+    """The error of a file of `size` bytes that is larger than it may be, or that the file system could not hold if it
+    were empty; else None.
+
+    capacity: bytes of the file system in all, None when it does not tell. limit: BULK_MAX_SIZE, None for no limit.
+    """
+    if size is not None and limit is not None and size > limit:
+        return AttemptError(f"the origin offers {size} bytes, BULK_MAX_SIZE allows {limit}", code="too_large")
+    if size is None or capacity is None or size <= capacity:
+        return None
+    return AttemptError(f"the origin offers {size} bytes, the whole file system has {capacity}", code="too_large")
+
+
+def too_large_for_stage(size: int | None, stage_max: int) -> AttemptError | None:
+    """The error of a file of `size` bytes that is larger than all that may lie in the output folder, else None."""
+    if size is None or not stage_max or size <= stage_max:
+        return None
+    return AttemptError(f"it has {size} bytes, and BULK_STAGE_MAX is {stage_max}", code="too_large")
+
+
+def proxy_auth(http_status: int | None = None) -> AttemptError:
+    """RFC 9110 §15.5.8. Another attempt with the same settings gets the same answer.
+
+    http_status: 407 when it is the answer to the request itself, None when it is the answer to CONNECT.
+    """
+    what = "the proxy wants a user name and a password, or others than those it was given (407)"
+    return AttemptError(what, code="proxy_auth", http_status=http_status)
+
+
+class VersionConflict(BulkError):
     """Two answers do not fit together: a signal that `transfer.py` acts upon, and that no entry ever ends with.
 
-    differ: the bytes do, not only what was said about them.
+    differ: the bytes do, not only what was said about them. outside: because another program changed those on disk.
     """
 
-    def __init__(self, message: str, *, differ: bool = False) -> None:
+    def __init__(self, message: str, *, differ: bool = False, outside: bool = False) -> None:
         super().__init__(message)
         self.differ = differ
+        self.outside = outside
 
 
 class DiskError(BulkError):
     """The file system refused (full, read-only, broken). Never retried as if it were the network.
 
-    stops_run: True when no other file of this folder can fare better (FAULTS 47, 48).
+    Its kind is `STOP` when no other file of this folder can fare better (FAULTS 47, 48), else `DISK`.
     """
 
-    def __init__(self, message: str, *, code: str, permanent: bool = False, stops_run: bool = False) -> None:
-        super().__init__(message, code=code, permanent=permanent)
-        self.stops_run = stops_run
+
+class PartChanged(DiskError):
+    """Another program changed, removed or replaced a part while we filled it. Its bytes are not published; the entry
+    may be fetched again."""
+
+    found: Mapping[str, str] = {}
 
 
+class WorkerError(DiskError):
+    """This machine gives us no thread or no memory, or a thread of ours has ended: no other file can fare better.
+
+    Handled like a disk that refuses everybody: it ends the run of a list, with every byte kept, and in other crawls it
+    fails the files that meet it.
+    """
+
+
+# What an error number of the system is called here, and what its message says behind the path.
 _DISK_CODES = {
-    errno.ENOSPC: ("disk_full", "the file system is full; make room and run the same command again", True),
-    errno.EDQUOT: ("disk_full", "the disk quota is used up; make room and run the same command again", True),
-    errno.EROFS: ("read_only", "the file system is read-only; mount it writable or choose another output", True),
-    errno.EIO: ("io_error", "the disk reported an error; check it before running again", True),
-    errno.EFBIG: ("file_too_big", "the file system cannot hold a file of this size; choose another output", False),
-    errno.EACCES: ("no_permission", "no permission; check owner and mode", False),
-    errno.EPERM: ("no_permission", "no permission; check owner and mode", False),
-    errno.ELOOP: ("not_regular", "a symbolic link is in the way; move it, links are never followed", False),
-    errno.ENOTDIR: ("not_regular", "something that is not a folder is in the way; move it", False),
-    errno.EISDIR: ("not_regular", "a folder is in the way; move it", False),
-    errno.EMFILE: ("too_many_files", "too many open files; raise `ulimit -n` or lower CONCURRENT_REQUESTS", False),
-    errno.ENFILE: ("too_many_files", "too many open files; raise `ulimit -n` or lower CONCURRENT_REQUESTS", False),
+    errno.ENOSPC: ("disk_full", "the file system is full; make room and run the same command again"),
+    errno.EDQUOT: ("disk_full", "the disk quota is used up; make room and run the same command again"),
+    errno.EROFS: ("read_only", "the file system is read-only; mount it writable or choose another output"),
+    errno.EIO: ("io_error", "the disk reported an error; check it before running again"),
+    errno.EFBIG: ("file_too_big", "the file system cannot hold a file of this size; choose another output"),
+    errno.EACCES: ("no_permission", "no permission; check owner and mode"),
+    errno.EPERM: ("no_permission", "no permission; check owner and mode"),
+    errno.ELOOP: ("not_regular", "a symbolic link is in the way; move it, links are never followed"),
+    errno.ENOTDIR: ("not_regular", "something that is not a folder is in the way; move it"),
+    errno.ENXIO: ("not_regular", "not a regular file is in the way; move it"),
+    errno.EISDIR: ("not_regular", "a folder is in the way; move it"),
+    errno.EMFILE: ("too_many_files", "too many open files; raise `ulimit -n` or lower CONCURRENT_REQUESTS"),
+    errno.ENFILE: ("too_many_files", "too many open files; raise `ulimit -n` or lower CONCURRENT_REQUESTS"),
 }
 
 
 def disk_error(error: OSError, path: str | os.PathLike[str]) -> DiskError:
     """The DiskError for an OSError met at `path`: which file, what is wrong, what to do."""
     what = os.strerror(error.errno) if error.errno else str(error)
-    code, cure, stops = _DISK_CODES.get(error.errno or 0, ("disk_error", what, False))
-    return DiskError(f"{os.fspath(path)}: {cure}", code=code, stops_run=stops)
+    code, sentence = _DISK_CODES.get(error.errno or 0, ("disk_error", what))
+    return DiskError(f"{os.fspath(path)}: {sentence}", code=code)
 
 
 class Stopped(BulkError):
-    """The run is stopping (Ctrl-C, SIGTERM, the spider was closed); every byte is kept."""
+    """The run is stopping (Ctrl-C, SIGTERM, the spider was closed, a full disk); every byte is kept.
 
-    def __init__(self, message: str = "the run was stopped") -> None:
-        super().__init__(message, code="stopped")
+    reason: why, where that was more than somebody's wish.
+    """
+
+    def __init__(self, message: str = "the run was stopped", *, reason: BulkError | None = None) -> None:
+        super().__init__(message if reason is None else reason.message, code="stopped")
+        self.reason = reason or self
+
+    @property
+    def status(self) -> str:
+        return "interrupted"

@@ -1,8 +1,10 @@
-"""BulkItem: what became of one entry. One per entry of a run that ended by itself, failures included."""
+"""BulkItem: what became of one entry, one per entry of a run that ended by itself, failures included; and Result, what
+a request with `meta["bulk"]` is told of its file."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -11,10 +13,15 @@ class BulkItem:
     """A row of the report. Sizes in bytes, times in seconds; URLs without secrets.
 
     line: line number in the list (0: not from a list). status: verified, complete, unproven, failed, interrupted.
-    already: an earlier run did it; nothing was fetched. flags: adopted, encoded, size-only, no-range, url-changed.
-    resumed_from: bytes that were on disk before this run. attempts: requests made; broken: how many of them
+    proof_by: who stated the hash that verifies it: signed-sums, list, sums, redirect or server; None of files that are
+    not verified, and of those that an older version verified.
+    already: an earlier run did it; nothing was fetched. flags: adopted, checksum-only, encoded,
+    no-range, other-type, server-digest, size-only, url-changed, weak-hash,
+    handed-on.
+    resumed_from: bytes on disk before this run that it went on from. attempts: requests made; broken: how many of them
     ended in an error. connections: most at once. checksums: algorithm -> hex.
-    error: {code, message, http_status, permanent} of a failure.
+    error: {code, message, http_status, permanent} of a failure. server_said: how the answer that caused it begins,
+    when that is text. set_aside: why a file that was there before was kept as `.old`. extra: what the list says beside.
     """
 
     line: int = 0
@@ -23,6 +30,7 @@ class BulkItem:
     final_url: str | None = None
     path: str | None = None
     status: str = ""
+    proof_by: str | None = None
     already: bool = False
     flags: list[str] = field(default_factory=list)
     size: int | None = None
@@ -37,3 +45,56 @@ class BulkItem:
     etag: str | None = None
     last_modified: str | None = None
     error: dict[str, Any] | None = None
+    server_said: str | None = None
+    set_aside: str | None = None
+    extra: dict[str, Any] | None = None
+
+    def become(self, row: BulkItem) -> None:
+        """Takes over all fields of another row."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(row, each.name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What became of one file: `response.meta["bulk"]["result"]` with types, and what our signals bring.
+
+    The fields are those of BulkItem. path: absolute, None where a file has no place because its request is wrong.
+    """
+
+    status: str
+    proof_by: str | None
+    path: str | None
+    size: int | None
+    sha256: str | None
+    checksums: dict[str, str]
+    flags: list[str]
+    resumed_from: int
+    bytes_received: int
+    already: bool
+    attempts: int
+    etag: str | None
+    last_modified: str | None
+    error: dict[str, Any] | None
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any]) -> Result:
+        """Of `response.meta`, or `failure.request.meta` in an errback. Raises KeyError where no file was asked for."""
+        told = meta["bulk"]["result"]
+        return cls(**{key: told[key] for key in RESULT_KEYS})
+
+    @classmethod
+    def of(cls, item: BulkItem) -> Result:
+        """Of a row."""
+        known = asdict(item)
+        return cls(**{key: known[key] for key in RESULT_KEYS})
+
+    @property
+    def ok(self) -> bool:
+        """The file is there, whole as far as that can be told: its status is verified, complete or unproven."""
+        return self.status in FINISHED
+
+
+RESULT_KEYS = tuple(each.name for each in fields(Result))
+# A file with one of these has its name.
+FINISHED = ("verified", "complete", "unproven")

@@ -7,12 +7,15 @@ exist, is a UsageError that names the setting and the nearest known one: a typo 
 from __future__ import annotations
 
 import difflib
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from bulkspider.errors import UsageError
+from bulkspider.timetable import Timetable, is_timetable
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -26,6 +29,8 @@ def parse_size(value: object) -> int:
     if isinstance(value, bool):
         raise ValueError("not a size")
     if isinstance(value, (int, float)):
+        if not math.isfinite(value):
+            raise ValueError("not a size")
         number = int(value)
         if number < 0:
             raise ValueError("a size cannot be negative")
@@ -33,7 +38,10 @@ def parse_size(value: object) -> int:
     match = _SIZE.fullmatch(str(value).strip())
     if match is None:
         raise ValueError("not a size; write for example 64K, 16M, 1.5G")
-    return int(float(match[1]) * 1024 ** _POWER[match[2].upper()])
+    size = float(match[1]) * 1024 ** _POWER[match[2].upper()]
+    if not math.isfinite(size):
+        raise ValueError("not a size that anything can have")
+    return int(size)
 
 
 def human(count: float) -> str:
@@ -54,11 +62,18 @@ def _size(value: object) -> int:
     return parse_size(value)
 
 
-def _rate(value: object) -> int | None:
-    """Bytes per second, or None (no limit) for an empty value, None or 0."""
+def _limit(value: object) -> int | None:
+    """Bytes, or bytes per second; None (no limit) for an empty value, None or 0."""
     if value is None or value == "":
         return None
     return parse_size(value) or None
+
+
+def parse_rate(value: object) -> int | Timetable | None:
+    """Bytes per second, a timetable of them, or None for no limit."""
+    if is_timetable(value):
+        return Timetable.parse(str(value), parse_size)
+    return _limit(value)
 
 
 def _seconds(value: object) -> float:
@@ -79,6 +94,13 @@ def _count(value: object) -> int:
     number = int(str(value))
     if number < 0:
         raise ValueError("a count cannot be negative")
+    return number
+
+
+def _at_least_one(value: object) -> int:
+    number = _count(value)
+    if not number:
+        raise ValueError("must be at least 1")
     return number
 
 
@@ -104,8 +126,37 @@ def _text(value: object) -> str | None:
     return None if value in (None, "") else str(value)
 
 
+def has_scheme(path: str) -> bool:
+    """It names a service, as `s3://bucket/folder` does, or is a URL of a file; it is no path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
+
+
+def _folder(value: object) -> str | None:
+    if value not in (None, "") and has_scheme(str(value)):
+        raise ValueError("files are written to a folder of this machine only; give its path")
+    return _text(value)
+
+
 def _any(value: object) -> Any:
     return value or None
+
+
+def _table(value: object) -> Mapping[str, Any] | None:
+    """A dict, or one as JSON, as it is written on a command line."""
+    if isinstance(value, str) and value:
+        value = json.loads(value)
+    if value and not isinstance(value, Mapping):
+        raise ValueError("not a dict")
+    return cast("Mapping[str, Any]", value) if value else None
+
+
+def _words(value: object) -> tuple[str, ...] | None:
+    """Texts: a list, or one text with commas between them."""
+    if isinstance(value, str):
+        value = value.split(",")
+    if not isinstance(value, (list, tuple, set, frozenset)) and value is not None:
+        raise ValueError("not a list")
+    return tuple(str(word).strip() for word in value or () if str(word).strip()) or None
 
 
 def _choice(*allowed: str) -> Any:
@@ -116,6 +167,11 @@ def _choice(*allowed: str) -> Any:
         return text
 
     return convert
+
+
+def _maybe(convert: Any) -> Any:
+    """None, too, which stands for the default of each front door."""
+    return lambda value: None if value in (None, "") else convert(value)
 
 
 def _setting(default: Any, convert: Any) -> Any:
@@ -138,18 +194,35 @@ class Options:
     resume_overlap: int = _setting(64 * KIB, _size)
     checkpoint: int = _setting(64 * MIB, _size)
     digest: str = _setting("auto", _choice("auto", "sha256", "off"))
-    rate_limit: int | None = _setting(None, _rate)
-    rate_limit_per_host: int | None = _setting(None, _rate)
+    server_digest: str = _setting("require", _choice("require", "warn", "ignore"))
+    rate_limit: int | Timetable | None = _setting(None, parse_rate)
+    rate_limit_per_host: int | None = _setting(None, _limit)
     segments: int = _setting(0, _count)
-    segment_min: int = _setting(16 * MIB, _size)
+    segment_min: int = _setting(0, _size)
+    range_max: int = _setting(0, _size)
+    hosts: str | None = _setting(None, _text)
     batch: int = _setting(32, _count)
     order: str = _setting("list", _choice("list", "smallest", "largest"))
     fresh_url: str | None = _setting(None, _text)
+    auth: str | None = _setting(None, _text)
+    oauth2: Mapping[str, Any] | None = _setting(None, _table)
+    trusted_hosts: tuple[str, ...] | None = _setting(None, _words)
     lease: float = _setting(120.0, _lease)
-    store: str | None = _setting(None, _text)
+    items: str | None = _setting(None, _maybe(_choice("new", "all")))
+    stop_patience: float = _setting(60.0, _seconds)
+    store: str | None = _setting(None, _folder)
     preallocate: bool = _setting(False, _flag)
+    remote_time: bool = _setting(False, _flag)
+    max_size: int | None = _setting(None, _limit)
+    private_redirects: bool = _setting(False, _flag)
+    sniff: bool = _setting(True, _flag)
+    html: str | None = _setting(None, _maybe(_choice("accept", "refuse")))
     require_proof: bool = _setting(False, _flag)
+    then: str | None = _setting(None, _text)
+    then_at_once: int = _setting(2, _at_least_one)
+    stage_max: int = _setting(0, _size)
     progress: str = _setting("auto", _choice("auto", "bar", "log", "off"))
+    color: bool = _setting(True, _flag)
     metrics_port: int = _setting(0, _port)
     metrics_host: str = _setting("127.0.0.1", str)
     fallback_http_handler: Any = _setting(None, _any)

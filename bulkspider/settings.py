@@ -1,9 +1,12 @@
 """Settings of the stand-alone project: the add-on, plus defaults for a crawl that only fetches large files.
 
-Every one of them may be overridden on the command line (`-s NAME=VALUE`); README, "Tuning", explains how.
+Every one of them may be overridden on the command line (`-s NAME=VALUE`); docs/settings.md, "Tuning", explains how.
 """
 
+from bulkspider.hosts.identity import user_agent
+
 BOT_NAME = "bulkspider"
+USER_AGENT = user_agent()
 ADDONS = {"bulkspider.Addon": 500}
 # The add-on would add it for a crawl; this is for `scrapy list`.
 SPIDER_MODULES = ["bulkspider.spiders"]
@@ -25,7 +28,7 @@ TWISTED_DNS_RESOLVER = "bulkspider.resolver.FreshResolver"
 # A person reads this log: our own lines, not the crawler's housekeeping.
 LOG_LEVEL = "INFO"
 LOG_FORMAT = "%(asctime)s %(levelname)s: %(message)s"
-LOG_DATEFORMAT = "%H:%M:%S"
+LOG_DATEFORMAT = "%Y-%m-%d %H:%M:%S"
 STATS_DUMP = False
 TELNETCONSOLE_ENABLED = False
 # Since Scrapy 2.19: executes code that arrives over HTTP. Not in a program that runs for weeks.

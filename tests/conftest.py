@@ -1,117 +1,57 @@
-"""The front door: `scrapy crawl bulk` as a subprocess, its files compared by hash."""
+"""What every test may ask for: the option `--long`, and a folder in which crawls run.
+
+Where a test stands:
+    unit/<package>      one module of that package, by table and by property: no process, no network
+    crawl/<promise>     the main job through the front door (`scrapy crawl bulk`, `scrapy bulk`), by what it promises: `right` files,
+                        it `resumes`, is `patient` and `bounded`, `honest` in what it says, reads the `lists` that people have
+    python              `bulkspider.fetch` and what belongs to it, called from Python
+    engines             workflow engines, where they are installed (`tox -e engines`)
+    projects            Scrapy projects of others that chain it in
+    cluster             the queue, its workers, and shards
+    gate                the same folders and servers for a frozen version and the present one
+    benchmarks          figures beside other programs, and a test that the harness measures
+    support             servers, processes and records that several tests need; the only place that tests import from
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
-from messages import check_error
 
-# Patience in tests: a retry must not wait for seconds, a stall must be noticed soon.
-QUICK = {
-    "BULK_RETRY_DELAY": "0.05",
-    "BULK_RETRY_DELAY_MAX": "0.2",
-    "BULK_RETRY_TIMES": "3",
-    "BULK_STALL_TIMEOUT": "3",
-    "BULK_HEADERS_TIMEOUT": "3",
-    "BULK_CONNECT_TIMEOUT": "3",
-    "BULK_ORIGIN_PATIENCE": "3",
-}
+from support.crawl import Bulk
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="the long forms of the crash tests: 20 files, 50 kills")
+    parser.addoption(
+        "--engines", action="store_true", help="also tests/engines, for the workflow engines that are here"
+    )
 
 
-@dataclass
-class Ended:
-    """A crawl that has ended."""
-
-    status: int
-    log: str
-    rows: list[dict[str, Any]]
-    output: Path
-
-    def row(self, name: str) -> dict[str, Any]:
-        (row,) = [row for row in self.rows if row["name"] == name]
-        return row
-
-    def file(self, name: str) -> bytes:
-        return (self.output / name).read_bytes()
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Workflow engines take minutes and an environment of their own: `tox -e engines`."""
+    return True if collection_path.name == "engines" and not config.getoption("--engines") else None
 
 
-class Bulk:
-    """Runs crawls in a folder of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.output = folder / "out"
-        self.report = folder / "report.jsonl"
-        self._list = folder / "list.txt"
-
-    def write_list(self, entries: Iterable[str] | Mapping[str, str], header: str = "name url") -> Path:
-        lines = [f"{name} {url}" for name, url in entries.items()] if isinstance(entries, Mapping) else list(entries)
-        self._list.write_text("\n".join([header, *lines]) + "\n", encoding="utf-8")
-        return self._list
-
-    def command(self, *arguments: str, settings: Mapping[str, str] | None = None) -> list[str]:
-        command = [sys.executable, "-m", "scrapy", "crawl", "bulk", "-a", f"list={self._list}"]
-        command += ["-a", f"output={self.output}", "-O", f"{self.report}:jsonl"]
-        for name, value in {**QUICK, **(settings or {})}.items():
-            command += ["-s", f"{name}={value}"]
-        return [*command, *arguments]
-
-    def start(self, *arguments: str, settings: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        self.report.unlink(missing_ok=True)
-        return subprocess.Popen(
-            self.command(*arguments, settings=settings),
-            cwd=self.folder,
-            env={**os.environ, "SCRAPY_SETTINGS_MODULE": "bulkspider.settings", "PYTHONWARNINGS": "default"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def wait(self, process: subprocess.Popen[str], timeout: float = 90) -> Ended:
-        try:
-            log, _ = process.communicate(timeout=timeout)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            log, _ = process.communicate()
-            pytest.fail(f"the crawl hangs:\n{log}")
-        rows = []
-        if self.report.exists():
-            rows = [json.loads(line) for line in self.report.read_text().splitlines()]
-        for row in rows:
-            if row["error"] is not None:
-                check_error(row["error"])
-        return Ended(process.returncode, log, rows, self.output)
-
-    def run(self, *arguments: str, settings: Mapping[str, str] | None = None, timeout: float = 90) -> Ended:
-        ended = self.wait(self.start(*arguments, settings=settings), timeout)
-        assert "Traceback" not in ended.log, ended.log
-        return ended
+def pytest_assertrepr_compare(op: str, left: object, right: object) -> list[str] | None:
+    """Of two files that differ: how long they are and where they part, instead of all their bytes."""
+    if op != "==" or not isinstance(left, bytes) or not isinstance(right, bytes) or len(left) + len(right) < 1_000:
+        return None
+    shorter = min(len(left), len(right))
+    differs = [n for n in range(0, shorter, 512) if left[n : min(n + 512, shorter)] != right[n : min(n + 512, shorter)]]
+    return [
+        f"{len(left):,} bytes == {len(right):,} bytes",
+        f"{len(differs)} blocks of 512 bytes differ, from {differs[0]:,} to {differs[-1]:,}"
+        if differs
+        else "one goes on",
+        *(
+            f"{len(data) - data.count(0):,} bytes of the {side} are not 0"
+            for side, data in (("left", left), ("right", right))
+        ),
+    ]
 
 
 @pytest.fixture
 def bulk(tmp_path: Path) -> Bulk:
     return Bulk(tmp_path)
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def kill(process: subprocess.Popen[str]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.wait()

@@ -6,10 +6,12 @@ Every scrapy command of an environment imports this module, whatever is to be ru
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrapy.commands import ScrapyCommand
@@ -17,15 +19,15 @@ from scrapy.exceptions import UsageError as ScrapyUsageError
 from scrapy.utils.conf import arglist_to_dict
 
 from bulkspider.errors import BulkError, UsageError
-from bulkspider.options import human, plural
+from bulkspider.options import plural
+from bulkspider.text import visible, visible_lines
 
 if TYPE_CHECKING:
-    from bulkspider.entry import Entry
-    from bulkspider.queue.job import Job, Status
+    from bulkspider.entries.entry import Entry
+    from bulkspider.queue.job import Job
+    from bulkspider.queue.status import Status
 
 WATCH_SECONDS = 2.0
-# A worker renews every third of its lease: one that was not heard of for the whole of it is gone.
-SHOWN_FAILURES = 20
 
 
 class Command(ScrapyCommand):
@@ -34,7 +36,10 @@ class Command(ScrapyCommand):
     default_settings: ClassVar[dict[str, Any]] = {"LOG_ENABLED": False}
 
     def syntax(self) -> str:
-        return "push LIST | status | retry [NAME …] | caps [HOST=N …] | drop   --queue URL --job NAME"
+        return (
+            "push LIST | status | list | dead | retry [NAME …] | caps [HOST=N …] | pause | drain | cancel | resume | "
+            "drop   --queue URL --job NAME"
+        )
 
     def short_desc(self) -> str:
         return "A list that workers on several machines share, on Redis"
@@ -42,68 +47,95 @@ class Command(ScrapyCommand):
     def long_desc(self) -> str:
         return (
             "push LIST: adds a list to the job, largest files first; again is harmless. "
-            "status: how far it is; with --watch until it is done. "
+            "status: how far it is; with --watch until it is over; "
+            "its exit status is the job's: 0 done, 3 left, 4 given up. "
+            "list: the jobs of this Redis. dead: entries that were given up. "
             "retry: gives entries that were given up (all, or these) another chance. "
             "caps: how many at once from a host, all workers together, from now on (default=N for all others; HOST= "
-            "takes a number back). drop: forgets the job; files stay. "
-            "Workers: scrapy bulk -a queue=URL -a job=NAME -a output=DIR"
+            "takes a number back). pause: nothing new is begun. drain: and workers end when what runs is finished. "
+            "cancel: workers stop at once and keep what they have. resume: takes these back. "
+            "drop: forgets the job; files stay. "
+            "Workers: scrapy bulk -a queue=URL -a job=NAME -a output=DIR. "
+            "The environment variable BULK_QUEUE stands for --queue, here and for workers."
         )
 
     def add_options(self, parser: argparse.ArgumentParser) -> None:
         from bulkspider.queue.job import DEFAULT_CAP
 
         super().add_options(parser)
-        parser.add_argument("--queue", metavar="URL", help="redis://HOST/0, rediss://… or unix://…")
+        parser.add_argument(
+            "--queue",
+            metavar="URL",
+            help="redis://HOST/0, rediss://…, unix://…, redis+sentinel://HOST/SERVICE/0, or @FILE with such a line",
+        )
         parser.add_argument("--job", metavar="NAME", help="name of the job on that Redis")
         parser.add_argument("--cap", metavar="N", help=f"push: at once from each host, at most ({DEFAULT_CAP})")
-        parser.add_argument("--watch", action="store_true", help="status: again and again until the job is done")
+        parser.add_argument("--watch", action="store_true", help="status: again and again until the job is over")
+        parser.add_argument("--json", action="store_true", help="status, list, dead: for machines, one object a line")
+        parser.add_argument("--reason", metavar="TEXT", default="", help="dead, retry: only of this code or reason")
+        parser.add_argument("--host", metavar="HOST", default="", help="dead, retry: only of this host")
         parser.add_argument(
             "-a",
             metavar="NAME=VALUE",
             action="append",
             default=[],
             dest="spargs",
-            help="push: skip, bad_lines, match, limit, sums, as for a list",
+            help="push: skip, bad_lines, match, limit, sums, sums_sig, keyring, as for a list",
         )
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
         actions: dict[str, Callable[[Job, list[str], argparse.Namespace], None]] = {
             "push": self._push,
             "status": self._status,
+            "dead": self._dead,
             "retry": self._retry,
             "caps": self._caps,
+            "pause": self._order,
+            "drain": self._order,
+            "cancel": self._order,
+            "resume": self._order,
             "drop": self._drop,
         }
-        if not args or args[0] not in actions:
-            raise ScrapyUsageError(f"say what to do: {', '.join(actions)}")
+        if not args or args[0] not in {*actions, "list"}:
+            raise ScrapyUsageError(f"say what to do: {', '.join([*actions, 'list'])}")
+        from bulkspider.queue.address import VARIABLE, find_address
         from bulkspider.queue.job import Job
 
+        action = args[0]
         try:
-            if not opts.queue or not opts.job:
-                raise UsageError("which queue and job? Say --queue redis://HOST/0 --job NAME")
-            with Job(opts.queue, opts.job) as job:
-                if args[0] != "push":
+            queue = find_address(opts.queue)
+            if not queue:
+                raise UsageError(f"which queue? Say --queue redis://HOST/0, or set {VARIABLE} in the environment")
+            if action == "list":
+                self._list(queue, opts)
+                return
+            if not opts.job:
+                raise UsageError("which job? Say --job NAME; `scrapy bulkqueue list` shows those there are")
+            with Job(queue, opts.job) as job:
+                if action == "push":
+                    job.refuse_cluster()
+                elif action != "drop":
                     job.require()
-                actions[args[0]](job, args[1:], opts)
+                actions[action](job, args if actions[action] == self._order else args[1:], opts)
         except BulkError as error:
-            print(f"bulkspider: {error}", file=sys.stderr)
+            print(f"bulkspider: {visible_lines(str(error))}", file=sys.stderr)
             self.exitcode = 1
         except KeyboardInterrupt:
             self.exitcode = 130
 
     def _push(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
-        from bulkspider.arguments import list_options
+        from bulkspider.lists.source import check_list
         from bulkspider.queue.job import DEFAULT_CAP
-        from bulkspider.sources import check_list
-        from bulkspider.sums import read_sums
+        from bulkspider.spiders.arguments import list_options
+        from bulkspider.sums.checksums import sums_file
 
         if len(args) != 1:
             raise UsageError("which list? `scrapy bulkqueue push LIST --queue URL --job NAME`")
         if opts.cap is not None and (not opts.cap.isdecimal() or int(opts.cap) < 1):
             raise UsageError(f"--cap {opts.cap}: must be a number of transfers")
         options = arglist_to_dict(opts.spargs)
-        sums = options.pop("sums", None)
-        known_sums = read_sums(sums) if sums else None
+        file = sums_file(*(options.pop(name, None) for name in ("sums", "sums_sig", "keyring")))
+        known_sums = file.read() if file is not None else None
         with tempfile.TemporaryDirectory(prefix="bulkqueue-") as folder:
             source = check_list(args[0], folder, **list_options(options))
 
@@ -111,36 +143,80 @@ class Command(ScrapyCommand):
                 while (entry := source.take()) is not None:
                     yield entry if known_sums is None else known_sums.add_to(entry)
 
-            new, given = job.push(entries(), int(opts.cap or DEFAULT_CAP))
+            new, given = job.push(entries(), int(opts.cap or DEFAULT_CAP), Path(args[0]).name)
             source.close()
         if opts.cap is not None:
             job.set_caps({"default": int(opts.cap)})
+        if source.introduction:
+            print(visible(source.introduction))
         for warning in source.warnings:
-            print(f"warning: {warning}")
+            print(f"warning: {visible(warning)}")
         for bad in source.bad:
-            print(f"passed over: {bad.problem}")
+            print(f"passed over: {visible(str(bad.problem))}")
         if known_sums is not None and (gaps := known_sums.gaps):
-            print(f"warning: {gaps}")
+            print(f"warning: {visible(gaps)}")
         known = f", {plural(given - new, 'was', 'were')} there already" if new < given else ""
         print(f"job {job.name}: {plural(new, 'entry', 'entries')} pushed{known}")
         caps = job.caps()
         print(f"at once from one host, all workers together: {caps.pop('default')}", end="")
         print("".join(f", {host}: {cap}" for host, cap in caps.items()))
+        if policy := job.eviction():
+            print(
+                f"warning: this Redis may throw keys away when its memory is full (maxmemory-policy {policy}), and "
+                "entries of the job with them; set maxmemory-policy noeviction"
+            )
 
     def _status(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
+        from bulkspider.queue.job import is_away
+
         while True:
-            status = job.status()
-            lines = list(_describe(job, status))
-            if opts.watch and sys.stdout.isatty():
-                print("\033[H\033[2J", end="")
-            print("\n".join(lines), flush=True)
-            if not opts.watch or not status.left:
-                return
-            print()
+            try:
+                status = job.status()
+                self._show(job, status, opts)
+            except UsageError as error:
+                if not opts.watch or not is_away(error):
+                    raise
+                print(f"{visible_lines(str(error))}; asking again", file=sys.stderr)
+            else:
+                self.exitcode = status.exit_status
+                if not opts.watch or status.is_over:
+                    return
             time.sleep(WATCH_SECONDS)
 
+    def _show(self, job: Job, status: Status, opts: argparse.Namespace) -> None:
+        from bulkspider.queue.status import describe
+
+        if opts.json:
+            print(json.dumps(status.as_json(job.name)), flush=True)
+            return
+        lines = list(map(visible_lines, describe(job.name, job.shown, status, job.running(), job.dead())))
+        if opts.watch and sys.stdout.isatty():
+            print("\033[H\033[2J", end="")
+        print("\n".join(lines), flush=True)
+        if opts.watch and not status.is_over:
+            print()
+
+    def _list(self, queue: str, opts: argparse.Namespace) -> None:
+        from bulkspider.queue.job import Job, jobs_on
+
+        for name in jobs_on(queue):
+            with Job(queue, name) as job:
+                status = job.status()
+            if opts.json:
+                print(json.dumps(status.as_json(name)))
+            else:
+                order = f", {status.order}" if status.order else ""
+                missing = f", {status.missing:,} missing" if status.missing else ""
+                print(f"{name}: {status.done:,} done, {status.left:,} left, {status.dead:,} given up{missing}{order}")
+
+    def _dead(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
+        """name, code, host and reason of each, in columns that tabs divide."""
+        for name, letter in job.dead(opts.reason, opts.host).items():
+            row = {"name": name, "code": letter["code"], "host": letter["origin"], "reason": letter["reason"]}
+            print(json.dumps(row) if opts.json else "\t".join(map(visible, row.values())))
+
     def _retry(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
-        letters = job.dead()
+        letters = job.dead(opts.reason, opts.host)
         if unknown := [name for name in args if name not in letters]:
             raise UsageError(f"{unknown[0]}: not among the entries of job {job.name} that were given up")
         count = job.retry(args or letters)
@@ -157,38 +233,14 @@ class Command(ScrapyCommand):
         for host, cap in job.caps().items():
             print(f"{host} {cap}")
 
+    def _order(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
+        from bulkspider.queue.status import ORDERS
+
+        order = None if args[0] == "resume" else args[0]
+        job.order(order)
+        told = ORDERS[order] if order else "goes on; workers that have ended are to be started again"
+        print(f"job {job.name}: {told}")
+
     def _drop(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
         job.drop()
         print(f"job {job.name}: dropped; finished files and parts stay where they are")
-
-
-def _describe(job: Job, status: Status) -> Iterator[str]:
-    """What `status` shows."""
-    told = [f"{status.done:,} done", f"{status.left:,} left", f"{status.dead:,} given up"]
-    yield f"job {job.name} on {job.shown}: {plural(status.pushed, 'entry', 'entries')}, {', '.join(told)}"
-    if status.later:
-        yield f"{status.later:,} of those left wait for another try"
-    if status.hosts:
-        width = max(len(host["origin"]) for host in status.hosts)
-        yield f"\n{'host':<{width}} {'left':>9} {'at once':>8} {'of':>4}"
-        for host in status.hosts:
-            closed = f"   asked to wait {host['closed']:.0f} s" if host["closed"] else ""
-            yield f"{host['origin']:<{width}} {host['left']:>9,} {host['running']:>8} {host['cap']:>4}{closed}"
-    if status.workers:
-        width = max(len(worker["name"]) for worker in status.workers)
-        yield f"\n{'worker':<{width}} {'running':>8} {'heard of':>11}"
-        for worker in status.workers:
-            ago = f"{worker['seen']:.0f} s ago"
-            gone = "   (gone)" if worker["seen"] > status.lease else ""
-            yield f"{worker['name']:<{width}} {worker['entries']:>8} {ago:>11}{gone}"
-    if running := job.running():
-        yield "\nrunning"
-        for row in running:
-            size = human(row["bytes"]) if row["bytes"] is not None else ""
-            yield f"{size:>11}  {row['name']}  ({row['worker']})"
-    if letters := job.dead():
-        yield "\ngiven up (scrapy bulkqueue retry brings them back)"
-        for name, letter in list(letters.items())[:SHOWN_FAILURES]:
-            yield f"{name}: {letter['reason']} [{letter['code']}]"
-        if len(letters) > SHOWN_FAILURES:
-            yield f"… and {len(letters) - SHOWN_FAILURES:,} more"

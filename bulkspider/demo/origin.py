@@ -2,7 +2,7 @@
 
 Decides how a request for `/<size>/<seed>.bin` (`/10G/a.bin`, `/4096/b.bin?rate=1M`) is answered: GET and HEAD, one
 Range, If-Range, If-None-Match, a strong ETag. What the bytes are is `content.py`'s matter. It must not know the
-downloader: demo, tests and benchmarks need a server that owes it nothing. A server that lies is `tests/faulty.py`.
+downloader: demo, tests and benchmarks need a server that owes it nothing. `tests/support/faulty.py` is one that lies.
 
     python -m bulkspider.demo.origin [--port 0] [--rate 20M] [--log FILE]
 

@@ -2,7 +2,7 @@
 
 A lease is one connection; a token is one more, and both count against the host's cap in one and the same script, so the
 number of connections to a host is exact over all workers. A token is asked for in the background, like a lease, and is
-given back when nobody takes it up.
+given back when it is not used.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bulkspider.queue.lease import Lease, clock
 from bulkspider.queue.link import Link
 
 # Seconds: until a host that had none free is asked again; for which a token waits to be taken up.
-POLL = 1.0
+POLL_SECONDS = 1.0
 
 
 class Connections:
@@ -49,10 +49,10 @@ class Connections:
             granted = await self._link.ask("connect", origin, token)
         except OSError:
             granted = 0
-        self._asked[origin] = 0.0 if granted else clock() + POLL
+        self._asked[origin] = 0.0 if granted else clock() + POLL_SECONDS
         if granted:
             self._spare[origin] = token
-            asyncio.get_running_loop().call_later(POLL, self._give_back, origin, token)
+            asyncio.get_running_loop().call_later(POLL_SECONDS, self._give_back, origin, token)
             self._wake()
 
     def _give_back(self, origin: str, token: str) -> None:

@@ -1,69 +1,30 @@
 """A job: one shared queue of entries, as `scrapy bulkqueue` and the start of a worker see it.
 
 Pushes lists, tells how far it is, brings dead letters back. Blocking, for code before or without a reactor; a worker's
-own exchange with the queue is `redisqueue.py`. Every mistake of the user is a UsageError that says what to do.
+own exchange with the queue is `worker.py`. Every mistake of the user is a UsageError that says what to do.
 """
 
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from bulkspider.entry import Entry, origin_of, redact, url_key
+from bulkspider.entries.entry import Entry, origin_of, redact, url_key
 from bulkspider.errors import UsageError
+from bulkspider.queue.address import check_address, connect
 from bulkspider.queue.scripts import GROUP, JOBS, SCRIPTS, prefix
+from bulkspider.queue.status import Status
 
-SCHEMES = ("redis", "rediss", "unix")
 # Four at once is what most hosts bear without complaint; as CONCURRENT_REQUESTS_PER_DOMAIN in `settings.py`.
 DEFAULT_CAP = 4
 BATCH = 500
 # A worker may be started beside its Redis.
-PATIENCE = 30.0
-_NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
-
-
-def check_address(url: str, job: str | None) -> None:
-    """Raises UsageError unless these can be the address of a Redis and the name of a job, and redis-py is there."""
-    if url.partition("://")[0] not in SCHEMES or "://" not in url:
-        raise UsageError(f"queue={redact(url)}: write redis://HOST/0 (or rediss://…, unix://…)")
-    if not job:
-        raise UsageError(f"queue={redact(url)}: which job on it? Say job=NAME")
-    if not _NAME.fullmatch(job):
-        raise UsageError(f"job={job}: a name of letters, digits and . _ - is needed")
-    try:
-        import redis  # noqa: F401
-    except ImportError:
-        raise UsageError('a queue needs redis-py: pip install "bulkspider[redis]"') from None
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How far a job is. hosts: {origin, left, running, cap, closed (seconds)} of each origin with entries left.
-    later: entries that wait for their next try. workers: {name, entries (leased now), bytes (as of the last
-    renewal), seen (seconds ago)}. lease: seconds, the longest of all workers."""
-
-    pushed: int
-    done: int
-    dead: int
-    later: int
-    lease: float
-    hosts: list[dict[str, Any]]
-    workers: list[dict[str, Any]]
-
-    @property
-    def left(self) -> int:
-        return sum(int(host["left"]) for host in self.hosts) + self.later
-
-    @property
-    def running(self) -> int:
-        return sum(int(host["leased"]) for host in self.hosts)
+PATIENCE_SECONDS = 30.0
 
 
 class Job:
@@ -71,20 +32,11 @@ class Job:
 
     def __init__(self, url: str, name: str) -> None:
         check_address(url, name)
-        import redis
-
         self.name = name
         self.shown = redact(url)
-        try:
-            self._redis: Any = redis.Redis.from_url(
-                url,
-                socket_timeout=30,
-                socket_connect_timeout=5,
-                decode_responses=True,
-                encoding_errors="surrogateescape",
-            )
-        except ValueError as error:
-            raise UsageError(f"queue={self.shown}: {redact(str(error))}") from None
+        self._redis: Any = connect(
+            url, socket_timeout=30, socket_connect_timeout=5, decode_responses=True, encoding_errors="surrogateescape"
+        )
         self._scripts = {script: self._redis.register_script(text) for script, text in SCRIPTS.items()}
         self._prefix = prefix(name)
 
@@ -99,21 +51,18 @@ class Job:
     def wait_until_there(self, tell: Callable[[str], None]) -> int:
         """How many entries are left. Waits a while for a Redis that does not answer yet; raises UsageError when it
         does not come, or has no such job."""
-        import redis
-
-        gives_up = time.monotonic() + PATIENCE
+        gives_up = time.monotonic() + PATIENCE_SECONDS
         told = False
         while True:
             try:
+                self.refuse_cluster()
                 self.require()
                 return self.status().left
             except UsageError as error:
-                cause = error.__cause__
-                away = isinstance(cause, (redis.ConnectionError, redis.TimeoutError))
-                if not away or isinstance(cause, redis.AuthenticationError) or time.monotonic() > gives_up:
+                if not is_away(error) or time.monotonic() > gives_up:
                     raise
                 if not told:
-                    tell(f"{error}; trying again for {PATIENCE:.0f} seconds")
+                    tell(f"{error}; trying again for {PATIENCE_SECONDS:.0f} seconds")
                     told = True
                 time.sleep(0.5)
 
@@ -130,12 +79,30 @@ class Job:
             code="no_job",
         )
 
+    def refuse_cluster(self) -> None:
+        """Raises UsageError for a node of a Redis Cluster, where a job's scripts would not find all of its keys."""
+        if self._info("cluster").get("cluster_enabled"):
+            raise UsageError(
+                f"{self.shown} is a node of a Redis Cluster; a job needs one Redis, or one with replicas and Sentinel"
+            )
+
+    def _info(self, section: str) -> dict[str, Any]:
+        """What the server says of itself; nothing where that is not allowed."""
+        import redis
+
+        with self._asking():
+            try:
+                return dict(self._redis.info(section))
+            except redis.exceptions.NoPermissionError:
+                return {}
+
     # -- pushing ---------------------------------------------------------------------------------------------------
 
-    def push(self, entries: Iterable[Entry], cap: int = DEFAULT_CAP) -> tuple[int, int]:
+    def push(self, entries: Iterable[Entry], cap: int = DEFAULT_CAP, title: str = "list") -> tuple[int, int]:
         """Adds the entries that the job does not know yet, largest first. Returns how many were new, and how many
-        were given. cap: at most so many at once from each host, unless the job has a number already. Raises UsageError
-        when a name is known with another URL; nothing is added then."""
+        were given. cap: at most so many at once from each host, unless the job has a number already. title: of the
+        list; a push that is broken off is marked by it until that list was pushed again. Raises UsageError when a name
+        is known with another URL; nothing is added then."""
         rows = sorted(
             ((entry.size or 0, _row(entry)) for entry in entries),
             key=lambda sized: -sized[0],  # stable: the list's order among equals
@@ -153,46 +120,60 @@ class Job:
             self._redis.sadd(JOBS, self.name)
             new = 0
             for batch in _batches(row for _, row in rows):
-                new += self._run("push", cap, *(cell for row in batch for cell in row))
+                new += self._run("push", cap, title, *(cell for row in batch for cell in row))
+            self._run("push", cap, title)
         return new, len(rows)
+
+    def eviction(self) -> str | None:
+        """The policy by which this Redis may throw keys away when its memory is full; None if it throws none away."""
+        policy = self._info("memory").get("maxmemory_policy")
+        return None if policy in (None, "noeviction") else str(policy)
 
     # -- looking and steering --------------------------------------------------------------------------------------
 
     def status(self) -> Status:
         with self._asking():
-            rows = self._run("hosts")
-            hosts = [
-                {"origin": origin, "left": left, "leased": leased, "running": leased + tokens, "cap": cap}
-                | {"closed": closed / 1000}
-                for origin, left, leased, tokens, cap, closed, _ in rows
-            ]
-            held: Counter[str] = Counter()
-            for *_, holders in rows:
-                held.update({worker: int(count) for worker, count in holders})
-            seconds, micros = self._redis.time()
+            (known, done, dead, left), later, now, rows = self._run("status")
+            meta = self._redis.hgetall(self._key("meta"))
             alive = dict(self._redis.zrange(self._key("alive"), 0, -1, withscores=True))
-            workers = [
-                {**json.loads(about), "name": worker, "entries": held[worker]}
-                | {"seen": seconds + micros / 1e6 - alive.get(worker, 0) / 1000}
-                for worker, about in self._redis.hgetall(self._key("workers")).items()
-            ]
-            return Status(
-                pushed=self._redis.hlen(self._key("known")),
-                done=self._redis.hlen(self._key("done")),
-                dead=self._redis.hlen(self._key("dead")),
-                later=self._redis.zcard(self._key("later")),
-                lease=int(self._redis.hget(self._key("meta"), "lease") or 0) / 1000,
-                hosts=sorted(hosts, key=lambda host: host["origin"]),
-                workers=sorted(workers, key=lambda worker: worker["name"]),
-            )
+            about = self._redis.hgetall(self._key("workers"))
+        hosts = [
+            {"origin": origin, "left": left_there, "leased": leased, "running": leased + tokens, "cap": cap}
+            | {"closed": closed / 1000}
+            for origin, left_there, leased, tokens, cap, closed, _ in rows
+        ]
+        held: Counter[str] = Counter()
+        for *_, holders in rows:
+            held.update(dict(zip(holders[::2], holders[1::2], strict=True)))
+        lease = int(meta.get("lease") or 0) / 1000
+        workers = [
+            {**json.loads(told), "name": worker, "entries": held[worker], "seen": (now - alive.get(worker, 0)) / 1000}
+            for worker, told in about.items()
+        ]
+        return Status(
+            pushed=known,
+            done=done,
+            dead=dead,
+            left=left,
+            later=later,
+            lease=lease,
+            order=meta.get("order"),
+            unfinished=[field.removeprefix("push:") for field in sorted(meta) if field.startswith("push:")],
+            hosts=sorted(hosts, key=lambda host: str(host["origin"])),
+            # A worker renews more than once within a lease: one that was not heard of for the whole of it is gone.
+            workers=sorted((w for w in workers if w["seen"] <= lease), key=lambda worker: str(worker["name"])),
+        )
 
     def running(self, most: int = 50) -> list[dict[str, Any]]:
         """{name, worker, bytes} of entries that are leased now; bytes as of the last renewal, None before it."""
         found: list[dict[str, Any]] = []
         with self._asking():
+            lease = int(self._redis.hget(self._key("meta"), "lease") or 0)
             for origin in sorted(self._redis.smembers(self._key("hosts"))):
                 stream = self._key(f"q:{origin}")
                 for pending in self._redis.xpending_range(stream, GROUP, "-", "+", most - len(found)):
+                    if pending["time_since_delivered"] >= lease:
+                        continue  # given back, or its worker is gone
                     message = self._redis.xrange(stream, pending["message_id"], pending["message_id"])
                     if message:
                         name = message[0][1]["n"]
@@ -202,11 +183,18 @@ class Job:
                     break
         return found
 
-    def dead(self) -> dict[str, dict[str, Any]]:
-        """Name -> {origin, entry, code, reason} of entries that were given up."""
+    def dead(self, reason: str = "", host: str = "") -> dict[str, dict[str, Any]]:
+        """Name -> {origin, entry, code, reason} of entries that were given up. reason: only those with this code, or
+        with this text in their reason. host: only those of this host, or host:port."""
         with self._asking():
             letters = self._redis.hgetall(self._key("dead"))
-        return {name: json.loads(letter) for name, letter in sorted(letters.items())}
+        told = {name: json.loads(letter) for name, letter in sorted(letters.items())}
+        return {
+            name: letter
+            for name, letter in told.items()
+            if (not reason or reason == letter["code"] or reason in letter["reason"])
+            and (not host or host.lower() in (letter["origin"], letter["origin"].rpartition(":")[0]))
+        }
 
     def retry(self, names: Iterable[str]) -> int:
         """Puts dead letters into the queue again; returns how many."""
@@ -230,10 +218,19 @@ class Job:
             caps = self._redis.hgetall(self._key("caps"))
         return {"default": int(default), **{host: int(cap) for host, cap in sorted(caps.items())}}
 
+    def order(self, order: str | None) -> None:
+        """pause: nothing new is begun. drain: and workers end when what runs is finished. cancel: workers stop at
+        once. None: all goes on."""
+        with self._asking():
+            self._run("order", order or "")
+
     def drop(self) -> None:
-        """Forgets the job; files stay. Workers that are at it stop."""
+        """Forgets the job, whatever state it is in; files stay. Workers that are at it stop."""
         with self._asking():
             self._run("drop")
+            # Found by their names, because a job whose keys were partly removed must go as well.
+            for keys in _batches(self._redis.scan_iter(match=f"{self._prefix}*", count=BATCH)):
+                self._redis.unlink(*keys)
             self._redis.srem(JOBS, self.name)
 
     # -- Redis -----------------------------------------------------------------------------------------------------
@@ -256,6 +253,22 @@ class Job:
             raise UsageError(
                 f"{self.shown} cannot be asked ({redact(str(error))}); start it or correct the URL"
             ) from error
+
+
+def jobs_on(url: str) -> list[str]:
+    """The names of the jobs that this Redis has. Raises UsageError when it cannot be asked."""
+    check_address(url)
+    with Job(url, "any") as any_job, any_job._asking():
+        return sorted(any_job._redis.smembers(JOBS))
+
+
+def is_away(error: UsageError) -> bool:
+    """Was Redis not there, or not ready, so that the same question may be answered a little later?"""
+    import redis
+
+    cause = error.__cause__
+    passing = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.exceptions.ClusterDownError)
+    return isinstance(cause, passing) and not isinstance(cause, redis.AuthenticationError)
 
 
 def _row(entry: Entry) -> tuple[str, str, str, str]:

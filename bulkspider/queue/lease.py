@@ -1,22 +1,33 @@
 """A lease: the right of one worker, for a while, to work on one entry of the shared queue.
 
-A worker that slept through its lease (a stopped process, a suspended machine, a network cut off) may wake up beside its
-successor. So a lease ends by the worker's own clock too, and the part asks it before every write, every state and the
-final rename: what is written late can only be the last piece that was already on its way, the same bytes at the same
-place, because nobody appends and a new version of the object gets a new file. No Redis here.
+A worker that was held up for longer than its lease (a stopped process, a suspended machine, a network cut off) may go
+on while another one has the entry. So a lease ends by the worker's own clock too, and the part asks it before every
+write, every state and the final rename. What is written late can only be the last piece that was already on its way:
+the same bytes at the same place, because every write has its offset, and a new version of the object gets a new file.
+
+`Leases` are all those of one worker, renewed together several times within their length.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from bulkspider.entry import Entry
-from bulkspider.sink import Part
+from bulkspider.disk.part import Part
+from bulkspider.entries.entry import Entry
+from bulkspider.queue.link import AWAY_SECONDS, Link
+
+# Seconds between two renewals at most, though a third of a lease would do: an order to cancel is heard with them.
+RENEWED_SECONDS = 10.0
 
 
 def clock() -> float:
-    """Seconds that go on while the process is stopped or the machine sleeps."""
+    """Seconds; they pass also while the process is stopped or the machine is suspended."""
     return time.clock_gettime(_CLOCK)
 
 
@@ -26,9 +37,9 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 @dataclass(slots=True, eq=False)
 class Lease:
     """origin, id: where the entry lies in the queue. text: the entry as it lies there. tries: how often it was taken
-    since its part last grew, this time included. best: the most bytes that its part had by then. until: when the lease
-    ends, by `clock`. part: once an attempt has begun. lost: it has ended before the entry had its outcome. tokens:
-    of its further connections.
+    since its part last grew, this time included. best: the most bytes that its part had by then. failed_at: the worker
+    at which it failed last, empty for none. until: when the lease ends, by `clock`. part: once an attempt has begun.
+    lost: it has ended before the entry had its outcome. tokens: of its further connections.
     """
 
     entry: Entry
@@ -37,6 +48,7 @@ class Lease:
     text: str
     tries: int
     best: int
+    failed_at: str
     until: float
     part: Part | None = None
     lost: bool = False
@@ -56,3 +68,114 @@ class Lease:
     def grew(self) -> bool:
         """The part has more bytes than it ever had before this lease."""
         return self.bytes > self.best
+
+
+class Holder(Protocol):
+    """Who has the leases, and hears what became of them."""
+
+    def joined(self) -> None:
+        """The job knows of this worker; entries may be asked for."""
+
+    def lease_lost(self, lease: Lease) -> None:
+        """It has run out, or somebody else has the entry."""
+
+    def cancelled(self) -> None:
+        """The job was cancelled."""
+
+    def beside(self, others: int) -> None:
+        """So many other workers live."""
+
+
+class Leases:
+    """The leases of one worker, by the names of their entries. worker: its name, which is its fencing token. seconds:
+    how long a lease lasts that nobody renews."""
+
+    def __init__(self, worker: str, seconds: float, holder: Holder) -> None:
+        self.seconds = seconds
+        self._worker = worker
+        self._holder = holder
+        self._held: dict[str, Lease] = {}
+        self._renew_now = asyncio.Event()
+        self._keeping = False
+        self._keeper: asyncio.Task[None] | None = None
+        self._must_join = True
+
+    def __getitem__(self, name: str) -> Lease:
+        return self._held[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(list(self._held.values()))
+
+    def get(self, name: str) -> Lease | None:
+        return self._held.get(name)
+
+    def add(self, lease: Lease) -> None:
+        self._held[lease.entry.name] = lease
+
+    def pop(self, name: str) -> Lease:
+        return self._held.pop(name)
+
+    def keep(self, link: Link) -> None:
+        """Begins to renew them, in the running asyncio loop."""
+        self._keeping = True
+        self._keeper = asyncio.get_running_loop().create_task(self._keep(link))
+
+    async def let_go(self) -> None:
+        """Ends the renewals."""
+        if self._keeper is None:
+            return
+        self._keeping = False
+        self._keeper.cancel()
+        # Before Python 3.12 wait_for() may swallow the cancellation; then the loop ends by itself.
+        self._renew_now.set()
+        await asyncio.wait([self._keeper])
+
+    def renew_soon(self, join: bool = False) -> None:
+        """join: the job may have to hear of this worker again."""
+        self._must_join = self._must_join or join
+        self._renew_now.set()
+
+    async def _keep(self, link: Link) -> None:
+        """Renews the leases, and finds those that are lost."""
+        while self._keeping:
+            self._renew_now.clear()
+            if self._must_join:
+                try:
+                    await link.ask("join", self._worker, json.dumps({"bytes": 0}), int(self.seconds * 1000))
+                except OSError:
+                    await asyncio.sleep(AWAY_SECONDS)
+                    continue
+                self._must_join = False
+                self._holder.joined()
+            await self._renew(link)
+            pause = AWAY_SECONDS if link.away else min(self.seconds / 3, RENEWED_SECONDS)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._renew_now.wait(), pause)
+
+    async def _renew(self, link: Link) -> None:
+        held = list(self)
+        cells = [cell for lease in held for cell in (lease.origin, lease.id, lease.entry.name, lease.bytes)]
+        tokens = [cell for lease in held for token in lease.tokens for cell in (lease.origin, token)]
+        about = json.dumps({"bytes": sum(lease.bytes for lease in held)})
+        asked = clock()
+        try:
+            *kept, cancelled, others = await link.ask("renew", self._worker, about, len(held), *cells, *tokens)
+        except OSError:
+            kept = [1] * len(held)
+        else:
+            self._holder.beside(others)
+            if cancelled:
+                self._holder.cancelled()
+            for lease, mine in zip(held, kept, strict=True):
+                if mine:
+                    lease.until = asked + self.seconds
+        for lease, mine in zip(held, kept, strict=True):
+            if (not mine or not lease.valid) and self._held.get(lease.entry.name) is lease and not lease.lost:
+                lease.lost = True
+                self._holder.lease_lost(lease)

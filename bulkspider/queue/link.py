@@ -1,8 +1,8 @@
 """The link of one worker to Redis: scripts asked now, and outcomes that must arrive some time.
 
 `ask` gives an answer or raises OSError while Redis is away. `post` is for what must not get lost: it is sent in order,
-again and again, until Redis has it. Says once that Redis is away, and once that it is back. Every script checks that
-the worker still holds what it speaks of, so that repeating one whose answer was lost does no harm.
+again and again, until Redis has it. Logs once that Redis cannot be reached, and once that it can. Every script checks
+that the worker still holds what it speaks of, so that repeating one whose answer was lost does no harm.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from bulkspider.entry import redact
+from bulkspider.entries.entry import redact
+from bulkspider.queue.address import connect_async
 from bulkspider.queue.scripts import SCRIPTS, prefix
 
 logger = logging.getLogger(__name__)
 
 # Seconds between two attempts while Redis is away.
-AWAY = 1.0
+AWAY_SECONDS = 1.0
 
 
 class Link:
@@ -28,7 +29,6 @@ class Link:
 
     def __init__(self, url: str, job: str, title: str, *, patience: float, on_return: Callable[[], None]) -> None:
         """To be made in the thread of a running asyncio loop."""
-        import redis.asyncio
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
@@ -36,7 +36,7 @@ class Link:
         self._title = title
         self._on_return = on_return
         self._prefix = prefix(job)
-        self._redis: Any = redis.asyncio.Redis.from_url(
+        self._redis: Any = connect_async(
             url,
             socket_timeout=patience,
             socket_connect_timeout=patience,
@@ -63,6 +63,10 @@ class Link:
                 self.away = True
                 why = redact(str(error)) or type(error).__name__
                 logger.warning("%s: Redis does not answer (%s); transfers go on while leases last", self._title, why)
+            # After a failover a connection may lead to a server that is a replica now (READONLY), and would do so for
+            # ever: the next attempt makes a new one.
+            with contextlib.suppress(redis.RedisError, OSError):
+                await self._redis.connection_pool.disconnect()
             raise OSError(str(error)) from error
         if self.away:
             self.away = False
@@ -84,7 +88,7 @@ class Link:
                 try:
                     answer = await self.ask(script, *arguments)
                 except OSError:
-                    await asyncio.sleep(AWAY)
+                    await asyncio.sleep(AWAY_SECONDS)
                 else:
                     self._unsent.popleft()
                     if then is not None:

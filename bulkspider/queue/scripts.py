@@ -2,7 +2,8 @@
 
 The keys of a job share a prefix in braces, so that they lie on one node of a cluster:
 
-    {bulk:JOB}:meta     hash    when it was made, the default cap, the longest lease of its workers
+    {bulk:JOB}:meta     hash    when it was made, the default cap, the longest lease of its workers; order: pause, drain
+                                or cancel; push:LIST: of a push that has not ended, when it was last heard of
     {bulk:JOB}:hosts    set     origins (host:port) that have entries left
     {bulk:JOB}:q:ORIGIN stream  one message per unfinished entry (n: its name, e: the entry); group `workers`
     {bulk:JOB}:t:ORIGIN zset    tokens of further connections, by the time at which they lapse
@@ -10,13 +11,18 @@ The keys of a job share a prefix in braces, so that they lie on one node of a cl
     {bulk:JOB}:caps     hash    origin or host name -> how many at once, where it is not the default
     {bulk:JOB}:closed   hash    origin -> until when it asked to be left alone (Retry-After)
     {bulk:JOB}:served   hash    origin -> when it last gave somebody bytes
+    {bulk:JOB}:down     hash    origin -> since when nobody has reached it who tried, and the worker that said so first,
+                                or * for several
     {bulk:JOB}:known    hash    name -> key of its URL, for all entries ever pushed
     {bulk:JOB}:done     hash    name -> what became of it
     {bulk:JOB}:dead     hash    name -> why it was given up, and the entry
     {bulk:JOB}:tries    hash    name -> how often it was taken since its part last grew
     {bulk:JOB}:best     hash    name -> the most bytes its part ever had
     {bulk:JOB}:why      hash    name -> why its last try failed
+    {bulk:JOB}:failed   hash    name -> the worker at which it failed last
     {bulk:JOB}:workers  hash    worker -> about it;  {bulk:JOB}:alive  zset  worker -> when it was last heard of
+
+    bulk:dropped:JOB    text    the job was dropped, not lost: for its workers, for a minute
 
 An entry that is done is acknowledged and deleted, so the length of a stream is what is left of its origin. A worker's
 lease on an entry is its place in the stream's list of pending messages: the consumer's name is the fencing token, the
@@ -66,6 +72,32 @@ local function mine(origin, id, me)
   return redis.call('EXISTS', q) == 1 and #redis.call('XPENDING', q, 'workers', id, id, 1, me) == 1
 end
 
+-- Milliseconds, the longest of all workers; false when there is no job or no worker yet.
+local function lease_of_job()
+  local lease = redis.call('HGET', p .. 'meta', 'lease')
+  return lease and tonumber(lease)
+end
+
+local dropped = 'bulk:dropped:' .. p:match(':(.*)}')
+
+-- Leases that have run out or were given back: they count as pending, and nobody works on them.
+local function idle(origin)
+  local lease = lease_of_job()
+  if not lease or redis.call('EXISTS', stream(origin)) == 0 then
+    return {}
+  end
+  return redis.call('XPENDING', stream(origin), 'workers', 'IDLE', lease, '-', '+', 10000)
+end
+
+-- What every entry that was ever pushed is now: known = done + dead + left, or some were lost.
+local function counts()
+  local left = redis.call('ZCARD', p .. 'later')
+  for _, origin in ipairs(redis.call('SMEMBERS', p .. 'hosts')) do
+    left = left + redis.call('XLEN', stream(origin))
+  end
+  return {redis.call('HLEN', p .. 'known'), redis.call('HLEN', p .. 'done'), redis.call('HLEN', p .. 'dead'), left}
+end
+
 -- Leases and tokens out: the connections that the origin has, or may have, from all of us.
 local function used(origin, at)
   local t = p .. 't:' .. origin
@@ -81,27 +113,46 @@ local function cap(origin)
 end
 
 local function forget(name)
-  for _, key in ipairs({'tries', 'best', 'why'}) do
+  for _, key in ipairs({'tries', 'best', 'why', 'failed'}) do
     redis.call('HDEL', p .. key, name)
   end
+end
+
+-- How many workers live beside this one.
+local function others(me)
+  local since = now() - (lease_of_job() or 0)
+  local seen = redis.call('ZSCORE', p .. 'alive', me)
+  return redis.call('ZCOUNT', p .. 'alive', since, '+inf') - (seen and tonumber(seen) >= since and 1 or 0)
+end
+
+local function serves(origin)
+  redis.call('HSET', p .. 'served', origin, now())
+  redis.call('HDEL', p .. 'down', origin)
 end
 
 -- A part that grew has earned its entry new patience.
 local function grown(origin, name, bytes)
   if tonumber(bytes) > tonumber(redis.call('HGET', p .. 'best', name) or 0) then
     redis.call('HSET', p .. 'best', name, bytes)
-    redis.call('HSET', p .. 'served', origin, now())
+    serves(origin)
     redis.call('HDEL', p .. 'tries', name)
   end
 end
 """
 
-# cap, then origin, name, key, entry of each. Returns how many are new. First come, first served, so largest first.
+# cap, name of the list, then origin, name, key, entry of each. Returns how many are new. First come, first served, so
+# largest first. A push of no entries is its end.
 PUSH = """
 redis.call('HSETNX', p .. 'meta', 'made', now())
 redis.call('HSETNX', p .. 'meta', 'cap', ARGV[1])
+redis.call('DEL', dropped)
+if #ARGV == 2 then
+  redis.call('HDEL', p .. 'meta', 'push:' .. ARGV[2])
+  return 0
+end
+redis.call('HSET', p .. 'meta', 'push:' .. ARGV[2], now())
 local count = 0
-for i = 2, #ARGV, 4 do
+for i = 3, #ARGV, 4 do
   local origin, name, key, entry = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
   if redis.call('HSETNX', p .. 'known', name, key) == 1 then
     add(origin, name, entry)
@@ -116,11 +167,17 @@ JOIN = """
 if redis.call('EXISTS', p .. 'meta') == 0 then
   return false
 end
-if tonumber(ARGV[3]) > tonumber(redis.call('HGET', p .. 'meta', 'lease') or 0) then
+if tonumber(ARGV[3]) > (lease_of_job() or 0) then
   redis.call('HSET', p .. 'meta', 'lease', ARGV[3])
 end
 redis.call('HSET', p .. 'workers', ARGV[1], ARGV[2])
 redis.call('ZADD', p .. 'alive', now(), ARGV[1])
+-- Workers that ended without leaving are forgotten in the end.
+local lease = lease_of_job()
+for _, worker in ipairs(redis.call('ZRANGEBYSCORE', p .. 'alive', '-inf', now() - 10 * lease, 'LIMIT', 0, 100)) do
+  redis.call('ZREM', p .. 'alive', worker)
+  redis.call('HDEL', p .. 'workers', worker)
+end
 return true
 """
 
@@ -136,18 +193,31 @@ redis.call('ZREM', p .. 'alive', ARGV[1])
 """
 
 # worker, most tries, a random number, then origins at which nothing may begin.
-# Returns {kind, …}: entry (origin, id, name, entry, tries, most bytes so far), none, over (done, dead), gone.
+# Returns {kind, …}: entry (origin, id, name, entry, tries, most bytes so far, the worker at which it failed last),
+# none, over (done, dead), owes (how many entries were lost), unfinished (a push of this list was broken off), drain or
+# cancel (left), dropped, gone.
 CLAIM = """
 local me, most = ARGV[1], tonumber(ARGV[2])
 local at = now()
-local lease = redis.call('HGET', p .. 'meta', 'lease')
+local lease = lease_of_job()
 if not lease then
-  return {'gone'}
+  return {redis.call('EXISTS', dropped) == 1 and 'dropped' or 'gone'}
 end
+local order = redis.call('HGET', p .. 'meta', 'order')
+if order == 'drain' or order == 'cancel' then
+  return {order, counts()[4]}
+elseif order == 'pause' then
+  return {'none'}
+end
+local beside, late = others(me) > 0, at - lease
 for _, waiting in ipairs(redis.call('ZRANGEBYSCORE', p .. 'later', '-inf', at, 'LIMIT', 0, 16)) do
   local origin, name, entry = waiting:match('^([^\\n]*)\\n([^\\n]*)\\n(.*)$')
-  redis.call('ZREM', p .. 'later', waiting)
-  add(origin, name, entry)
+  -- What failed here is for others first, as long as they live and take it within the time of a lease.
+  local mine = beside and redis.call('HGET', p .. 'failed', name) == me
+  if not mine or tonumber(redis.call('ZSCORE', p .. 'later', waiting)) < late then
+    redis.call('ZREM', p .. 'later', waiting)
+    add(origin, name, entry)
+  end
 end
 local shut = {}
 for i = 4, #ARGV do
@@ -156,7 +226,11 @@ end
 
 local function take(origin)
   local q = stream(origin)
-  local stale = redis.call('XPENDING', q, 'workers', 'IDLE', lease, '-', '+', 1)[1]
+  local nobodys = idle(origin)
+  local stale = nobodys[1]
+  if used(origin, at) - #nobodys >= cap(origin) then
+    return nil
+  end
   if stale then
     -- Its worker is gone. It takes its predecessor's place among the pending.
     local got = redis.call('XCLAIM', q, 'workers', me, lease, stale[1])
@@ -182,7 +256,7 @@ for i = 1, #hosts do
       local tries = redis.call('HINCRBY', p .. 'tries', name, 1)
       local best = redis.call('HGET', p .. 'best', name) or '0'
       if tries <= most then
-        return {'entry', origin, id, name, entry, tries, best}
+        return {'entry', origin, id, name, entry, tries, best, redis.call('HGET', p .. 'failed', name) or ''}
       end
       local why = redis.call('HGET', p .. 'why', name) or 'its workers died'
       redis.call('HSET', p .. 'dead', name, cjson.encode({
@@ -195,13 +269,28 @@ for i = 1, #hosts do
   end
 end
 if redis.call('SCARD', p .. 'hosts') == 0 and redis.call('ZCARD', p .. 'later') == 0 then
-  return {'over', redis.call('HLEN', p .. 'done'), redis.call('HLEN', p .. 'dead')}
+  local meta = redis.call('HGETALL', p .. 'meta')
+  for i = 1, #meta, 2 do
+    if meta[i]:sub(1, 5) == 'push:' then
+      -- Somebody is still pushing, or was, and has not been heard of for the time of a lease.
+      if at - tonumber(meta[i + 1]) < lease then
+        return {'none'}
+      end
+      return {'unfinished', meta[i]:sub(6)}
+    end
+  end
+  local known, done, dead, left = unpack(counts())
+  if done + dead + left < known then
+    return {'owes', known - done - dead - left}
+  end
+  return {'over', done, dead}
 end
 return {'none'}
 """
 
 # worker, about it, number of leases, origin, id, name and bytes of each; then origin and name of each token.
-# Returns 1 or 0 for each lease: 0 is lost, and the worker must not touch that entry any more.
+# Returns 1 or 0 for each lease: 0 is lost, and the worker must not touch that entry any more. Then 1
+# when the job is cancelled, and how many other workers live.
 RENEW = """
 local me, count = ARGV[1], tonumber(ARGV[3])
 local held = {}
@@ -220,21 +309,27 @@ for i = 4, count * 4, 4 do
     held[#held + 1] = 0
   end
 end
-local lapses = now() + tonumber(redis.call('HGET', p .. 'meta', 'lease') or 0)
+local lapses = now() + (lease_of_job() or 0)
 for i = 4 + count * 4, #ARGV, 2 do
   redis.call('ZADD', p .. 't:' .. ARGV[i], 'XX', lapses, ARGV[i + 1])
 end
+held[#held + 1] = redis.call('HGET', p .. 'meta', 'order') == 'cancel' and 1 or 0
+held[#held + 1] = others(me)
 return held
 """
 
-# worker, what became of it, origin, id, name, bytes, and what that outcome needs. Returns 0 when the lease was lost, 2
-# when the failure is this worker's own, because the origin serves others.
+# worker, what became of it, origin, id, name, bytes, and what that outcome needs. Returns 0 when the lease was lost. Of
+# `away` (the origin cannot be reached from here): 2 when it serves others, 3 when others are still to try, 4 when they
+# have, and the entry was given up.
+#
+# What counts against an entry is failures at different workers: of those in a row at one worker only the first, unless
+# no other worker lived. Then it is as in a run of a list.
 SETTLE = """
 local me, outcome, origin, id, name, bytes = unpack(ARGV, 1, 6)
 if not mine(origin, id, me) then
   return 0
 end
-local lease = tonumber(redis.call('HGET', p .. 'meta', 'lease'))
+local lease = lease_of_job()
 grown(origin, name, bytes)
 
 -- Nobody is to blame: the next to ask has it, at once.
@@ -247,22 +342,52 @@ if outcome == 'back' then
   back()
   return 1
 end
-if outcome == 'later' then
-  local delay, entry, why, may_be_here_only = ARGV[7], ARGV[8], ARGV[9], ARGV[10]
-  local served = tonumber(redis.call('HGET', p .. 'served', origin) or 0)
-  if may_be_here_only == '1' and now() - served < 2 * lease then
-    back()
-    return 2
+local function later(counts)
+  local delay, entry, why = ARGV[7], ARGV[8], ARGV[9]
+  if not counts or (redis.call('HGET', p .. 'failed', name) == me and others(me) > 0) then
+    redis.call('HINCRBY', p .. 'tries', name, -1)
   end
   redis.call('ZADD', p .. 'later', now() + tonumber(delay), origin .. '\\n' .. name .. '\\n' .. entry)
   redis.call('HSET', p .. 'why', name, why)
-else
-  redis.call('HSET', p .. outcome, name, ARGV[7])
-  if outcome == 'done' then
-    redis.call('HSET', p .. 'served', origin, now())
-  end
-  forget(name)
+  redis.call('HSET', p .. 'failed', name, me)
+  remove(origin, id)
 end
+
+if outcome == 'away' and others(me) > 0 then
+  local letter, patience, stranger_patience, unreached = ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[13]
+  local at, served = now(), redis.call('HGET', p .. 'served', origin)
+  if served and at - tonumber(served) < 2 * lease then
+    back()
+    return 2
+  end
+  local down = redis.call('HGET', p .. 'down', origin)
+  if not down then
+    down = (at - tonumber(unreached)) .. ' ' .. me
+    redis.call('HSET', p .. 'down', origin, down)
+  end
+  local since, first = down:match('^(%S+) (.*)$')
+  if first ~= me and first ~= '*' then
+    first = '*'
+    redis.call('HSET', p .. 'down', origin, since .. ' *')
+  end
+  if first ~= '*' or at - tonumber(since) < (served and patience or stranger_patience) then
+    later(false)
+    return 3
+  end
+  redis.call('HSET', p .. 'dead', name, letter)
+  forget(name)
+  remove(origin, id)
+  return 4
+end
+if outcome == 'away' or outcome == 'later' then
+  later(true)
+  return 1
+end
+redis.call('HSET', p .. outcome, name, ARGV[7])
+if outcome == 'done' then
+  serves(origin)
+end
+forget(name)
 remove(origin, id)
 return 1
 """
@@ -278,10 +403,10 @@ end
 # origin, token. A further connection counts against the origin's cap like an entry does. Returns 1 when there is one.
 CONNECT = """
 local at = now()
-if redis.call('EXISTS', p .. 'meta') == 0 or used(ARGV[1], at) >= cap(ARGV[1]) then
+if not lease_of_job() or used(ARGV[1], at) - #idle(ARGV[1]) >= cap(ARGV[1]) then
   return 0
 end
-redis.call('ZADD', p .. 't:' .. ARGV[1], at + tonumber(redis.call('HGET', p .. 'meta', 'lease')), ARGV[2])
+redis.call('ZADD', p .. 't:' .. ARGV[1], at + lease_of_job(), ARGV[2])
 return 1
 """
 
@@ -298,6 +423,7 @@ for _, name in ipairs(ARGV) do
   if letter then
     letter = cjson.decode(letter)
     add(letter.origin, name, letter.entry)
+    redis.call('HDEL', p .. 'down', letter.origin)
     redis.call('HDEL', p .. 'dead', name)
     count = count + 1
   end
@@ -305,28 +431,49 @@ end
 return count
 """
 
-# Returns {origin, left, leased, tokens, cap, milliseconds closed, {{worker, how many it has leased}, …}} of each origin
-# with entries left.
-HOSTS = """
+# Returns {{known, done, dead, left}, later, now, rows}; a row is {origin, left, leased, tokens, cap, for how many
+# milliseconds it is closed, {worker, how many it has leased, …}}, one for each origin with entries left. What was given
+# back, or whose worker is gone, is not leased.
+STATUS = """
 local at, rows = now(), {}
 for _, origin in ipairs(redis.call('SMEMBERS', p .. 'hosts')) do
   local closed = tonumber(redis.call('HGET', p .. 'closed', origin) or 0) - at
+  local holders, leases = {}, 0
   local pending = redis.call('XPENDING', stream(origin), 'workers')
-  local leases = pending[1]
-  rows[#rows + 1] = {origin, redis.call('XLEN', stream(origin)), leases, used(origin, at) - leases, cap(origin),
-    math.max(0, closed), pending[4] or {}}
+  for _, holder in ipairs(pending[4] or {}) do
+    holders[holder[1]] = tonumber(holder[2])
+    leases = leases + tonumber(holder[2])
+  end
+  local tokens = used(origin, at) - leases
+  for _, message in ipairs(idle(origin)) do
+    holders[message[2]] = holders[message[2]] - 1
+    leases = leases - 1
+  end
+  local held = {}
+  for worker, count in pairs(holders) do
+    held[#held + 1] = worker
+    held[#held + 1] = count
+  end
+  rows[#rows + 1] = {origin, redis.call('XLEN', stream(origin)), leases, tokens, cap(origin), math.max(0, closed), held}
 end
-return rows
+return {counts(), redis.call('ZCARD', p .. 'later'), at, rows}
 """
 
+# pause, drain, cancel, or an empty text to go on.
+ORDER = """
+if ARGV[1] == '' then
+  redis.call('HDEL', p .. 'meta', 'order')
+else
+  redis.call('HSET', p .. 'meta', 'order', ARGV[1])
+end
+"""
+
+# Ends the job for its workers, at once. Its other keys are deleted afterwards, some at a time.
 DROP = """
-for _, origin in ipairs(redis.call('SMEMBERS', p .. 'hosts')) do
-  redis.call('DEL', stream(origin), p .. 't:' .. origin)
+if redis.call('ZCOUNT', p .. 'alive', now() - (lease_of_job() or 0), '+inf') > 0 then
+  redis.call('SET', dropped, '1', 'EX', 60)
 end
-for _, key in ipairs({'meta', 'hosts', 'later', 'caps', 'closed', 'served', 'known', 'done', 'dead', 'tries', 'best',
-    'why', 'workers', 'alive'}) do
-  redis.call('DEL', p .. key)
-end
+redis.call('DEL', p .. 'meta')
 """
 
 SCRIPTS = {
@@ -342,7 +489,8 @@ SCRIPTS = {
         "connect": CONNECT,
         "disconnect": DISCONNECT,
         "retry": RETRY,
-        "hosts": HOSTS,
+        "status": STATUS,
+        "order": ORDER,
         "drop": DROP,
     }.items()
 }

@@ -1,30 +1,35 @@
 """One HTTP exchange, headers first, by the agent that is borrowed from Scrapy's HTTP/1.1 handler.
 
-Headers, TLS, proxies, pools and bind addresses are Scrapy's; the body is ours (`head.py`). Where one of the private
+Headers, TLS, proxies, pools and bind addresses are Scrapy's; the body is ours (`response.py`). Where one of the private
 names is gone, a plain Twisted Agent serves (no CONNECT proxies) and a warning says so, once.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 
 from scrapy.http import Headers
 from scrapy.utils.asyncio import is_asyncio_available
 from scrapy.utils.defer import maybe_deferred_to_future
+from scrapy.utils.url import add_http_if_no_scheme
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.protocol import Factory
 from twisted.python.failure import Failure
-from twisted.web.client import URI, Agent, HTTPConnectionPool
+from twisted.web.client import URI, Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http_headers import Headers as TxHeaders
 from twisted.web.iweb import IResponse
 
-from bulkspider.errors import AttemptError
+from bulkspider.entries.urls import has_site, is_private, origin_of, without_userinfo
+from bulkspider.errors import AttemptError, Kind
 from bulkspider.wire import tls
+from bulkspider.wire.connection import ConnectionPool, RawConnection
 from bulkspider.wire.failures import map_error
-from bulkspider.wire.head import Head
-from bulkspider.wire.lines import Line, Lines
+from bulkspider.wire.limits import limit_pool, limit_tunnels
+from bulkspider.wire.response import Head
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # How often (seconds) the waits for an answer's head are looked at: a timer for each would cost as much as its request.
-WATCH = 0.25
+WATCH_SECONDS = 0.25
 ENDPOINTS = 1024
 
 
@@ -65,47 +70,104 @@ class Wire:
             logger.warning("This Scrapy has no agent to lend (%s): proxies and TLS settings do not apply", error)
             self._agent_arguments = None
             self._pool = HTTPConnectionPool(reactor, persistent=True)
+        try:
+            limit_pool(self._pool)
+        except AttributeError as error:
+            logger.warning("This Twisted does not let its answers be bounded (%s)", error)
         if not tls.CAN_BE_TAKEN:
             logger.warning("This Twisted or pyOpenSSL does not lend its TLS: files over https cost more CPU time")
 
         self._on_asyncio = is_asyncio_available()
         self._agents: dict[Any, Agent] = {}  # by the address they bind to
+        # Origins whose last connection led to a private address.
+        self._private: set[str] = set()
         self._waits: dict[_Wait, None] = {}
         self._watch: Any = None
-        self._lines = Lines(self._reactor)
+        self._asking: _Wait | None = None
+        self._time_connections()
+        self._lines = ConnectionPool(self._reactor)
 
     def exchange(self, request: Request, headers: Headers) -> Deferred[Head]:
         """Sends a request for `request.url` with `headers`; fires when the answer's head is here.
 
-        Fails with an AttemptError; may be cancelled. The connection attempt and the wait for the head are bounded by
-        BULK_CONNECT_TIMEOUT and BULK_HEADERS_TIMEOUT; there is no total limit.
+        Fails with an AttemptError; may be cancelled. The connection is bounded by BULK_CONNECT_TIMEOUT, the wait for
+        the head, from the connection on, by BULK_HEADERS_TIMEOUT; there is no total limit.
         """
         connect_timeout = self._options.connect_timeout
+        waited = self._asking = _Wait(self._reactor.seconds() + connect_timeout + WATCH_SECONDS, request)
         sent: Deferred[IResponse] = maybeDeferred(self._send, request, headers, connect_timeout)
-        waited = self._wait_for(sent, connect_timeout + self._options.headers_timeout)
+        if self._asking is waited:
+            # The pool was not asked, so it will not call back when the connection is there.
+            self._connected(None, waited)
+            waited.ends += connect_timeout
+        self._wait_for(sent, waited)
 
         def failed(failure: Failure) -> Failure:
             if waited.too_long:
-                return Failure(AttemptError("no answer within BULK_HEADERS_TIMEOUT", code="headers_timeout"))
+                return Failure(_no_answer() if waited.is_connected else _no_connection())
             return Failure(map_error(cast(Exception, failure.value)))
 
         if not self._on_asyncio:
             sent.addCallback(self._in_the_next_turn)
-        return sent.addCallbacks(Head, failed)
+        return sent.addCallback(Head).addErrback(failed)
 
-    def _wait_for(self, sent: Deferred[Any], seconds: float) -> _Wait:
+    def _time_connections(self) -> None:
+        """Learns when the connection of an exchange is there, which an agent does not tell: it asks the pool for it."""
+        get_connection = self._pool.getConnection
+
+        def asked(key: Any, endpoint: Any) -> Deferred[Any]:
+            waited, self._asking = self._asking, None
+            connection: Deferred[Any] = get_connection(key, endpoint)
+            if waited is not None:
+                connection.addCallback(self._connected, waited)
+            return connection
+
+        cast(Any, self._pool).getConnection = asked
+
+    def _connected(self, connection: Any, waited: _Wait) -> Any:
+        """From now on it is the head that is waited for; BULK_HEADERS_TIMEOUT=0: for ever."""
+        self._asking = None
+        if connection is not None and waited.request is not None:
+            self._judge_address(connection, waited.request)
+        waited.is_connected = True
+        waited.ends = self._reactor.seconds() + (self._options.headers_timeout or math.inf)
+        return connection
+
+    def _judge_address(self, connection: Any, request: Request) -> None:
+        """A public host must not send us to one that only we can reach. What counts is the address of the connection,
+        whatever a name resolved to before. Raises AttemptError; nothing was sent then, not even TLS's first words: they
+        are written in the reactor's next turn. Private name: _RetryingHTTP11ClientProtocol._clientProtocol."""
+        if request.meta.get("proxy"):
+            return  # the address is the proxy's
+        # One that was kept has a wrapper, which would ask again over a new connection.
+        connection = getattr(connection, "_clientProtocol", connection)
+        address = connection.transport.getPeer().host
+        origin = origin_of(request.url)
+        if not is_private(address):
+            self._private.discard(origin)
+            return
+        self._private.add(origin)
+        before = [origin_of(url) for url in request.meta.get("redirect_urls", ())]
+        public = next((host for host in before if host not in self._private), None)
+        if public is not None and not self._options.private_redirects:
+            connection.transport.abortConnection()
+            raise AttemptError(
+                f"redirected from {public} to {origin}, a private address ({address}); nothing was sent",
+                code="private_redirect",
+            )
+
+    def _wait_for(self, sent: Deferred[Any], waited: _Wait) -> None:
         """Cancels it when nothing has come of it until then."""
-        waited = _Wait(sent, self._reactor.seconds() + seconds)
+        waited.sent = sent
         self._waits[waited] = None
         if self._watch is None:
-            self._watch = self._reactor.callLater(WATCH, self._end_long_waits)
+            self._watch = self._reactor.callLater(WATCH_SECONDS, self._end_long_waits)
 
         def settled(result: Any) -> Any:
             self._waits.pop(waited, None)
             return result
 
         sent.addBoth(settled)
-        return waited
 
     def _in_the_next_turn(self, response: IResponse) -> Deferred[IResponse]:
         """Without asyncio a callback runs while Twisted still has the first bytes of the body in hand: whoever took
@@ -119,16 +181,20 @@ class Wire:
         for waited in list(self._waits):
             if waited.ends <= now:
                 waited.too_long = True
-                waited.sent.cancel()
-        self._watch = self._reactor.callLater(WATCH, self._end_long_waits) if self._waits else None
+                cast("Deferred[Any]", waited.sent).cancel()
+        self._watch = self._reactor.callLater(WATCH_SECONDS, self._end_long_waits) if self._waits else None
 
     def _send(self, request: Request, headers: Headers, connect_timeout: float) -> Deferred[IResponse]:
-        url = request.url.partition("#")[0].encode("ascii")
+        url = _address(request).encode("ascii")
         agent = self._agent(request, connect_timeout)
         if url.startswith(b"https:"):
             # The agent shows it to the proxy when it asks for the tunnel; what is inside is for the origin alone.
             headers.pop("Proxy-Authorization", None)
-        return agent.request(request.method.encode("ascii"), url, TxHeaders(dict(headers)), None)
+        body: Any = None
+        if request.body:
+            headers.pop("Content-Length", None)  # Twisted writes the right one
+            body = FileBodyProducer(BytesIO(request.body))
+        return agent.request(request.method.encode("ascii"), url, TxHeaders(dict(headers)), body)
 
     def _agent(self, request: Request, timeout: float) -> Agent:
         """One serves all requests that go straight to their origin; a proxy's depends on the request's own headers."""
@@ -139,35 +205,48 @@ class Wire:
             agent = Agent(self._reactor, connectTimeout=timeout, pool=self._pool)
         else:
             agent = self._agent_class(**self._agent_arguments)._get_agent(request, timeout)
+            if request.meta.get("proxy"):
+                limit_tunnels(agent)
         if not request.meta.get("proxy"):
             _remember_endpoints(agent)
             self._agents[address] = agent
         return agent
 
-    def connect(self, request: Request) -> Deferred[Line] | None:
-        """A connection to the origin of a plain http `request`, for a thread that speaks HTTP by itself (`batch.py`):
-        one that was kept, or a new one. None where that cannot be. Fails with an AttemptError. Private name:
-        Agent._endpointFactory."""
-        factory = getattr(self._agent(request, self._options.connect_timeout), "_endpointFactory", None)
-        if factory is None or request.meta.get("proxy") or not request.url.startswith("http:"):
-            return None
-        uri = URI.fromBytes(request.url.partition("#")[0].encode("ascii"))
-        key = uri.host, uri.port, request.meta.get("bindaddress")
+    def lends_connections(self, request: Request) -> bool:
+        """`connect` is possible for this request: there is no proxy, and the private names are there."""
+        if request.meta.get("proxy") or not (request.url.startswith("http:") or tls.CAN_BE_TAKEN):
+            return False
+        agent = self._agent(request, self._options.connect_timeout)
+        return hasattr(agent, "_endpointFactory") and hasattr(agent, "_computeHostValue")
+
+    def connect(self, request: Request) -> Deferred[RawConnection]:
+        """A connection to the origin of `request`, for a thread that asks by itself (`batch.py`): one that was kept, or
+        a new one, its certificate checked like that of any other. Fails with AttemptError. Private names:
+        Agent._endpointFactory, _computeHostValue."""
+        agent = cast(Any, self._agent(request, self._options.connect_timeout))
+        uri = URI.fromBytes(_address(request).encode("ascii"))
+        key = uri.scheme, uri.host, uri.port, request.meta.get("bindaddress")
         if (kept := self._lines.take(key)) is not None:
             return succeed(kept)
-        connected: Deferred[Line] = factory.endpointForURI(uri).connect(Factory.forProtocol(Line))
-        waited = self._wait_for(connected, self._options.connect_timeout + WATCH)
+        connected: Deferred[RawConnection] = agent._endpointFactory.endpointForURI(uri).connect(
+            Factory.forProtocol(RawConnection)
+        )
+        connected.addCallback(lambda line: line.ready)
+        waited = _Wait(self._reactor.seconds() + self._options.connect_timeout + WATCH_SECONDS)
+        self._wait_for(connected, waited)
+
+        def made(line: RawConnection) -> RawConnection:
+            line.key, line.host = key, agent._computeHostValue(uri.scheme, uri.host, uri.port)
+            return line
 
         def failed(failure: Failure) -> Failure:
             if waited.too_long:
-                return Failure(
-                    AttemptError("no connection within BULK_CONNECT_TIMEOUT", code="connect", origin_wide=True)
-                )
+                return Failure(_no_connection())
             return Failure(map_error(cast(Exception, failure.value)))
 
-        return connected.addCallbacks(lambda line: line.lend(key), failed)
+        return connected.addCallbacks(made, failed)
 
-    def keep(self, line: Line) -> None:
+    def keep(self, line: RawConnection) -> None:
         """Its thread has left it in good order; the next one may have it, for a while."""
         self._lines.keep(line)
 
@@ -187,11 +266,35 @@ class Wire:
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """For the head of an answer, until `ends` (seconds of the reactor's clock)."""
+    """For a connection, then for the head of an answer, until `ends` (seconds of the reactor's clock)."""
 
-    sent: Deferred[IResponse]
     ends: float
+    request: Request | None = None
+    sent: Deferred[Any] | None = None
+    is_connected: bool = False
     too_long: bool = False
+
+
+def _address(request: Request) -> str:
+    """The URL to ask for: without a user name and a password, which go as a header to whom they belong, and without a
+    fragment. Raises AttemptError where no connection could be made: Twisted's look-up of a host name that is too long
+    never ends."""
+    proxy = request.meta.get("proxy")
+    if proxy and not has_site(add_http_if_no_scheme(str(proxy))):
+        # Unlike a tunnel that was refused, which may be opened later.
+        raise AttemptError("the proxy's address has no valid host or port", code="proxy", kind=Kind.PERMANENT)
+    url = without_userinfo(request.url.partition("#")[0])
+    if not has_site(url):
+        raise AttemptError("the URL has no valid host or port", code="bad_url")
+    return url
+
+
+def _no_connection() -> AttemptError:
+    return AttemptError("no connection (nothing within BULK_CONNECT_TIMEOUT)", code="connect", origin_wide=True)
+
+
+def _no_answer() -> AttemptError:
+    return AttemptError("no answer within BULK_HEADERS_TIMEOUT", code="headers_timeout")
 
 
 def _remember_endpoints(agent: Any) -> None:

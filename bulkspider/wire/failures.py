@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 from OpenSSL import SSL
+from scrapy.exceptions import IgnoreRequest
 from service_identity import VerificationError
 from twisted.internet import error as net
 from twisted.internet.defer import CancelledError
 from twisted.python.failure import Failure
+from twisted.web._newclient import _WrapperException
 from twisted.web.error import SchemeNotSupported
 
-from bulkspider.errors import AttemptError, BulkError
+from bulkspider.entries.entry import redact
+from bulkspider.errors import AttemptError, BulkError, Kind, proxy_auth
+
+# What a peer has sent may be in the text of an error; more of it would not be read.
+TEXT_MAX = 300
+
+
+# What OpenSSL calls an answer that is no TLS.
+_NO_TLS = re.compile(r"wrong version number|http request|packet length too long|record layer failure", re.IGNORECASE)
+_NO_ROUTE = (errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH)
 
 
 def map_error(error: BaseException) -> BulkError:
     """The AttemptError for an exception of Twisted or Scrapy; BulkErrors pass."""
     if isinstance(error, BulkError):
         return error
+    if (refusal := find_refusal(error)) is not None:
+        return refusal
     reasons = _reasons(error)
-    text = "; ".join(dict.fromkeys(_say(reason) for reason in reasons))
+    text = "; ".join(dict.fromkeys(_say(reason) for reason in reasons))[:TEXT_MAX]
     for reason in reasons:
         if isinstance(reason, VerificationError) or (
             isinstance(reason, SSL.Error) and "certificate verify failed" in str(reason)
         ):
-            return AttemptError(f"the certificate does not verify ({text})", code="tls_verify", permanent=True)
+            return AttemptError(f"the certificate does not verify ({text})", code="tls_verify")
     first = reasons[-1]
     if isinstance(first, NotImplementedError):
-        return AttemptError(text, code="proxy", permanent=True)
+        # Scrapy cannot use such a proxy; a tunnel that was refused may be opened later.
+        return AttemptError(text, code="proxy", kind=Kind.PERMANENT)
     if isinstance(first, SchemeNotSupported):
-        return AttemptError(text, code="bad_url", permanent=True)
+        return AttemptError(text, code="bad_url")
     if isinstance(first, net.DNSLookupError):
         return AttemptError(f"the host name was not found ({text})", code="dns", origin_wide=True)
+    if isinstance(first, net.ConnectError) and _errno_of(first) in _NO_ROUTE:
+        return AttemptError(f"no way to the host ({text})", code="no_route", origin_wide=True)
     if isinstance(first, net.ConnectionRefusedError):
         return AttemptError("the connection was refused", code="refused", origin_wide=True)
     if isinstance(first, net.ConnectError):
         return AttemptError(f"no connection ({text})", code="connect", origin_wide=True)
+    if isinstance(first, SSL.Error) and _NO_TLS.search(text):
+        return AttemptError(f"the port speaks no TLS ({text})", code="no_tls")
     if isinstance(first, SSL.Error):
         return AttemptError(f"TLS failed ({text})", code="tls", origin_wide=True)
     if type(first).__name__ == "TunnelError":
         # Scrapy shows the proxy's answer as a dict.
         status = re.search(r"'status': (\d{3})", text)
+        if status is not None and status[1] == "407":
+            return proxy_auth()
         why = f"it answered {status[1]}" if status is not None else text
         return AttemptError(f"the proxy opened no tunnel ({why})", code="proxy", origin_wide=True)
     if isinstance(first, (net.ConnectionLost, net.ConnectionDone, net.ConnectionAborted, CancelledError)):
@@ -48,19 +69,49 @@ def map_error(error: BaseException) -> BulkError:
     return AttemptError(f"no valid answer ({text})", code="bad_answer")
 
 
+def find_refusal(error: BaseException | None) -> AttemptError | None:
+    """Our own refusal of an answer (`limits.py`), which Twisted has packed into one of its exceptions."""
+    reasons = _reasons(error) if error is not None else []
+    return next((reason for reason in reasons if isinstance(reason, AttemptError)), None)
+
+
 def _reasons(error: BaseException) -> list[BaseException]:
     """The exception and what Twisted packed into it, innermost last."""
     found = [error]
-    for failure in getattr(error, "reasons", None) or []:
+    for failure in error.reasons if isinstance(error, _WrapperException) else ():
         value = failure.value if isinstance(failure, Failure) else failure
         if isinstance(value, BaseException):
             found += _reasons(value)
     return found
 
 
+def _errno_of(error: net.ConnectError) -> int | None:
+    return error.osError.errno if isinstance(error.osError, OSError) else error.osError
+
+
 def _say(error: BaseException) -> str:
     if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
         return ", ".join(str(row[-1]) for row in error.args[0]) or "TLS alert"
-    if getattr(error, "reasons", None):
+    if isinstance(error, _WrapperException) and error.reasons:
         return "the exchange broke off"
     return str(error) or type(error).__name__
+
+
+def middleware_error(error: BaseException | None, status: int | None) -> BulkError:
+    """The error of a request that never came to an outcome: a middleware ended it.
+
+    status: of the Response that came instead, None when `error` did.
+    """
+    if error is None:
+        if status is not None and 300 <= status < 400:
+            what = f"a redirect that cannot be followed ({status})"
+            return AttemptError(what, code="redirect", http_status=status)
+        return BulkError("another component answered the request in bulkspider's place", code="middleware")
+    text = redact(str(error)) or type(error).__name__
+    if isinstance(error, IgnoreRequest):
+        if "robots.txt" in text:
+            return BulkError("robots.txt forbids it (ROBOTSTXT_OBEY)", code="robots")
+        if "redirect" in text:
+            return AttemptError(f"too many redirects ({text})", code="redirect_loop")
+        return BulkError(f"a middleware refused the request ({text})", code="ignored")
+    return BulkError(f"a middleware failed ({type(error).__name__}: {text})", code="middleware")

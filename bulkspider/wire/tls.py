@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from typing import Any
+from typing import Any, cast
 
 from OpenSSL import SSL
 from twisted.protocols.tls import TLSMemoryBIOProtocol
@@ -23,8 +23,21 @@ CAN_BE_TAKEN = (
 )
 
 
+def take_socket(tcp: Any, layer: Any) -> tuple[socket.socket, TlsStream | None]:
+    """A twin of the socket of the TCP connection `tcp`, which does not block, and its TLS, that of the protocol `layer`
+    (None without). Twisted keeps the original, and leaves both alone while it is paused. Raises OSError when
+    this process may have no more sockets."""
+    twin = cast(socket.socket, tcp.socket.dup())
+    twin.setblocking(False)
+    if layer is None:
+        return twin, None
+    # OpenSSL bears one thread: Twisted must not touch it either when the reactor is stopped by force.
+    layer._lostTLSConnection = True
+    return twin, TlsStream(layer.getHandle())
+
+
 class TlsStream:
-    """The TLS of a connection that was given away: reads its socket and decrypts. For one thread.
+    """The TLS of a connection that was given away: reads its socket and decrypts, and the other way. For one thread.
 
     Twisted feeds OpenSSL through memory that grows and shrinks, and takes each record of 16 KiB into a new buffer: two
     copies of each byte more than it must. OpenSSL on the socket makes two system calls for each record. So here many
@@ -91,6 +104,16 @@ class TlsStream:
                 break
         return done
 
+    def send(self, data: bytes) -> None:
+        """Encrypts and sends a question, which is short. Raises OSError when the socket does not take all of it."""
+        try:
+            self._connection.send(data)
+        except SSL.Error as error:
+            raise ConnectionResetError("TLS takes nothing more") from error
+        self._say()
+        if self._to_say:
+            raise BlockingIOError("the peer does not read")
+
     def _read(self, most: int) -> bool:
         """Gives OpenSSL, which has used up all it had, the next bytes of the socket; False when there are none."""
         if self._socket is None:
@@ -112,10 +135,10 @@ class TlsStream:
         return True
 
     def _say(self) -> None:
-        """Sends what TLS itself has to say in the middle of a body: an answer to new keys (RFC 8446 §4.6.3)."""
+        """Sends what OpenSSL has encrypted: a question, or what TLS itself has to say in the middle of a body, an
+        answer to new keys (RFC 8446 §4.6.3)."""
         assert self._socket is not None
-        count = _SSL._lib.BIO_read(self._connection._from_ssl, self._said, self.RECORD)
-        if count > 0:
+        while (count := _SSL._lib.BIO_read(self._connection._from_ssl, self._said, self.RECORD)) > 0:
             self._to_say += _SSL._ffi.buffer(self._said, count)[:]
         if self._to_say:
             with contextlib.suppress(BlockingIOError):

@@ -20,13 +20,15 @@ HERE = Path(__file__).parent
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Fetch `count` files, called `name(i)` and found at `url(i)`, into `output`; `folder` is for lists and logs."""
+    """Fetch the files `names`, found at `url(name)`, into `output`; `folder` is for lists and logs. sums: the sha256 of
+    each, where they are to be compared."""
 
     folder: Path
     output: Path
     base: str
     names: list[str]
     at_once: int
+    sums: dict[str, str] = field(default_factory=dict)
 
     def url(self, name: str) -> str:
         return f"{self.base}/{name}"
@@ -37,19 +39,26 @@ class Job:
             file.writelines(lines)
         return str(path)
 
+    def name_url_and_sum(self) -> str:
+        """The list of bulkspider."""
+        heading = iter(["name url\n"])
+        entries = (f"{n} {self.url(n)}{f' sha256={self.sums[n]}' if self.sums else ''}\n" for n in self.names)
+        return self.write(line for part in (heading, entries) for line in part)
+
     def name_and_url(self) -> str:
-        """The list of bulkspider, of the original program and of the stock spider."""
+        """The list of the original program and of the stock spider."""
         heading = iter(["name url\n"])
         return self.write(line for part in (heading, (f"{n} {self.url(n)}\n" for n in self.names)) for line in part)
 
 
 def _bulkspider(job: Job) -> list[str]:
-    command = [sys.executable, "-m", "scrapy", "bulk", job.name_and_url(), "-o", str(job.output)]
+    command = [sys.executable, "-m", "scrapy", "bulk", job.name_url_and_sum(), "-o", str(job.output)]
     return [*command, "-j", str(job.at_once), "-s", "DOWNLOAD_VERIFY_CERTIFICATES=False"]
 
 
 def _aria2(job: Job) -> list[str]:
-    path = job.write(f"{job.url(name)}\n out={name}\n" for name in job.names)
+    sums = {name: f" checksum=sha-256={value}\n" for name, value in job.sums.items()}
+    path = job.write(f"{job.url(name)}\n out={name}\n{sums.get(name, '')}" for name in job.names)
     options = ["--file-allocation=none", "--check-certificate=false", "--quiet", "--no-conf"]
     return ["aria2c", "-i", path, "-d", str(job.output), "-j", str(job.at_once), *options]
 

@@ -40,7 +40,8 @@ START_UP_ROUNDS = 3  # times as many as asked for: they are short, and their fig
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """Files to be fetched as a whole: so many, of that size in bytes, so many at once."""
+    """Files to be fetched as a whole: so many, of that size in bytes, so many at once. hashed: the list has the sha256
+    of each, for the programs that compare it."""
 
     title: str
     count: int
@@ -49,6 +50,7 @@ class Transfer:
     scheme: str = "http"
     path: str = ""
     small: bool = False
+    hashed: bool = False
 
     def scaled(self, factor: float) -> Transfer:
         if self.small:
@@ -62,6 +64,20 @@ TRANSFERS = {
     "many": Transfer("64 files of 64 MiB, all at once, http", 64, 64 * MIB, 64),
     "many-https": Transfer("64 files of 64 MiB, all at once, https", 64, 64 * MIB, 64, scheme="https"),
     "tiny": Transfer("10,000 files of 100 KB, 16 at once, http", 10_000, 100 * KB, 16, small=True),
+    "small": Transfer("2,000 files of 50 kB, 16 at once, http", 2_000, 50 * KB, 16, small=True),
+    "small-https": Transfer("2,000 files of 50 kB, 16 at once, https", 2_000, 50 * KB, 16, "https", small=True),
+    "small-hashed": Transfer(
+        "2,000 files of 50 kB with a sha256 each, 16 at once, http", 2_000, 50 * KB, 16, small=True, hashed=True
+    ),
+    "small-hashed-https": Transfer(
+        "2,000 files of 50 kB with a sha256 each, 16 at once, https",
+        2_000,
+        50 * KB,
+        16,
+        "https",
+        small=True,
+        hashed=True,
+    ),
     "throttled": Transfer("2 files of 128 MiB, 16 MiB/s per connection", 2, 128 * MIB, 2, path="slow/"),
 }
 LIST_LINES = 1_000_000
@@ -102,17 +118,18 @@ class Benchmark:
         expected = self._nginx.make_files(folder, what.count, what.size)
         base = f"{self._nginx.base(what.scheme)}/{what.path}{folder}"
         clients = [client for client in self._clients if not client.only or name in client.only]
+        sums = expected if what.hashed else {}
         if 4 * what.at_once * what.size > _available_memory():
             clients = [client for client in clients if not client.in_memory]
         runs: dict[str, list[Run]] = {client.name: [] for client in clients}
         with _Folder(self._where) as place:
             # On a virtual machine the first use of a page of memory costs many times the second: nobody is to pay for it.
-            run(clients[0].command(Job(place, place / "out", base, list(expected), what.at_once)), place)
+            run(clients[0].command(Job(place, place / "out", base, list(expected), what.at_once, sums)), place)
         for number in range(self._rounds):
             first = number % len(clients)
             for client in clients[first:] + clients[:first]:
                 with _Folder(self._where) as place:
-                    job = Job(place, place / "out", base, list(expected), what.at_once)
+                    job = Job(place, place / "out", base, list(expected), what.at_once, sums)
                     one = run(client.command(job), place)
                     if one.problem is None and hashes(job.output, job.names) != expected:
                         one.problem = "a copy is missing or has another hash"
@@ -254,9 +271,9 @@ class Benchmark:
 
 def finished(job: Job) -> None:
     """Makes what a run over this list would have left: the files, here empty ones, and their lines in the ledger."""
-    from bulkspider.entry import url_key
-    from bulkspider.folder import Folder
-    from bulkspider.ledger import Ledger, LedgerLine
+    from bulkspider.disk.folder import Folder
+    from bulkspider.disk.ledger import Ledger, LedgerLine
+    from bulkspider.entries.entry import url_key
 
     folder = Folder(job.output)
     lines = []

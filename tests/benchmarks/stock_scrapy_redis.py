@@ -1,4 +1,4 @@
-"""The negative control of `tests/test_cluster.py`: stock scrapy-redis under the same harness. Not part of the tests.
+"""The negative control of `tests/cluster/test_workers.py`: stock scrapy-redis under the same harness. Not part of the tests.
 
 Two workers (RedisSpider, 8 requests at once each) fetch 50 files from a slow server; one worker gets one `kill -9` and is
 started again. Needs `pip install scrapy-redis`. Run: python tests/benchmarks/stock_scrapy_redis.py
@@ -15,9 +15,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import redis
-from cluster import Throttled
-from faulty import FaultyOrigin, make_body
-from redisserver import RedisServer
+
+from support.faulty import FaultyOrigin, make_body
+from support.redisserver import RedisServer
+from support.workers import Throttled
 
 FILES = 50
 

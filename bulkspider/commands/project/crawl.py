@@ -7,7 +7,7 @@ import gc
 
 from scrapy.commands import crawl
 
-from bulkspider.commands.honest import calm, run_bulk
+from bulkspider.commands.startup import calm, run_bulk
 
 
 class Command(crawl.Command):
@@ -15,7 +15,7 @@ class Command(crawl.Command):
         super().process_options(args, opts)
         if args == ["bulk"]:
             assert self.settings is not None
-            gc.disable()  # until the crawl has begun, see `honest.py`
+            gc.disable()  # until the crawl has begun, see `startup.py`
             calm(self.settings)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:

@@ -1,0 +1,277 @@
+"""`bulkspider.fetch` and `bulkspider.fetch_async`: a list of files, fetched from within any Python program.
+
+The caller's program is left as it was: the crawl runs in a child process (`child.py`), which is told the entries and
+tells the rows. `fetch` blocks its thread; `fetch_async` has one of its own for that, so that any number can wait in
+one event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any, Protocol, cast
+
+from bulkspider.api.child import Child, Tell
+from bulkspider.options import plural
+
+# What is told of the files that failed, in one sentence.
+TOLD_FAILURES = 3
+DONE = ("verified", "complete", "unproven")
+
+Entry = Mapping[str, Any] | tuple[str, str]
+Entries = Iterable[Entry | str] | str | os.PathLike[str]
+
+
+class FetchError(Exception):
+    """Something was not fetched.
+
+    rows: what became of the entries that were begun, as `fetch` returns them; empty when nothing was. exit_status: what
+    `scrapy bulk` would have ended with: 1 nothing was begun (an entry, a setting or the output folder is at fault), 3
+    calling again may help, 4 only failures that a further call cannot cure.
+    """
+
+    def __init__(self, message: str, rows: list[dict[str, Any]], exit_status: int) -> None:
+        super().__init__(message)
+        self.rows = rows
+        self.exit_status = exit_status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Workflow engines send it from process to process."""
+        return FetchError, (str(self), self.rows, self.exit_status)
+
+
+class Bar(Protocol):
+    """A progress bar as tqdm's: `total` is what `update` will have been given in the end."""
+
+    total: Any
+
+    def update(self, n: int, /) -> object: ...
+
+
+Progress = Callable[[dict[str, Any]], object] | Bar
+
+
+def fetch(
+    entries: Entries,
+    output: str | os.PathLike[str],
+    *,
+    jobs: int = 8,
+    segments: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """Fetches every entry into the folder `output`; returns a row for each (docs/reference.md), in their order.
+
+    entries: dicts as the rows of a JSON Lines list (`{"name": …, "url": …, "sha256": …}`), pairs `(name, url)`, or
+    URLs, which are named by their last part; or the path of a list file, as for `scrapy bulk`.
+    jobs: files at a time, also from one host. segments: connections for each file, 0 decides by itself. settings:
+    Scrapy's and `BULK_*`, plain values; functions by their names (`"package.module.function"`, found on the caller's
+    `sys.path`). progress: a tqdm-like bar, which gets bytes, or a function that is given a dict of numbers about twice
+    a second, in this thread; an exception that it raises ends the crawl.
+
+    What is done already is not fetched again: the same call goes on where an earlier one was stopped. Calls at the same
+    time may share a folder. Raises FetchError when something failed, was stopped, or could not be begun.
+    """
+    call = _Call(entries, output, jobs=jobs, segments=segments, settings=settings)
+    return call.run(_teller(progress))
+
+
+async def fetch_async(
+    entries: Entries,
+    output: str | os.PathLike[str],
+    *,
+    jobs: int = 8,
+    segments: int = 0,
+    settings: Mapping[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """As `fetch`, for a running asyncio loop. Cancelling it stops the crawl in order: every byte is kept.
+
+    `progress` is called in the loop, `entries` is read in another thread.
+    """
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[list[dict[str, Any]]] = loop.create_future()
+    call = _Call(entries, output, jobs=jobs, segments=segments, settings=settings)
+    tell = _teller(progress)
+
+    def tell_here(numbers: dict[str, Any]) -> None:
+        try:
+            assert tell is not None
+            if not ended.done():
+                tell(numbers)
+        except BaseException as error:
+            ended.set_exception(error)
+
+    def end(rows: list[dict[str, Any]], error: BaseException | None) -> None:
+        stopped.set()
+        if ended.done():
+            return
+        if error is None:
+            ended.set_result(rows)
+        else:
+            ended.set_exception(error)
+
+    def work() -> None:
+        rows: list[dict[str, Any]] = []
+        failure: BaseException | None = None
+        try:
+            rows = call.run(None if tell is None else lambda numbers: loop.call_soon_threadsafe(tell_here, numbers))
+        except BaseException as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop was closed
+            loop.call_soon_threadsafe(end, rows, failure)
+
+    stopped = asyncio.Event()
+    threading.Thread(target=work, name="bulkspider-fetch", daemon=True).start()
+    try:
+        return await ended
+    finally:
+        if not stopped.is_set():
+            call.stop()
+            await asyncio.shield(stopped.wait())
+
+
+class _Call:
+    """One call of `fetch`. `stop` may be called in any thread."""
+
+    def __init__(
+        self,
+        entries: Entries,
+        output: str | os.PathLike[str],
+        *,
+        jobs: int,
+        segments: int,
+        settings: Mapping[str, Any] | None,
+    ) -> None:
+        if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
+            raise ValueError(f"jobs={jobs!r}: a number from 1 on")
+        self._entries = entries
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+        self._stopped = False
+        here = os.getcwd()
+        is_list = isinstance(entries, (str, os.PathLike))
+        self._head = {
+            "list": os.path.abspath(os.fsdecode(entries)) if isinstance(entries, (str, os.PathLike)) else None,
+            "output": os.path.abspath(os.fsdecode(output)),
+            "folder": here,
+            "path": [os.path.abspath(part) if part else here for part in sys.path],
+            "own": {
+                "CONCURRENT_REQUESTS": jobs,
+                "CONCURRENT_REQUESTS_PER_DOMAIN": jobs,
+                "BULK_SEGMENTS": segments,
+            },
+            "settings": {str(name): _plain(name, value) for name, value in (settings or {}).items()},
+        }
+        self._is_list = is_list
+
+    def stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            if self._child is not None:
+                self._child.stop()
+
+    def run(self, tell: Tell | None) -> list[dict[str, Any]]:
+        rows = iter(()) if self._is_list else _rows(self._entries)  # type: ignore[arg-type]
+        first = None if self._is_list else next(rows, None)
+        if not self._is_list and first is None:
+            return []
+        with self._lock:
+            child = self._child = Child()
+            if self._stopped:
+                child.stop()
+        with child:
+            child.send({**self._head, "progress": tell is not None}, _chain(first, rows))
+            return _collect(child, tell)
+
+
+def _collect(child: Child, tell: Tell | None) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for message in child.messages():
+        if "row" in message:
+            rows.append(message["row"])
+        elif "progress" in message:
+            if tell is not None:
+                tell(message["progress"])
+        elif "refused" in message:
+            raise FetchError(message["refused"], [], 1)
+        else:
+            rows.sort(key=lambda row: int(row["line"]))
+            if message["ended"] in (0, 5):
+                return rows
+            raise FetchError(_sentence(rows), rows, message["ended"])
+    status = child.exit_status
+    rows.sort(key=lambda row: int(row["line"]))
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    raise FetchError(f"the process of the crawl ended too soon ({how}); call again to go on", rows, 3)
+
+
+def _sentence(rows: list[dict[str, Any]]) -> str:
+    failed = [row for row in rows if row["status"] not in DONE]
+    if not failed:
+        return "the crawl was stopped before its end; call again to go on"
+    told = [f"{row['name']}: {(row['error'] or {}).get('message', row['status'])}" for row in failed[:TOLD_FAILURES]]
+    if len(failed) > len(told):
+        told.append(f"and {len(failed) - len(told)} more")
+    return f"{len(failed)} of {plural(len(rows), 'file', 'files')} not fetched: " + "; ".join(told)
+
+
+def _chain(first: str | None, rows: Iterator[str]) -> Iterator[str]:
+    if first is not None:
+        yield first
+    yield from rows
+
+
+def _rows(entries: Iterable[Entry | str]) -> Iterator[str]:
+    """Entries as lines of JSON. Raises TypeError for what is no entry; what its values are worth the child says."""
+    for number, entry in enumerate(entries, 1):
+        row: Any = entry
+        if isinstance(entry, str):
+            row = {"url": entry}
+        elif isinstance(entry, (tuple, list)):
+            if len(entry) != 2:
+                raise TypeError(f"entry {number}: a pair (name, url) has two values, not {len(entry)}")
+            row = {"name": entry[0], "url": entry[1]}
+        elif not isinstance(entry, Mapping):
+            raise TypeError(f"entry {number}: a dict, a pair (name, url) or a URL, not {type(entry).__name__}")
+        try:
+            yield json.dumps(dict(row), default=_path)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"entry {number}: {error}") from None
+
+
+def _path(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    raise TypeError(f"{value!r} is no plain value")
+
+
+def _plain(name: str, value: Any) -> Any:
+    """A setting as it crosses to another process."""
+    try:
+        return json.loads(json.dumps(value, default=_path))
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"setting {name}={value!r}: only plain values reach the process of the crawl; give a function or class by "
+            "its name, 'package.module.name'"
+        ) from None
+
+
+def _teller(progress: Progress | None) -> Tell | None:
+    if progress is None or not hasattr(progress, "update"):
+        return progress
+    bar, before = cast(Bar, progress), 0
+
+    def advance(numbers: dict[str, Any]) -> None:
+        nonlocal before
+        if numbers["bytes_left"] is not None:
+            bar.total = numbers["bytes_on_disk"] + numbers["bytes_left"]
+        bar.update(numbers["bytes_on_disk"] - before)
+        before = numbers["bytes_on_disk"]
+
+    return advance

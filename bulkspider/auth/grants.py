@@ -1,0 +1,152 @@
+"""Grants: the header fields that BULK_AUTH gives for an origin, asked for once and renewed in time.
+
+BULK_AUTH names a function of the user, `function(origin, refused)`, plain or async: it returns a dict of header fields
+for that origin (`host:port`), with the key `expires_in` (seconds) if they expire, or None for an origin that needs
+none. Whoever wants them meanwhile waits for the one call (each token may be a session, and hosts count sessions). It is
+called again before they expire, and with refused=True after the origin answered 401 to them. What it raises is like an
+outage of the origin: its entries wait and it is asked again later; AuthRefused is for ever, so that a wrong password is
+not tried once for each of ten thousand entries.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+
+from bulkspider.entries.urls import redact
+from bulkspider.errors import AttemptError, Kind
+from bulkspider.text import visible
+
+if TYPE_CHECKING:
+    from bulkspider.clock import Clock
+
+# Fields are renewed so long before they expire, or a fifth of their life when that is less.
+RENEW_BEFORE_SECONDS = 30.0
+# Where so many renewals because of a 401 came one after the other, each within so long after the one before, the fields
+# are not the reason: a host that answers 401 for what a user may not have costs no log-in per file.
+MOST_RENEWALS = 5
+RENEWALS_APART_SECONDS = 10.0
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 §5.5
+
+Function = Callable[[str, bool], Any]
+
+
+class AuthRefused(Exception):
+    """No credentials, for ever: the user name or the password is wrong, say. The message is shown."""
+
+
+@dataclass(slots=True, eq=False)
+class Grant:
+    """fields: header fields. since, renew_at: seconds of the run's clock. renewals: so many before it, one soon after
+    the other, were refused. worked: its origin has answered with something else than 401."""
+
+    fields: Mapping[str, str]
+    since: float
+    renew_at: float | None = None
+    renewals: int = 0
+    worked: bool = False
+
+
+class Grants:
+    """One per run. function: BULK_AUTH, None where there is none. in_thread: runs plain functions in a thread."""
+
+    def __init__(self, function: Function | None, clock: Clock, in_thread: Callable[..., Deferred[Any]]) -> None:
+        self._function = function
+        self._clock = clock
+        self._in_thread = in_thread
+        self._known: dict[str, Grant | None] = {}
+        self._refused: dict[str, AttemptError] = {}
+        self._waiting: dict[str, list[Deferred[Grant | None]]] = {}
+
+    def get(self, origin: str, refused: Grant | None = None) -> Deferred[Grant | None]:
+        """The fields for an origin, None when it needs none. refused: the ones that it answered 401 to; where there is
+        no use in asking for others, these come back. Fails with AttemptError; may be cancelled."""
+        if self._function is None:
+            return succeed(None)
+        if origin in self._refused:
+            return fail(self._refused[origin])
+        now = self._clock.now()
+        known = self._known.get(origin)
+        if origin in self._known and origin not in self._waiting and not self._is_stale(known, refused, now):
+            return succeed(known)
+        wanted: Deferred[Grant | None] = Deferred(lambda gone: self._waiting.get(origin, []).remove(gone))
+        if origin in self._waiting:
+            self._waiting[origin].append(wanted)
+        else:
+            self._waiting[origin] = [wanted]
+            asked = deferred_from_coro(self._ask(origin, now, known if known is refused else None))
+            asked.addBoth(self._answered, origin)
+        return wanted
+
+    def _is_stale(self, known: Grant | None, refused: Grant | None, now: float) -> bool:
+        if known is None:
+            return False
+        if known is refused:
+            if now - known.since >= RENEWALS_APART_SECONDS or not known.renewals:
+                return True
+            return known.worked and known.renewals < MOST_RENEWALS
+        return known.renew_at is not None and now >= known.renew_at
+
+    async def _ask(self, origin: str, now: float, refused: Grant | None) -> Grant | None:
+        assert self._function is not None
+        answer = await self._call(self._function, origin, refused is not None)
+        if answer is None:
+            return None
+        fields = dict(answer)
+        seconds = fields.pop("expires_in", None)
+        for name, value in fields.items():
+            if not (isinstance(value, str) and _TOKEN.fullmatch(str(name))) or _CONTROL.search(value):
+                raise ValueError(f"{visible(str(name))!r} is no header field with a text")
+        renew_at = None
+        if seconds is not None:
+            life = max(0.0, float(seconds))
+            renew_at = now + life - min(RENEW_BEFORE_SECONDS, life / 5)
+        renewals = 0
+        if refused is not None:
+            renewals = 1 + (refused.renewals if now - refused.since < RENEWALS_APART_SECONDS else 0)
+        return Grant(fields, now, renew_at, renewals)
+
+    async def _call(self, function: Function, origin: str, refused: bool) -> Any:
+        called = function if inspect.isfunction(function) else type(function).__call__
+        if inspect.iscoroutinefunction(called):
+            return await function(origin, refused)
+
+        def call() -> tuple[Any, Exception | None]:
+            try:
+                return function(origin, refused), None
+            except Exception as error:  # the user's, not the thread's
+                return None, error
+
+        answer, error = await maybe_deferred_to_future(self._in_thread(call))
+        if error is not None:
+            raise error
+        return await answer if inspect.isawaitable(answer) else answer
+
+    def _answered(self, result: Grant | Failure | None, origin: str) -> None:
+        waiting = self._waiting.pop(origin)
+        if isinstance(result, Failure):
+            error = self._error(origin, cast(BaseException, result.value))
+            for wanted in waiting:
+                wanted.errback(error)
+            return
+        self._known[origin] = result
+        for wanted in waiting:
+            wanted.callback(result)
+
+    def _error(self, origin: str, why: BaseException) -> AttemptError:
+        told = visible(redact(str(why)))
+        if isinstance(why, AuthRefused):
+            error = AttemptError(f"no credentials for {origin} ({told})", code="auth", kind=Kind.PERMANENT)
+            self._refused[origin] = error
+            return error
+        told = f"{type(why).__name__}: {told}" if told else type(why).__name__
+        return AttemptError(f"no credentials for {origin} ({told})", code="auth", origin_wide=True)

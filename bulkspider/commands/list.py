@@ -1,0 +1,21 @@
+"""`scrapy list`: Scrapy's own, after the add-ons have said which spiders there are, as `scrapy crawl` lets them.
+
+Scrapy's own does not ask the add-ons, so that it does not know `bulk`, and Scrapyd, which goes by it, would refuse to
+run it. Nothing else is changed, and nothing at all in a project without add-ons. Every scrapy command of an environment
+imports this module.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from scrapy.commands import list as scrapys
+
+
+class Command(scrapys.Command):
+    def run(self, args: list[str], opts: argparse.Namespace) -> None:
+        from scrapy.addons import AddonManager
+
+        assert self.settings is not None
+        AddonManager.load_pre_crawler_settings(self.settings)
+        super().run(args, opts)

@@ -1,0 +1,88 @@
+"""What our own commands change for their whole process, which has one crawl and nothing else to lose.
+
+A plugin in somebody else's process does none of this. Here every descriptor is used that the system allows, and a
+signal ends the process even when the main thread does not come back to its work (it waits for a disk, or for whoever
+reads its log).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import select
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from bulkspider.run.stopping import listen
+
+# Seconds after the first signal in which an orderly stop must have come to its end (a crawl gives up the threads that
+# hang some time before, `run.py`).
+END_SECONDS = 60.0
+# This many signals are obeyed at once.
+INSISTING = 3
+
+
+def raise_descriptors() -> None:
+    """As many open files as the system allows: the soft limit of `ulimit -n` becomes the hard one.
+
+    A child process gets the old limit: programs that close or watch every descriptor there could be expect few.
+    """
+    old, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if old == hard:
+        return
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (OSError, ValueError):
+        return
+
+    def give_back() -> None:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (old, hard))
+
+    os.register_at_fork(after_in_child=give_back)
+    starting = threading.Lock()
+
+    @contextmanager
+    def old_limit() -> Iterator[None]:
+        """A process of `subprocess` runs no Python of ours before it is another program, so it inherits what we have
+        at that moment. What is open stays open; nothing else can be lowered for a child alone."""
+        with starting:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (old, hard))
+            try:
+                yield
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    start: Any = subprocess.Popen.__init__
+
+    def start_with_old_limit(self: Any, *args: Any, **kwargs: Any) -> None:
+        with old_limit():
+            start(self, *args, **kwargs)
+
+    setattr(subprocess.Popen, "__init__", start_with_old_limit)  # noqa: B010 - mypy allows no plain assignment
+
+
+def obey_signals() -> None:
+    """The process ends END_SECONDS after the first signal that is to end it, or with the third one, whatever hangs:
+    as `kill -9` would end it, which costs nothing that is on disk."""
+    heard: list[int] = []
+
+    def end(*_: Any) -> None:
+        what = b"bulkspider: something does not answer; the process ends without it, and what is on disk is kept\n"
+        if select.select([], [2], [], 0)[1]:
+            os.write(2, what)
+        os._exit(128 + heard[0])
+
+    def hear(number: int) -> None:
+        heard.append(number)
+        if len(heard) == 1:
+            signal.signal(signal.SIGALRM, end)
+            signal.setitimer(signal.ITIMER_REAL, END_SECONDS)
+        elif len(heard) >= INSISTING:
+            end()
+
+    listen(hear)

@@ -1,0 +1,274 @@
+"""How our commands run the spider: check first, crawl, and end with the exit status that DESIGN promises.
+
+The list, the settings and the output folder are checked before the reactor starts, so that a mistake ends with one
+clear sentence instead of a traceback. Where the list is made by a walk, that is a first crawl in the same process.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+from scrapy import signals
+from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
+
+from bulkspider.addon import BASE_MIDDLEWARES, SCRAPYS_COOKIES
+from bulkspider.commands import cookies
+from bulkspider.commands.process import obey_signals, raise_descriptors
+from bulkspider.disk.folder import UntouchedFolder
+from bulkspider.entries.entry import redact
+from bulkspider.entries.redaction import be_brief, unexpected
+from bulkspider.errors import BulkError, Kind
+from bulkspider.lists.copy import shown
+from bulkspider.lists.source import ListSource
+from bulkspider.pumps.descriptors import transfers_at_once
+from bulkspider.run.run import Run
+from bulkspider.spiders.arguments import Claim, Given, Prepared, Trial, introduce, prepare
+from bulkspider.text import visible, visible_lines
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler, CrawlerProcessBase
+
+    from bulkspider.commands.survey import Survey
+    from bulkspider.walk.record import Walked
+
+# What Scrapy tells of itself at INFO. It stays when the user asks for a LOG_LEVEL.
+HOUSEKEEPING = ("scrapy.addons", "scrapy.core.engine", "scrapy.crawler", "scrapy.middleware", "scrapy.utils.log")
+# Which make a record for every request and item that nobody sees at INFO.
+CHATTY = ("scrapy.core.engine", "scrapy.core.scraper")
+
+# Components that Scrapy imports, with large libraries, to be told by these settings that they are not wanted.
+SWITCHED = {
+    "COOKIES_ENABLED": (BASE_MIDDLEWARES, SCRAPYS_COOKIES),
+    "REMOTE_CONTROL_ENABLED": ("EXTENSIONS_BASE", "scrapy.extensions.remote_control.RemoteControl"),
+    "TELNETCONSOLE_ENABLED": ("EXTENSIONS_BASE", "scrapy.extensions.telnet.TelnetConsole"),
+}
+
+
+def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str], given: Given = Given()) -> int:
+    """Runs the spider `bulk` with these spider arguments; returns the exit status."""
+    settings = crawler.settings
+    if arguments.get("status", "0") != "0":
+        return run_status(settings, arguments, given)
+    claim: Claim | None = None
+    prepared: Prepared | None = None
+    try:
+        if "queue" in arguments or "job" in arguments:
+            prepared = prepare(arguments, cast(Any, settings), given)
+        else:
+            claim = Claim(arguments, cast(Any, settings), given)
+            if claim.plan is None:
+                prepared = claim.prepare()
+    except Exception as error:
+        return _refused(error, settings)
+    if prepared is not None:
+        return run_prepared(process, crawler, arguments, prepared)
+    assert claim is not None
+    _start_lightly(process, crawler)
+    refusal = _walk(
+        process, arguments, claim, lambda walked: _crawl(process, crawler, arguments, claim.prepare(walked))
+    )
+    return _finish(process, crawler, refusal)
+
+
+def run_prepared(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str], prepared: Prepared) -> int:
+    """The same, with what was checked already."""
+    _start_lightly(process, crawler)
+    refusal = _begin(crawler)
+    _crawl(process, crawler, arguments, prepared)
+    return _finish(process, crawler, refusal)
+
+
+def _crawl(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str], prepared: Prepared) -> None:
+    known: dict[str, Any] = {**arguments, "prepared": prepared}
+    process.crawl(crawler, **known)
+
+
+def _finish(process: CrawlerProcessBase, crawler: Crawler, refusal: _Refusal) -> int:
+    """Runs what was begun to its end; returns the exit status."""
+    process.start()
+    gc.freeze()  # the interpreter is about to look through all of it once more, in vain
+    if refusal.status is not None:
+        return refusal.status
+    run = crawler.get_extension(Run)
+    return run.outcomes.exit_status if run is not None and not process.bootstrap_failed else 1
+
+
+@dataclass
+class _Refusal:
+    """Why the crawl of the files was not begun. status: the exit status, None while nothing is wrong."""
+
+    status: int | None = None
+
+
+def _begin(crawler: Crawler) -> _Refusal:
+    """The first crawl of the process is about to be begun."""
+    crawler.signals.connect(_collect_again, signals.engine_started, weak=False)
+    crawler.signals.connect(obey_signals, signals.engine_started, weak=False)
+    return _Refusal()
+
+
+def _walk(
+    process: CrawlerProcessBase, arguments: dict[str, str], claim: Claim | Trial, then: Callable[[Walked], object]
+) -> _Refusal:
+    """Begins a walk, and `then` with what it has found."""
+    from bulkspider.walk.crawl import begin_walk
+
+    assert claim.plan is not None
+    settings = process.settings
+    introduce(settings, arguments.get("contact"))
+
+    def follow(walked: Walked) -> None:
+        try:
+            then(walked)
+        except Exception as error:
+            refusal.status = _refused(error, settings)
+
+    def refuse(error: BulkError, signal: int | None) -> None:
+        claim.give_up()
+        status = _refused(error, settings)
+        if error.kind in (Kind.RETRY, Kind.FINAL, Kind.STOP):
+            status = Kind.FINAL.exit_status  # another time it may do better
+        refusal.status = status if signal is None else 128 + signal
+
+    walker = begin_walk(process, claim.plan, claim.record(), whole=claim.whole, then=follow, refused=refuse)
+    refusal = _begin(walker)
+    return refusal
+
+
+def _start_lightly(process: CrawlerProcessBase, crawler: Crawler) -> None:
+    """Saves a third of the time to the first request.
+
+    What is built while the crawl begins stays to its end; it is not looked through for garbage (the commands have
+    switched that off) before the crawl has begun. What is switched off by a setting is not imported, nor what only
+    cookies need before there is one. And what Scrapy's handler imports reads the sources of all its callers
+    (`create_deprecated_class`): they are few here, and fewest for each module when the innermost comes first.
+    """
+    raise_descriptors()
+    if crawler.settings.get("LOG_LEVEL") != "DEBUG":
+        for name in CHATTY:
+            logging.getLogger(name).setLevel(logging.INFO)
+    import scrapy.core.downloader.tls  # noqa: I001
+    import scrapy.core.downloader.contextfactory
+    import scrapy.core.downloader.handlers.http11  # noqa: F401
+
+    for setting, (kind, path) in SWITCHED.items():
+        if not crawler.settings.getbool(setting):
+            # The process hands its settings on to the crawler once more.
+            for settings in (process.settings, crawler.settings):
+                settings[kind].pop(path, None)
+    for settings in (process.settings, crawler.settings):
+        cookies.wait_for_the_first_cookie(settings)
+
+
+def _collect_again() -> None:
+    """What is there now stays; the collector need not look through it again and again. Only here, where the process
+    has one crawl: nothing of any crawl that is there now could ever be collected."""
+    gc.freeze()
+    gc.enable()
+
+
+def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict[str, str], given: Given) -> int:
+    """Asks for every entry and prints what a run would meet; returns the exit status that it would have."""
+    from bulkspider.commands.dryrun import DryRunSpider
+
+    try:
+        trial = Trial(arguments, cast(Any, settings), given)
+        seen = trial.prepare() if trial.plan is None else None
+    except Exception as error:
+        return _refused(error, settings)
+    raise_descriptors()
+    settings.set("CONCURRENT_REQUESTS", transfers_at_once(settings.getint("CONCURRENT_REQUESTS")), "cmdline")
+    # What a project of its own would write; a dry run writes nothing.
+    for name, nothing in (("FEEDS", {}), ("JOBDIR", None)):
+        settings.set(name, nothing, "cmdline")
+    crawler = process.create_crawler(DryRunSpider)
+    surveys: list[Survey] = []
+
+    def crawl(seen: Prepared) -> None:
+        surveys.append(_survey(seen, numbered=not given.urls))
+        process.crawl(crawler, prepared=seen, survey=surveys[0], contact=arguments.get("contact"))
+
+    _start_lightly(process, crawler)
+    if seen is None:
+        refusal = _walk(process, arguments, trial, lambda walked: crawl(trial.prepare(walked)))
+    else:
+        refusal = _begin(crawler)
+        crawl(seen)
+    process.start()
+    if refusal.status is not None:
+        return refusal.status
+    run = crawler.get_extension(Run)
+    if process.bootstrap_failed or run is None:
+        return 1
+    for line in surveys[0].lines():
+        print(visible(line))
+    if run.stopping.signal is not None and not run.outcomes.finished:
+        return 128 + run.stopping.signal
+    return surveys[0].exit_status
+
+
+def _survey(seen: Prepared, *, numbered: bool) -> Survey:
+    """What is known before anybody is asked."""
+    from bulkspider.commands.survey import Survey
+
+    folder = seen.folder
+    assert isinstance(folder, UntouchedFolder)
+    where, root = shown(seen.list_path), str(folder.root)
+    survey = Survey(where, root, seen.source.entries, numbered=numbered, free=folder.free)
+    survey.ignored = seen.source.ignored
+    if seen.source.introduction:
+        survey.notes.append(seen.source.introduction)
+    survey.notes += [note for note in seen.source.warnings if note != str(seen.source.ignored)]
+    if folder.obstacle is not None:
+        survey.obstacles.append(folder.obstacle)
+    for bad in seen.source.bad:
+        survey.has_bad_line(bad.line, BulkError(str(bad.problem), code="bad_line"))
+    if seen.walked is not None:
+        survey.notes += seen.walked.warnings
+        for page in seen.walked.unread:
+            survey.has_bad_line(0, page.error)
+    return survey
+
+
+def run_status(settings: BaseSettings, arguments: dict[str, str], given: Given, *, as_json: bool = False) -> int:
+    """Prints how far the list is, also while a run works there; returns the exit status that a run would have."""
+    from bulkspider.status.look import look
+
+    try:
+        seen = Trial(arguments, cast(Any, settings), given).prepare()
+        assert isinstance(seen.source, ListSource)
+        status = look(seen.source, str(seen.folder.root))
+        seen.source.close()
+    except Exception as error:
+        return _refused(error, settings)
+    if as_json:
+        print(status.to_json())
+    else:
+        for line in status.lines():
+            print(visible(line))
+    return status.exit_status
+
+
+def _refused(error: Exception, settings: BaseSettings) -> int:
+    """Nothing was begun."""
+    if not isinstance(error, BulkError) and settings.get("LOG_LEVEL") == "DEBUG":
+        raise error
+    told = redact(str(error) if isinstance(error, BulkError) else unexpected(error))
+    print(f"bulkspider: {visible_lines(told)}", file=sys.stderr)
+    return 1
+
+
+def calm(settings: BaseSettings) -> None:
+    """Hides tracebacks, unless the user asked for DEBUG, and the crawler's housekeeping, unless for any log level;
+    before Scrapy says its first word."""
+    if settings.get("LOG_LEVEL") != "DEBUG":
+        be_brief()
+    if (settings.getpriority("LOG_LEVEL") or 0) < SETTINGS_PRIORITIES["cmdline"]:
+        for name in HOUSEKEEPING:
+            # A filter, because Scrapy resets the levels of its loggers when it configures logging.
+            logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.WARNING)

@@ -1,0 +1,61 @@
+"""Cookies, judged without asking anybody.
+
+Scrapy's middleware refuses cookies for a whole suffix such as `co.uk`, and fetches the list of these suffixes from the
+internet at the first cookie: in the reactor's thread and without a timeout, so that one swallowed packet stops every
+transfer for good. For our requests the copy of that list that comes with tldextract is good enough. The requests of a
+project's own spiders are judged as ever.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, cast
+
+from scrapy.downloadermiddlewares.cookies import CookiesMiddleware
+from tldextract import TLDExtract
+
+from bulkspider.run.run import Run
+from bulkspider.wire.compat import judged_by
+
+if TYPE_CHECKING:
+    from scrapy import Request
+    from scrapy.crawler import Crawler
+    from scrapy.http import Response
+    from typing_extensions import Self
+
+
+class BulkCookiesMiddleware(CookiesMiddleware):
+    """Scrapy's own, but nobody is asked about cookies of requests for files, nor of any request of a list's run.
+
+    all_ours: of no request at all.
+    """
+
+    all_ours = False
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        middleware = super().from_crawler(crawler)
+        middleware._run = crawler.get_extension(Run)
+        return middleware
+
+    def process_request(self, request: Request) -> Request | Response | None:  # type: ignore[override]
+        with self._judge(request):
+            return super().process_request(request)
+
+    def process_response(self, request: Request, response: Response) -> Request | Response:  # type: ignore[override]
+        with self._judge(request):
+            return super().process_response(request, response)
+
+    def _judge(self, request: Request) -> AbstractContextManager[None]:
+        ours = self.all_ours or "bulk" in request.meta or (self._run is not None and self._run.of_a_list)
+        return judged_by(suffixes()) if ours else nullcontext()
+
+    _run: Run | None = None
+
+
+@lru_cache(maxsize=1)
+def suffixes() -> Any:
+    """Splits host names by the list that tldextract brings along. No request, and no cache in the home folder, which
+    may hang as well."""
+    return cast(Any, TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True))

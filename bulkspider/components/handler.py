@@ -1,0 +1,264 @@
+"""The fork in the road: requests with meta["bulk"] are ours, all others go to Scrapy's own handler untouched.
+
+A download handler for http and https. For ours it makes one Transfer, or a Batch where the request brings several
+small files, and answers with a Response that has no body: what came of it is in the Attempt, which
+who made the request waits for. The requests of the spider and of BulkFilesPipeline end here with their bytes in the
+part (they finish their files; a batch has finished its own); a bare request (`meta.py`) is answered when its file is
+finished, or is known to be: `meta["bulk"]["result"]` tells.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import scrapy.exceptions
+from scrapy.exceptions import DownloadCancelledError, NotConfigured, NotSupported
+from scrapy.http import Headers, Response
+from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
+from twisted.internet.defer import Deferred
+
+from bulkspider.components.identity import (
+    check_request,
+    first_of,
+    identify,
+    is_redirected,
+    is_told,
+    keys_of_others,
+    linked_of,
+    tell,
+)
+from bulkspider.components.meta import RESULT, entry_of, store
+from bulkspider.dispatch.proofs import find_proof
+from bulkspider.entries.entry import Entry, EntryError, redact
+from bulkspider.entries.redaction import error_of
+from bulkspider.errors import AttemptError, BulkError, Kind, Stopped, look_up
+from bulkspider.items import FINISHED, BulkItem
+from bulkspider.protocol.plan import REDIRECTS
+from bulkspider.run.download import Attempt, row_of
+from bulkspider.run.origins import Outcome
+from bulkspider.run.run import Run
+from bulkspider.transfer.batch import Batch
+from bulkspider.transfer.exchange import Probe, Redirected
+from bulkspider.transfer.segment import Segment
+from bulkspider.transfer.transfer import Transfer
+
+if TYPE_CHECKING:
+    from scrapy import Request
+    from scrapy.crawler import Crawler
+    from typing_extensions import Self
+
+    from bulkspider.disk.folder import Folder
+    from bulkspider.wire import Head
+
+logger = logging.getLogger(__name__)
+
+META = "bulk"
+FLAG = "bulk"
+
+OF_THE_BODY = ("content-encoding", "content-length", "content-range", "transfer-encoding")
+
+
+class BulkDownloadHandler:
+    """See the module."""
+
+    lazy = False
+
+    def __init__(self, crawler: Crawler) -> None:
+        run = crawler.get_extension(Run)
+        if run is None:
+            raise NotConfigured("bulkspider.run.run.Run is missing from EXTENSIONS; add bulkspider.Addon to ADDONS")
+        self._run = run
+        self._crawler = crawler
+        self._fallback = run.fallback
+        self._ignored: set[str] = set()
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        return cls(crawler)
+
+    async def download_request(self, request: Request) -> Response:
+        """The Response of `request`: with its body from the fallback, without one when it is ours."""
+        if META not in request.meta:
+            return await self._fallback.download_request(request)
+        bulk = request.meta[META]
+        if isinstance(bulk, dict) and "entry" in bulk:
+            return await self._attempt(request)
+        return await maybe_deferred_to_future(Deferred.fromCoroutine(self._deliver(request)))
+
+    async def close(self) -> None:
+        await self._fallback.close()
+
+    async def _attempt(self, request: Request) -> Response:
+        bulk = request.meta[META]
+        entry = Entry.from_meta(bulk["entry"])
+        folder = self._run.folder(bulk["output"])
+        attempts = [
+            self._attempt_of(folder.place(name), number)
+            for name, number in [(entry.name, bulk["attempt"]), *bulk.get("others", ())]
+        ]
+        attempt = attempts[0]
+        if attempt is None:
+            # Kept by a queue on disk, say: its run is over, and the list knows best what is missing.
+            raise DownloadCancelledError(f"{entry.name}: nobody waits for this request any more")
+        if len(attempts) > 1:
+            return await self._batch(request, list(filter(None, attempts)), complete=all(attempts))
+        kind = Probe if bulk.get("probe") else Segment if attempt.further else Transfer
+        transfer = kind(self._run, attempt.download, request, attempt.range)
+        try:
+            _refuse_downgrade(request)
+            outcome = await transfer.perform()
+        except AttemptError as error:
+            outcome = Outcome(error=error)
+        except Redirected:
+            assert transfer.head is not None
+            return _response(request, transfer, follow=True)
+        attempt.outcome = outcome
+        self._say_ignored(request)
+        if outcome.error is not None and outcome.error.http_status is None:
+            raise _exception(outcome.error)
+        # 206 or 416 for what is a success: AutoThrottle, for one, takes anything but 200 for trouble.
+        return _response(request, transfer, status=200 if outcome.error is None else None)
+
+    def _say_ignored(self, request: Request) -> None:
+        """A middleware asked another handler for the file of a list, which is always ours."""
+        for key in keys_of_others(request):
+            if key not in self._ignored:
+                self._ignored.add(key)
+                logger.warning('meta["%s"] of a middleware changes nothing for the files of a list', key)
+
+    def _attempt_of(self, path: str, number: int) -> Attempt | None:
+        download = self._run.downloads.at(path)
+        return download.running.get(number) if download is not None else None
+
+    async def _batch(self, request: Request, attempts: list[Attempt], *, complete: bool) -> Response:
+        """Several small files by one request; those that get no outcome are asked for alone."""
+        downloads = [attempt.download for attempt in attempts]
+        if complete and Batch.is_possible(self._run, downloads, request):
+            for attempt, outcome in zip(attempts, await Batch(self._run, downloads, request).perform(), strict=True):
+                attempt.outcome = outcome
+        else:
+            request.meta[META]["alone"] = True
+        return Response(request.url, flags=[FLAG])
+
+    async def _deliver(self, request: Request) -> Response:
+        """Answers a bare request: with its finished file, or as Scrapy's own handler would tell of the failure.
+
+        One attempt: whether and when there is another is Scrapy's to say (RetryMiddleware).
+        """
+        settings = self._crawler.settings
+        identify(request)
+        try:
+            check_request(request)
+            url, asked = first_of(request)
+            entry = entry_of(request.meta[META], url, asked=asked)
+        except EntryError as error:
+            raise NotSupported(f'meta["bulk"]: {error}') from error
+        # Whatever a middleware has set: the file is wanted, not an encoding or a page about it.
+        request.headers["Accept-Encoding"] = "identity"
+        if request.headers.get("Accept") == Headers(settings["DEFAULT_REQUEST_HEADERS"]).get("Accept"):
+            request.headers["Accept"] = "*/*"
+        root = store(self._run.options.store, settings["FILES_STORE"])
+        bulk = request.meta[META]
+        if RESULT not in bulk:
+            self._crawler.stats.inc_value("bulk/entries")
+        try:
+            if self._run.patience.begun:
+                raise Stopped
+            folder = self._run.folder(root)
+            async with self._run.downloads.turn(entry, folder, outside=False):
+                line = await find_proof(self._run, entry, folder)
+                if line is None:
+                    return await self._fetch(request, entry, folder)
+        except BulkError as error:
+            refused = BulkItem(name=entry.name, url=redact(entry.url), status="failed", error=error_of(error))
+            if not is_told(request):
+                tell(request, refused)
+            raise _exception(error) from error
+        self._run.downloads.turns.has_finished(folder.place(entry.name), entry.key)
+        item = row_of(entry, folder, line=line)
+        item.already = True
+        self._run.outcomes.count(item)
+        tell(request, item)
+        return Response(request.url, flags=[FLAG])
+
+    async def _fetch(self, request: Request, entry: Entry, folder: Folder) -> Response:
+        """Fetches the file of a bare request. Raises Scrapy's exceptions, or BulkError."""
+        run, meta = self._run, request.meta
+        download = run.downloads.begin(entry, folder)
+        download.is_linked(*linked_of(request))
+        transfer = Transfer(run, download, request)
+        try:
+            earlier = meta[META].get(RESULT)
+            _refuse_downgrade(request)
+            if earlier and earlier["status"] not in FINISHED:
+                # Tried again, or redirected: one request to those who sent it.
+                await run.threads.in_thread(download.part.open)
+                download.largest = download.part.state.have.count
+                download.attempts, download.bytes_received = earlier["attempts"], earlier["bytes_received"]
+                download.resumed.go_on_from(earlier["resumed_from"])
+            line = None
+            while line is None:
+                outcome = await deferred_from_coro(transfer.perform())
+                if outcome.error is not None:
+                    if outcome.grew and not download.part.state.restarts:
+                        # RETRY_TIMES is meant for attempts that bring nothing.
+                        meta["retry_times"] = 0
+                    raise outcome.error
+                if outcome.fetched:
+                    line = await run.downloads.finish(download)
+                if line is None:
+                    transfer = Transfer(run, download, request)
+        except Redirected:
+            is_redirected(request, download.linked, download.linked_size)
+            tell(request, row_of(entry, folder, download=download))
+            return _response(request, transfer, follow=True)
+        except BulkError as error:
+            tell(request, row_of(entry, folder, download=download, error=error))
+            if error.http_status is not None and not 200 <= error.http_status < 300:
+                return _response(request, transfer)
+            if error.kind in (Kind.FINAL, Kind.PERMANENT, Kind.USAGE):
+                meta["dont_retry"] = True
+            raise
+        finally:
+            await run.downloads.forget(download)
+        item = row_of(entry, folder, download=download, line=line)
+        run.outcomes.count(item)
+        tell(request, item)
+        return _response(request, transfer, status=200)
+
+
+def _refuse_downgrade(request: Request) -> None:
+    """A redirect from https to http would send the file, and what it is, in the clear (RFC 9110 §15.4)."""
+    before = request.meta.get("redirect_urls", ())
+    if urlsplit(request.url).scheme == "http" and any(urlsplit(url).scheme == "https" for url in before):
+        raise AttemptError("redirected from https to http; that is not followed", code="insecure_redirect")
+
+
+def _exception(error: BulkError) -> Exception:
+    """One of Scrapy's documented exceptions for an error without an answer."""
+    exception: type[Exception] = getattr(scrapy.exceptions, look_up(error.code).exception)
+    return exception(str(error))
+
+
+def _response(
+    request: Request, transfer: Transfer | Probe, status: int | None = None, *, follow: bool = False
+) -> Response:
+    """No body, and no Content-Encoding: a middleware must not try to decode what is on disk.
+
+    status: instead of the last answer's, which was for a part of the file only (206) or for none of it (416). follow:
+    Scrapy's middleware is to follow the redirect; one that is not to be followed has no Location.
+    """
+    head = transfer.head
+    headers = _headers(head) if head is not None else Headers()
+    if head is not None and head.status in REDIRECTS and not follow:
+        headers.pop("Location", None)
+    status = status or (head.status if head is not None else 200)
+    return Response(request.url, status=status, headers=headers, body=b"", flags=[FLAG])
+
+
+def _headers(head: Head) -> Headers:
+    # As they were received: a Location may hold bytes of any encoding.
+    pairs = [(name, value.encode("latin-1")) for name, value in head.pairs if name.lower() not in OF_THE_BODY]
+    return Headers(pairs)

@@ -1,0 +1,121 @@
+"""Identity: which file a request with `meta["bulk"]` is about, however often it comes by.
+
+A request that is tried again or redirected comes back as a new object, and is still about the URL, method and body with
+which it began. But a request of its own that was given another one's meta (`Request(url, meta=response.meta)`) is about
+its own URL, and what the other was told, its result and its redirects, says nothing of it. Scrapy's meta is the same in
+both cases, so a note of ours in `meta["bulk"]` tells them apart; plain data, as all of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from bulkspider.components.meta import NOTE, RESULT, result_of
+from bulkspider.dispatch.slots import OF_FILES
+from bulkspider.entries.names import EntryError
+from bulkspider.entries.urls import slot_of
+from bulkspider.items import FINISHED, BulkItem
+
+if TYPE_CHECKING:
+    from scrapy import Request
+
+# scrapy-playwright, scrapy-impersonate, scrapy-zyte-api and scrapy-splash go by these.
+OTHERS = ("playwright", "impersonate", "zyte_api", "zyte_api_automap", "splash")
+# What Scrapy's redirect middleware keeps in meta.
+REDIRECTS = ("redirect_urls", "redirect_reasons", "redirect_times")
+
+
+def is_bare(request: Request) -> bool:
+    """Somebody's own request with `meta["bulk"]`: neither of the spider `bulk`, nor of BulkFilesPipeline."""
+    bulk = request.meta.get("bulk")
+    return isinstance(bulk, dict) and bulk.keys().isdisjoint(("entry", "probe"))
+
+
+def identify(request: Request) -> None:
+    """Notes what a bare request is about, and takes away what its meta says of another. Harmless when done again."""
+    if not is_bare(request):
+        return
+    bulk = request.meta["bulk"]
+    now = [request.url, asked_of(request)]
+    note: Any = bulk.get(NOTE)
+    # A dict of its own in any case: who has the request that it was copied from may still look at that.
+    if note and bulk.get(RESULT, {}).get("status") not in FINISHED:
+        redirected = note["redirected"] and request.meta.get("redirect_urls", [])[-1:] == note["now"][:1]
+        if redirected or note["now"] == now:
+            kept = note["redirected"] and not redirected
+            request.meta["bulk"] = {**bulk, NOTE: {**note, "now": now, "redirected": kept, "told": False}}
+            return
+    own = {key: value for key, value in bulk.items() if key not in (NOTE, RESULT)}
+    request.meta["bulk"] = {**own, NOTE: {"first": now, "now": now, "redirected": False, "told": False}}
+    without_redirects(request.meta)
+
+
+def choose_slot(request: Request) -> None:
+    """The download slot of its host's files, unless somebody chose one; another one when it leads elsewhere now."""
+    note: Any = request.meta["bulk"].get(NOTE) or {}
+    chosen = request.meta.get("download_slot")
+    identify(request)
+    if chosen is None or chosen == note.get("slot"):
+        request.meta["download_slot"] = request.meta["bulk"][NOTE]["slot"] = OF_FILES + slot_of(request.url)
+
+
+def is_redirected(request: Request, digests: Mapping[str, str], size: int | None) -> None:
+    """Its answer was a redirect: the request that comes of it is about the same file, of which it told these."""
+    request.meta["bulk"][NOTE] |= {"redirected": True, "linked": [dict(digests), size]}
+
+
+def linked_of(request: Request) -> tuple[dict[str, str], int | None]:
+    """What the redirect that led here told of the file."""
+    digests, size = request.meta["bulk"][NOTE].get("linked", ({}, None))
+    return digests, size
+
+
+def tell(request: Request, item: BulkItem) -> None:
+    """What became of its file, for whoever made the request."""
+    bulk = request.meta["bulk"]
+    bulk[RESULT] = result_of(item)
+    if NOTE in bulk:
+        bulk[NOTE]["told"] = True
+
+
+def is_told(request: Request) -> bool:
+    """Its result is about this exchange; what a request that is tried again carries is about the one before."""
+    return bool(request.meta["bulk"].get(NOTE, {}).get("told"))
+
+
+def first_of(request: Request) -> tuple[str, str | None]:
+    """The URL with which it began, and what it asked there (`asked_of`)."""
+    bulk = request.meta["bulk"]
+    url, asked = bulk[NOTE]["first"] if isinstance(bulk, dict) else (request.url, None)
+    return url, asked
+
+
+def without_redirects(meta: dict[str, Any]) -> None:
+    """Takes out the redirects of another request."""
+    for key in REDIRECTS:
+        meta.pop(key, None)
+
+
+def asked_of(request: Request) -> str | None:
+    """The SHA-256 of method and body; None for a GET without a body, of which a URL says all."""
+    if request.method == "GET" and not request.body:
+        return None
+    return hashlib.sha256(b"%s\0%s" % (request.method.encode(), request.body)).hexdigest()
+
+
+def check_request(request: Request) -> None:
+    """Raises EntryError where no answer can bring a file (RFC 9110 §9.3.2, §9.3.6), or somebody else is to bring it."""
+    if request.method in ("HEAD", "CONNECT"):
+        raise EntryError(f"{request.method} brings no file", "use GET, or POST with the body that the server expects")
+    if keys := keys_of_others(request):
+        raise EntryError(
+            f'meta["{keys[0]}"] asks another program to load it, which does not stream to the disk',
+            f'leave out one of the two, meta["bulk"] or meta["{keys[0]}"]',
+        )
+
+
+def keys_of_others(request: Request) -> list[str]:
+    """The keys of its meta by which other download handlers are asked for."""
+    return [key for key in OTHERS if request.meta.get(key)]

@@ -1,0 +1,177 @@
+"""The middlewares: of requests with meta["bulk"] (BulkMiddleware), and of items and their pages (PagesMiddleware).
+
+Requests with meta["bulk"] pass BulkMiddleware before any other of the project's, and their ends after all. It decides
+what `handler.py` cannot, which has the request too late and its end too early: whatever HttpCache holds for its URL is
+a page, never the file; where no reactor is, the file must not be loaded into memory as if it were a page; a failure
+counts when nobody tries again, also one that no handler of ours has seen, so that there always is a result; and with
+JOBDIR, what the end of a crawl interrupts goes back into its queue. Other requests, and those of the spider and of
+BulkFilesPipeline, pass untouched.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
+
+from scrapy import Request, signals
+from scrapy.exceptions import NotSupported
+
+from bulkspider.components.identity import check_request, choose_slot, identify, is_bare, is_told, tell
+from bulkspider.components.meta import NOTE, RESULT
+from bulkspider.dispatch.limits import Limits
+from bulkspider.entries.entry import EntryError, redact
+from bulkspider.entries.redaction import error_of
+from bulkspider.errors import NEEDS_REACTOR, BulkError, UsageError
+from bulkspider.items import BulkItem
+from bulkspider.run.run import Run
+from bulkspider.wire.failures import middleware_error
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+
+    from scrapy.crawler import Crawler
+    from scrapy.http import Response
+    from typing_extensions import Self
+
+# Items between the spider and BulkFilesPipeline; Scrapy has far fewer in hand.
+MOST_ITEMS = 10_000
+# Codes of requests that never were an entry.
+IMPROPER = ("bad_line", "bad_url", "usage")
+
+
+class BulkMiddleware:
+    """See the module."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        self._run = crawler.get_extension(Run)
+        self._has_queue = bool(crawler.settings["JOBDIR"])
+        self._put_back: set[Request] = set()
+        # Requests would wait in Scrapy's downloader for ever.
+        self._obstacle: UsageError | None = None
+        try:
+            Limits.of(crawler.settings)
+        except UsageError as error:
+            self._obstacle = error
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        middleware = cls(crawler)
+        crawler.signals.connect(middleware._scheduled, signals.request_scheduled)
+        return middleware
+
+    def _scheduled(self, request: Request) -> None:
+        """Before Scrapy's queue sees it: one that is aware of slots then prefers pages that wait to files."""
+        if is_bare(request):
+            choose_slot(request)
+
+    def process_request(self, request: Request) -> None:
+        if "bulk" not in request.meta:
+            return
+        identify(request)
+        if self._run is None:
+            self._refuse(UsageError(NEEDS_REACTOR))
+        if urlsplit(request.url).scheme not in ("http", "https"):
+            self._refuse(BulkError(f"{redact(request.url)}: only http and https", code="bad_url"))
+        if self._obstacle is not None:
+            self._refuse(self._obstacle)
+        if is_bare(request):
+            # Here too: another handler may stand before ours.
+            try:
+                check_request(request)
+            except EntryError as error:
+                raise NotSupported(f'meta["bulk"]: {error}') from error
+        # Neither answered from there, nor stored there without its body.
+        request.meta["dont_cache"] = True
+
+    def _refuse(self, error: BulkError) -> NoReturn:
+        raise NotSupported(f'meta["bulk"]: {error}') from error
+
+    def process_response(self, request: Request, response: Response) -> Response:
+        if is_bare(request):
+            self._tell_unseen(request, None)
+            self._count_failure(request)
+            if response.request is not None and response.request is not request:
+                # A middleware's own answer, that it once had for another request: the callback sees that one's meta.
+                response.request.meta.setdefault("bulk", dict(request.meta["bulk"]))
+        return response
+
+    def process_exception(self, request: Request, exception: Exception) -> Request | None:
+        if not is_bare(request):
+            return None
+        self._tell_unseen(request, exception)
+        status = self._count_failure(request)
+        if status != "interrupted" or not self._has_queue or request in self._put_back:
+            return None
+        # What is in `_put_back` never was in the queue: whoever asks for it waits for it, and it came back at once.
+        again = request.replace(dont_filter=True)
+        again.meta["bulk"] = {key: value for key, value in again.meta["bulk"].items() if key != RESULT}
+        self._put_back.add(again)
+        return again
+
+    def _tell_unseen(self, request: Request, exception: Exception | None) -> None:
+        """No handler of ours saw the end of this exchange: its result says what did."""
+        if NOTE not in request.meta["bulk"]:
+            identify(request)
+        if is_told(request):
+            return
+        cause = exception.__cause__ if exception is not None else None
+        if isinstance(cause, EntryError):
+            error = BulkError(str(cause), code="bad_line")
+        elif isinstance(cause, BulkError):
+            error = cause
+        else:
+            error = middleware_error(exception, None)
+            if self._run is not None and RESULT not in request.meta["bulk"]:
+                self._run.crawler.stats.inc_value("bulk/entries")
+        tell(request, BulkItem(status="failed", error=error_of(error)))
+
+    def _count_failure(self, request: Request) -> str | None:
+        """The status of a bare request that has failed for good. What is no proper request is no entry."""
+        bulk: Any = request.meta["bulk"]
+        result = bulk.get(RESULT)
+        if self._run is None or result["status"] not in ("failed", "interrupted"):
+            return None
+        if result["error"]["code"] in IMPROPER:
+            return None
+        self._run.outcomes.count(BulkItem(name=str(bulk.get("path") or ""), url=redact(request.url), **result))
+        return str(result["status"])
+
+
+class PagesMiddleware:
+    """Remembers which page an item came from, until BulkFilesPipeline asks. A spider middleware; it stands next to the
+    engine, where items are as the pipelines get them. One that another pipeline has dropped or put another item in the
+    place of is never asked for: only the newest are kept."""
+
+    def __init__(self, crawler: Crawler) -> None:
+        self._requests: OrderedDict[int, Request] = OrderedDict()
+        crawler.signals.connect(self._gone, signals.item_dropped)
+        crawler.signals.connect(self._gone, signals.item_error)
+
+    @classmethod
+    def from_crawler(cls, crawler: Crawler) -> Self:
+        return cls(crawler)
+
+    def process_spider_output(self, response: Response, result: Iterable[Any]) -> Iterator[Any]:
+        for output in result:
+            self._remember(output, response)
+            yield output
+
+    async def process_spider_output_async(self, response: Response, result: AsyncIterable[Any]) -> AsyncIterator[Any]:
+        async for output in result:
+            self._remember(output, response)
+            yield output
+
+    def _remember(self, output: object, response: Response) -> None:
+        if response.request is None or output is None or isinstance(output, Request):
+            return
+        self._requests[id(output)] = response.request
+        if len(self._requests) > MOST_ITEMS:
+            self._requests.popitem(last=False)
+
+    def take(self, item: object) -> Request | None:
+        """The request of the page that the item came from; None for items of `start()`."""
+        return self._requests.pop(id(item), None)
+
+    def _gone(self, item: object) -> None:
+        self._requests.pop(id(item), None)

@@ -1,0 +1,282 @@
+"""The end of a file: make durable, rename, flush the directory, write the ledger, remove the state, in this order.
+
+So a name that this module gave to a file is never a wrong or short file, whenever the power fails. The parts were
+proven before (`proof.py`). Parts that are ready together are committed together, because three flushes for every tiny
+file would limit a slow disk to 30 files a second. All of it runs in worker threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from bulkspider.disk.files import FINAL
+from bulkspider.disk.ledger import Ledger, LedgerLine
+from bulkspider.disk.part import Part
+from bulkspider.disk.proof import Proof
+from bulkspider.errors import BulkError, Stopped, WorkerError
+from bulkspider.protocol.plan import http_date
+from bulkspider.workers import Workers, as_bulk_error, start
+
+# A larger group would let its first file wait long for its name.
+GROUP_MAX_FILES = 128
+# How long a group is gathered: each group costs three flushes and a change of threads.
+GATHER_SECONDS = 0.01
+# A disk whose flush takes longer is slow: several flushes at once are worth their threads.
+SLOW_FLUSH_SECONDS = 0.001
+FLUSH_THREADS = 8
+
+
+def remote_time(last_modified: str | None) -> float | None:
+    """The time that a file gets where BULK_REMOTE_TIME asks for the server's, in seconds since the epoch; None for none
+    that makes sense. 1970 is what servers say that do not know, and a time to come would puzzle `make` and backups."""
+    stated = http_date(last_modified)
+    return stated if stated is not None and 0 < stated <= time.time() else None
+
+
+@dataclass(slots=True)
+class CommitRequest:
+    """A proven part on its way into the ledger.
+
+    key: of the entry's URL. in_place: an adopted file, which keeps its name and bytes. mtime: the time of modification
+    to give it, in seconds since 1970, None for that of its last byte. url, etag, last_modified, owed: for the ledger
+    line. done: gets that line.
+    """
+
+    part: Part
+    ledger: Ledger
+    key: str
+    proof: Proof
+    in_place: bool = False
+    mtime: float | None = None
+    flags: tuple[str, ...] = ()
+    url: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    owed: bool = False
+    done: Future[LedgerLine] = field(default_factory=Future)
+
+
+class Committer:
+    """Commits proven parts, in groups, in one thread of its own."""
+
+    def __init__(self) -> None:
+        # At most so many files are committed, and open, together.
+        self.group = GROUP_MAX_FILES
+        self._waiting: queue.SimpleQueue[CommitRequest | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._flushers = Workers(FLUSH_THREADS, "bulk-flush")
+        self._disk_is_slow = True  # until it has shown that it is not
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def submit(self, request: CommitRequest) -> Future[LedgerLine]:
+        """The future gives the ledger line, or fails with DiskError and leaves the part as it was; with WorkerError
+        where no thread can do it. May be called in any thread; raises Stopped after `close`."""
+        with self._lock:
+            if self._closed:
+                raise Stopped
+            if self._thread is None or not self._thread.is_alive():
+                thread = threading.Thread(target=self._work, name="bulk-commit", daemon=True)
+                try:
+                    start(thread)
+                except WorkerError as error:
+                    request.done.set_exception(error)
+                    return request.done
+                self._thread = thread
+            self._waiting.put(request)
+        return request.done
+
+    def close(self, seconds: float | None = None) -> None:
+        """Commits what was submitted, then ends the threads; waits no longer than `seconds` for that."""
+        with self._lock:
+            self._closed = True
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            self._waiting.put(None)
+            thread.join(seconds)
+        self._flushers.close()
+
+    def _work(self) -> None:
+        try:
+            self._commit_all()
+        except BaseException as error:
+            # Those that wait for this thread must not wait for ever; the next file starts another one.
+            refused = as_bulk_error(error)
+            with self._lock:
+                self._thread = None
+                left: list[CommitRequest] = []
+                with contextlib.suppress(queue.Empty):
+                    while True:
+                        left += filter(None, [self._waiting.get_nowait()])
+            for request in left:
+                request.done.set_exception(refused)
+
+    def _commit_all(self) -> None:
+        going = True
+        while going:
+            taken = self._waiting.get()
+            if taken is not None:
+                time.sleep(GATHER_SECONDS)
+            group: list[CommitRequest] = []
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    if taken is None:
+                        going = False
+                        break
+                    group.append(taken)
+                    if len(group) >= self.group:
+                        break
+                    taken = self._waiting.get_nowait()
+            if group:
+                self._commit(group)
+
+    def _commit(self, group: list[CommitRequest]) -> None:
+        try:
+            named = [(request, line) for request in self._flush(group) if (line := _name(request)) is not None]
+            named = _flush_directories(named)
+            for ledger in {id(request.ledger): request.ledger for request, _ in named}.values():
+                ours = [(request, line) for request, line in named if request.ledger is ledger]
+                try:
+                    ours[0][0].part.folder.require_there()
+                    ledger.append([line for _, line in ours])
+                except BulkError as error:
+                    # The files are right and named; without a ledger line the next run compares them again.
+                    for request, _ in ours:
+                        _give_up(request, error)
+                    continue
+                for request, line in ours:
+                    request.part.checkpoints.discard()
+                    request.part.close()
+                    request.done.set_result(line)
+        except BaseException as error:
+            refused = as_bulk_error(error)
+            for request in group:
+                if not request.done.done():
+                    request.done.set_exception(refused)
+            raise
+
+    def _flush(self, group: list[CommitRequest]) -> list[CommitRequest]:
+        """Those whose bytes are durable now; the others have their error."""
+        shares = [group]
+        if self._disk_is_slow:
+            # Such a disk does several flushes in the time of one.
+            shares = [group[first::FLUSH_THREADS] for first in range(min(FLUSH_THREADS, len(group)))]
+        durable, quickest = [], math.inf
+        for request, seconds, error in itertools.chain.from_iterable(self._flush_shares(shares)):
+            quickest = min(quickest, seconds)
+            if error is None:
+                durable.append(request)
+            else:
+                request.done.set_exception(error)
+        # The quickest one tells: the others may have waited for the interpreter.
+        self._disk_is_slow = quickest > SLOW_FLUSH_SECONDS
+        return durable
+
+    def _flush_shares(self, shares: list[list[CommitRequest]]) -> Iterator[list[_Flushed]]:
+        if len(shares) == 1:
+            yield _flush_share(shares[0])
+            return
+        for share, flushed in [(share, self._flushers.submit(_flush_share, share)) for share in shares]:
+            try:
+                yield flushed.result()
+            except (WorkerError, Stopped):
+                # No thread is free for it: this one does it, one file after the other.
+                yield _flush_share(share)
+
+
+# What was flushed, the seconds that took, and the error if there was one.
+_Flushed = tuple[CommitRequest, float, BulkError | None]
+
+
+def _flush_share(share: list[CommitRequest]) -> list[_Flushed]:
+    return [(request, *_flush(request)) for request in share]
+
+
+def _flush(request: CommitRequest) -> tuple[float, BulkError | None]:
+    """The bytes must be durable before a name or a ledger line claims them (FAULTS 45, 46). Returns the seconds it
+    took, and the error if there was one."""
+    part, began = request.part, math.inf
+    try:
+        part.open()
+        if not request.in_place:
+            fd = part.fd
+            if request.mtime is not None:
+                part.file.set_time(request.mtime)
+            began = time.monotonic()
+            part.checkpoints.make_durable(fd)
+    except BulkError as error:
+        return math.inf, error
+    return time.monotonic() - began, None
+
+
+def publish(part: Part, *, in_place: bool = False) -> os.stat_result:
+    """Gives a part its final name; a foreign file there becomes `<name>.old`. Returns the file's stat.
+
+    in_place: the adopted file has its name already. The caller has made the bytes durable, and flushes the directory
+    afterwards. Raises DiskError; PartChanged when another program changed or replaced the file.
+    """
+    size = part.state.have.end if part.state.total is None else part.state.total
+    if in_place:
+        return part.file.confirm(size)
+    part.files.require_lease()
+    with part.lock:
+        return part.file.publish(size)
+
+
+def _name(request: CommitRequest) -> LedgerLine | None:
+    part = request.part
+    try:
+        found = publish(part, in_place=request.in_place)
+    except BulkError as error:
+        request.done.set_exception(error)
+        return None
+    return LedgerLine(
+        name=part.name,
+        key=request.key,
+        size=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        digests=dict(request.proof.digests),
+        status=request.proof.status,
+        proof_by=request.proof.proof_by,
+        flags=request.flags,
+        time=time.time(),
+        url=request.url,
+        etag=request.etag,
+        last_modified=request.last_modified,
+        owed=request.owed,
+    )
+
+
+def _give_up(request: CommitRequest, error: BulkError) -> None:
+    """The file has its name, so there is no part any more that a state could be about."""
+    request.part.checkpoints.discard()
+    request.done.set_exception(error)
+
+
+def _flush_directories(named: Iterable[tuple[CommitRequest, LedgerLine]]) -> list[tuple[CommitRequest, LedgerLine]]:
+    """A rename is durable when its directory is (FAULTS 46); one flush serves all files in it."""
+    failed: dict[tuple[int, int], BulkError | None] = {}
+    good = []
+    for request, line in named:
+        files = request.part.files
+        directory = files.directory_id
+        if directory not in failed:
+            try:
+                os.fsync(files.directory)
+                failed[directory] = None
+            except OSError as error:
+                failed[directory] = files.folder.error(error, files.path(FINAL).parent)
+        if problem := failed[directory]:
+            _give_up(request, problem)
+        else:
+            good.append((request, line))
+    return good

@@ -1,0 +1,379 @@
+"""The part: the bytes of one entry so far, and what is known of them.
+
+A Part finds what an earlier run, a crash or another program left at the names of its entry, writes bytes at explicit
+offsets, and is set aside and begun anew when the object has changed. It decides nothing about HTTP: `plan.py` does, on
+the PartState kept here. Its files are in `files.py`; `state.py` writes its state and makes its bytes durable;
+`commit.py` gives it its name. All methods are called from worker threads unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from bulkspider.disk.files import (
+    CHANGED,
+    FLUSHED_STATE,
+    PART,
+    STATE,
+    ChangedOutside,
+    EntryFiles,
+    PartFile,
+    doubtful_ranges,
+    read_at,
+    reserve,
+)
+from bulkspider.disk.folder import Folder
+from bulkspider.disk.leftovers import CONTROL_FILES, Foreign, Found, Lookup, Spoiled
+from bulkspider.disk.state import Checkpoints, load_state
+from bulkspider.errors import DiskError, VersionConflict, disk_error
+from bulkspider.protocol.plan import MAX_RESTARTS, PartState, Validators
+from bulkspider.protocol.ranges import Ranges
+
+
+class Part:
+    """The part of one entry. Open while an attempt or a finish needs it; keeps its knowledge in between.
+
+    key: of the entry's URL. checkpoint: bytes, BULK_CHECKPOINT. foreign: what was found of another program.
+    buffered: the whole object, a small one, while it is in memory only.
+    """
+
+    def __init__(self, folder: Folder, name: str, key: str, *, checkpoint: int) -> None:
+        self.folder = folder
+        self.name = name
+        self.key = key
+        self.buffered = b""
+        self.lock = threading.RLock()
+        self.files = EntryFiles(folder, name)
+        self.file = PartFile(self.files)
+        self.checkpoints = Checkpoints(self.files, self.file, key, self.lock, checkpoint)
+        self.foreign = ForeignFile(self.files, self.file, self.checkpoints, self.lock)
+        self.lookup = Lookup(self.files, self.file, self.checkpoints, key)
+
+    @property
+    def state(self) -> PartState:
+        """What `plan.py` decides on; another object after a restart."""
+        return self.checkpoints.state
+
+    @property
+    def fd(self) -> int:
+        """The open `.part`, made now if this is its first byte. Raises DiskError."""
+        self.files.require_lease()
+        with self.lock:
+            if self.file.fd < 0:
+                self._create()
+            return self.file.fd
+
+    def write_buffered(self) -> None:
+        """Writes what is buffered to the disk. Raises DiskError; then nothing of it is there."""
+        with self.lock:
+            if self.buffered:
+                self.files.require_lease()
+                self._create()
+
+    def finds_nothing(self) -> bool:
+        """True when neither the file nor a part of it is on disk, as for most entries: the part need not be opened
+        before its first byte. Two quick looks; may be called in the reactor's thread."""
+        with self.lock:
+            return self.lookup.finds_nothing()
+
+    def open(self) -> None:
+        """Finds out what is on disk. Raises DiskError when it is in the way or cannot be read."""
+        with self.lock:
+            self.files.require_lease()
+            if self.files.is_open:
+                return
+            self.files.open()
+            if self.buffered:
+                return
+            try:
+                while isinstance(found := self.lookup.look(), Spoiled):
+                    if not found.changed_outside:
+                        self.foreign.found = None
+                    elif self.state.restarts < MAX_RESTARTS:
+                        self.state.restarts += 1
+                    else:
+                        raise self.file.changed()
+                    self.set_aside(found.refuted)
+                    self.lookup.known = False
+                if found is not Found.AS_BEFORE:
+                    self.foreign.found = found if isinstance(found, Foreign) else None
+            except OSError as error:
+                self.close()
+                raise self.files.error(error, PART) from error
+            except BaseException:
+                self.close()
+                raise
+
+    def close(self) -> None:
+        """Closes the files. What is known stays known, and is checked against the disk when opened again."""
+        with self.lock:
+            self.checkpoints.wait(forget_error=True)
+            if self.file.is_adopted:
+                self.lookup.known = False
+            self.file.close()
+            self.files.close()
+            if self.checkpoints.has_state:
+                self.folder.note_ended(self.name)
+
+    def end_attempt(self, in_use: Callable[[], bool]) -> None:
+        """Writes the state and, unless another attempt uses the part, closes it."""
+        with self.lock:
+            if self.files.is_open:
+                try:
+                    self.checkpoints.save()
+                finally:
+                    if not in_use():
+                        self.close()
+
+    def _create(self) -> None:
+        """Makes the part's file, with what is buffered in it. Raises DiskError."""
+        self.files.open()
+        self.lookup.remove_empty()
+        if not self.buffered:
+            # It may be about an earlier file.
+            self.files.remove(FLUSHED_STATE)
+        try:
+            self.file.create(self.buffered)
+        except DiskError:
+            if self.buffered and self.file.is_open:
+                self.buffered = b""
+                self.state.have = Ranges()
+                self.lookup.known = self.checkpoints.has_state = False
+                self.close()
+            raise
+        self.buffered = b""
+        self.checkpoints.has_state = False
+
+    # ------------------------------------------------------------------------------------------------------ bytes
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int) -> None:
+        """Writes all of `data` at `offset`; the bytes count as there when this returns. Raises DiskError, and
+        VersionConflict as `put`."""
+        self.files.require_lease()
+        view = memoryview(data)
+        at = offset
+        try:
+            fd = self.fd
+            while view:
+                done = self.put(os.pwrite, fd, view, at)
+                at += done
+                view = view[done:]
+        except OSError as error:
+            self.checkpoints.record(offset, at)
+            raise self.files.error(error, PART) from error
+        self.checkpoints.record(offset, at)
+
+    def put(self, write: Callable[..., int], fd: int, *args: Any) -> int:
+        """Calls `write(fd, *args)`, which writes some bytes to the part's `fd`, and returns how many these were; they
+        count as there when `checkpoints.record` is told. Raises VersionConflict when another program has changed the
+        part: then nothing of it can be trusted any more."""
+        try:
+            return self.file.write(write, fd, *args)
+        except ChangedOutside:
+            pass
+        self.checkpoints.refute()
+        raise VersionConflict(CHANGED, differ=True, outside=True)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Bytes of the part, or of the foreign file, for a comparison. May be short at its end. Raises DiskError."""
+        try:
+            if self.file.is_open:
+                return read_at(self.file.fd, offset, length)
+            return self.foreign.read(offset, length)
+        except OSError as error:
+            raise self.files.error(error, PART) from error
+
+    def buffer(self, data: bytes) -> None:
+        """Takes the whole object, a small one, for which nothing was found on disk. It is written when `fd` is asked
+        for: by the thread that finishes it, in one go. May be called in the reactor's thread."""
+        with self.lock:
+            self.buffered = data
+            self.state.have.add(0, len(data))
+
+    def beginning(self, most: int) -> bytes:
+        """The first `most` bytes of what is here. Raises DiskError. While it is `buffered` it needs no disk."""
+        with self.lock:
+            if self.buffered:
+                return self.buffered[:most]
+            self.open()
+            return self.read(0, most)
+
+    def expect_holes(self) -> None:
+        """Several connections will write. From now on the part has a state, before its first byte behind a hole: where
+        a file system cannot tell holes from zeros, nothing else could. Raises DiskError."""
+        with self.lock:
+            self.checkpoints.has_holes = self.fd >= 0
+            self.checkpoints.save()
+
+    def doubtful_ranges(self) -> list[tuple[int, int]]:
+        """The ranges of the whole part that lie in holes, although all of it was written: what belongs there must be
+        asked for again and compared. None where holes were found to prove nothing. Raises DiskError."""
+        with self.lock:
+            if self.buffered or self.folder.zeros_are_holes:
+                return []
+            self.open()
+            return doubtful_ranges(self.file.fd, self.state.total or 0) if self.file.is_open else []
+
+    @property
+    def unwritten(self) -> int:
+        """Bytes that still need space on the disk; 0 while the length is unknown."""
+        if self.state.total is None:
+            return 0
+        return max(0, self.state.total - max(self.state.have.count, self.file.reserved, self.foreign.reserved))
+
+    def preallocate(self) -> None:
+        """Reserves space for the whole file where the file system can (`reserve`). Raises DiskError when it is full."""
+        total = self.state.total
+        if total and self.file.reserved < total:
+            try:
+                self.file.reserved = max(self.file.reserved, self.put(reserve, self.fd, total))
+            except OSError as error:
+                raise disk_error(error, self.files.path(PART)) from error
+
+    def learn(
+        self, *, total: int | None = None, validators: Validators | None = None, source: str | None = None
+    ) -> None:
+        """Keeps what an accepted answer told of the object."""
+        with self.lock:
+            if total is not None:
+                self.state.total = total
+            if validators is not None and (validators.etag or validators.last_modified):
+                self.state.validators = validators
+            if source is not None:
+                self.state.source = source
+
+    # ----------------------------------------------------------------------------------------- restarts, the end
+
+    def set_aside(self, refuted: Mapping[str, str] | None = None) -> None:
+        """Begins the entry anew: the pair becomes `.part.old`, a foreign part `<name>.old`. Raises DiskError.
+
+        refuted: the digests that proved these bytes wrong; such a part is kept to be looked at, never continued.
+        """
+        self.files.require_lease()
+        with self.lock:
+            self.checkpoints.wait()
+            try:
+                if self.foreign.found is not None:
+                    self.foreign.refuse()
+                elif self.file.is_adopted:
+                    # It keeps its name until ours is ready to take its place.
+                    self.file.close()
+                elif self.file.is_open:
+                    self.checkpoints.set_aside(refuted)
+                    self.file.close()
+            except OSError as error:
+                raise self.files.error(error, PART) from error
+            self.file.inode = self.file.reserved = 0
+            self.buffered = b""
+            self.checkpoints.begin_anew(PartState(restarts=self.state.restarts, rung=self.state.rung))
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Nothing is open and nothing is set aside: `give_up` has nothing to do."""
+        return not self.files.is_open and not self.checkpoints.old.bytes
+
+    def give_up(self) -> None:
+        """The entry has its outcome. If an older version's part holds more than this one ever got, it comes back."""
+        with self.lock:
+            old = self.checkpoints.old
+            if old.bytes > self.state.have.count and self.files.may_change:
+                with contextlib.suppress(OSError, DiskError):
+                    self.open()
+                    old.bring_back()
+                self.lookup.known = False
+            old.bytes = 0
+            self.close()
+
+
+class ForeignFile:
+    """What becomes of a file of another program at one of the entry's names, once the origin has answered: it is taken
+    over as our part, adopted as the finished file, or refused. found: what it is, None when there is none."""
+
+    def __init__(self, files: EntryFiles, file: PartFile, checkpoints: Checkpoints, lock: threading.RLock) -> None:
+        self.found: Foreign | None = None
+        self._files = files
+        self._file = file
+        self._checkpoints = checkpoints
+        self._lock = lock
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of the disk that it would bring along. If it is refused, space for ours is asked for again."""
+        return self.found.usable if self.found is not None and self.found.is_part else 0
+
+    def distrust(self) -> None:
+        """Nothing of it can be continued."""
+        if self.found is not None:
+            self.found = replace(self.found, usable=0)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """May be short at its end, and is empty when there is no file. Raises OSError, DiskError."""
+        return b"" if self.found is None else self._files.read(self.found.suffix, offset, length)
+
+    def take_over(self) -> None:
+        """It was found equal to the origin's: it becomes our part, to be continued. Raises DiskError."""
+        self._files.require_lease()
+        with self._lock:
+            foreign = self.found
+            if foreign is None:
+                return
+            if foreign.shared:
+                # The other name of this file is not ours to write to.
+                self.refuse()
+                return
+            try:
+                if not foreign.is_part:
+                    self._files.rename(foreign.suffix, PART)
+                    self._file.open()
+                self._files.remove(FLUSHED_STATE)
+            except OSError as error:
+                raise self._files.error(error, PART) from error
+            self.found = None
+            self._checkpoints.state.have = Ranges([(0, foreign.usable)])
+            self._checkpoints.save()
+
+    def adopt(self) -> None:
+        """Under the final name it was found whole and equal: it stays as it is. Raises DiskError."""
+        with self._lock:
+            foreign, self.found = self.found, None
+            if foreign is not None:
+                self._file.adopt(foreign.suffix)
+                self._checkpoints.state.have = Ranges([(0, foreign.size)])
+
+    def refuse(self) -> None:
+        """It is something else. A foreign part becomes `.old` now; a file under the final name when our own is ready to
+        take its place (`commit.py`). Raises DiskError."""
+        self._files.require_lease()
+        with self._lock:
+            foreign, self.found = self.found, None
+            if foreign is None or not foreign.is_part:
+                return
+            self._checkpoints.wait()
+            self._file.close()
+            self._file.inode = 0
+            try:
+                foreign.clear_away(self._files)
+            except OSError as error:
+                raise self._files.error(error, PART) from error
+
+
+def bytes_held(path: str | os.PathLike[str]) -> tuple[int, bool]:
+    """Bytes of the file `path` that its part holds, and whether it is a foreign one. For a dry run: touches nothing,
+    and does not check what `Part.open` checks."""
+    for name in (f"{os.fspath(path)}{PART}", os.fspath(path)):
+        try:
+            size = os.lstat(name).st_size
+        except OSError:
+            continue
+        try:
+            saved = load_state(f"{os.fspath(path)}{STATE}")
+            return Ranges((saved or {})["written"]).count, False
+        except (ValueError, KeyError, TypeError):
+            holes = any(os.path.lexists(f"{os.fspath(path)}{suffix}") for suffix in CONTROL_FILES)
+            return 0 if holes else size, True
+    return 0, False

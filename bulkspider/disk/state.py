@@ -1,0 +1,438 @@
+"""The state: `<name>.part.json`, which says which bytes of a part are there, and of which version of the object.
+
+`written` holds as long as this machine stays up, because the page cache survives a kill -9; `durable` is what was
+flushed to the disk (DESIGN, "On disk"). The file is replaced by a temporary file and a rename, so a full disk cannot
+empty it.
+
+Most states are not flushed, because that would cost more than it saves: a power cut may leave them empty. So at each
+checkpoint what is durable is written once more, and flushed, into `<name>.part.sync.json`.
+
+The functions read and write such a file. `Checkpoints` decides when: the state after every 8 MiB or second, a flush of
+the bytes after every BULK_CHECKPOINT or 30 seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from bulkspider.disk.files import (
+    FLUSHED_STATE,
+    OLD_PAIR,
+    OLD_PART,
+    OLD_STATE,
+    PART,
+    STATE,
+    STATES,
+    EntryFiles,
+    PartFile,
+)
+from bulkspider.disk.folder import create_temporary, open_ours
+from bulkspider.errors import BulkError, DiskError, WorkerError
+from bulkspider.protocol.plan import PartState, Validators
+from bulkspider.protocol.ranges import Ranges
+from bulkspider.workers import as_bulk_error, start
+
+VERSION = 1
+# What is behind this is not read.
+STATE_MAX_BYTES = 1 << 20
+
+# How much of a transfer a kill -9 may cost (DESIGN, "On disk").
+WRITTEN_EVERY_BYTES = 8 * 1024 * 1024
+# The design allows two seconds; a state costs a rename, which is little beside a second of transfer.
+WRITTEN_EVERY_SECONDS = 1.0
+# For slow transfers, which take long for BULK_CHECKPOINT bytes.
+DURABLE_EVERY_SECONDS = 30.0
+# Files from this size on are dropped from the page cache when they are durable.
+DROP_FROM_CACHE_BYTES = 256 * 1024 * 1024
+# While a flush is waited for: how often its thread is checked to be alive.
+FLUSH_THREAD_CHECK_SECONDS = 1.0
+
+# The file
+
+
+def _boot_id() -> str | None:
+    """Names this boot of this machine; None where that cannot be known (then only durable bytes are trusted)."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return None
+
+
+BOOT_ID = _boot_id()
+
+
+def document_of(state: PartState, durable: Ranges) -> dict[str, Any]:
+    """What the file says of the bytes."""
+    return {
+        "etag": state.validators.etag,
+        "last_modified": state.validators.last_modified,
+        "date": state.validators.date,
+        "host": state.source,
+        "total": state.total,
+        "written": [list(pair) for pair in state.have],
+        "durable": [list(pair) for pair in durable],
+        "boot": BOOT_ID,
+    }
+
+
+def restore(state: PartState, saved: Mapping[str, Any], size: int) -> Ranges:
+    """Fills `state` with what the file proves of a part of `size` bytes, and no more (FAULTS 45): `written` within one
+    boot, else `durable`; nothing where it makes no sense. Returns the durable bytes."""
+    try:
+        durable = Ranges(saved["durable"])
+        same_boot = BOOT_ID is not None and saved.get("boot") == BOOT_ID
+        have = Ranges(saved["written"]) if same_boot else durable.copy()
+        total = saved.get("total")
+        validators = Validators(*(_text(saved.get(field)) for field in ("etag", "last_modified", "date")))
+    except (KeyError, TypeError, ValueError):
+        have, durable, total, validators = Ranges(), Ranges(), None, Validators()
+    have.clip(size)
+    durable.clip(size)
+    if isinstance(total, int):
+        have.clip(total)
+    state.have = have
+    state.total = total if isinstance(total, int) else None
+    state.validators = validators
+    state.source = _text(saved.get("host"))
+    return durable
+
+
+def replace_state(name: str, dir_fd: int, document: Mapping[str, Any], *, flush: bool = False) -> None:
+    """Raises OSError; then the old state is as it was. flush: it must survive a power cut."""
+    fd, temporary = create_temporary(dir_fd)
+    try:
+        try:
+            data = json.dumps({"version": VERSION, **document}).encode()
+            if os.write(fd, data) != len(data):
+                raise OSError(errno.ENOSPC, "short write")
+            if flush:
+                os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, name, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+        if flush:
+            with contextlib.suppress(OSError):  # some file systems have no such flush
+                os.fsync(dir_fd)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=dir_fd)
+        raise
+
+
+def load_state(name: str | os.PathLike[str], dir_fd: int | None = None) -> dict[str, Any] | None:
+    """None where there is no state, or something else of that name; {} where a crash has emptied it."""
+    try:
+        fd = open_ours(name, os.O_RDONLY, dir_fd=dir_fd)
+    except DiskError:
+        return None
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(STATE_MAX_BYTES)
+    if not data.strip(b"\0"):
+        return {}
+    try:
+        saved = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return saved if isinstance(saved, dict) else None
+
+
+def better_state(saved: dict[str, Any] | None, flushed: dict[str, Any] | None, inode: int) -> dict[str, Any] | None:
+    """Which of the two states of a part counts after a power cut: the one with more durable bytes.
+
+    flushed: the one of the last checkpoint; it is about the file `inode` only.
+    """
+    if not flushed or flushed.get("inode") != inode:
+        return saved
+    if not saved:
+        return flushed
+    if "refuted" in saved or saved.get("key") != flushed.get("key") or saved.get("boot") == BOOT_ID:
+        return saved
+    return flushed if _durable(flushed) > _durable(saved) else saved
+
+
+def _durable(saved: Mapping[str, Any]) -> int:
+    try:
+        return Ranges(saved["durable"]).count
+    except (KeyError, TypeError, ValueError):
+        return 0
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+# When it is written
+
+
+class OldPair:
+    """The part and state that a restart set aside: `.part.old` and `.part.old.json`.
+
+    bytes: how many the old part holds, 0 when none was set aside in this run or it must not come back.
+    """
+
+    def __init__(self, files: EntryFiles) -> None:
+        self.bytes = 0
+        self._files = files
+
+    def set_aside(self, size: int) -> None:
+        """The part and its state become the old pair. Raises OSError."""
+        self.bytes = size
+        self._files.rename(PART, OLD_PART)
+        with contextlib.suppress(FileNotFoundError):
+            self._files.rename(STATE, OLD_STATE)
+
+    def bring_back(self) -> None:
+        """The old pair becomes the part again. Raises OSError."""
+        self._files.rename(OLD_PART, PART)
+        self._files.rename(OLD_STATE, STATE)
+
+    def drop(self) -> None:
+        """Deletes what a restart set aside, in this run or an earlier one. Raises DiskError."""
+        self._files.open()
+        self._files.remove(*OLD_PAIR)
+
+    def drop_if_smaller(self, than: int) -> None:
+        if self.bytes and than > self.bytes:
+            self.bytes = 0
+            self.drop()
+
+
+class Reader(Protocol):
+    """Reads the part again soon, to hash it."""
+
+    @property
+    def unread_from(self) -> int | None:
+        """The first byte that is still to be read; None when none is."""
+
+
+class Checkpoints:
+    """Writes the state of one part and flushes its bytes, while several threads write to it.
+
+    state: of the part; another object when it is begun anew. details: more fields of the file, `refuted`
+    among them. durable: the bytes that survive a power cut. has_holes: the part needs a state even while it is empty.
+    has_state: the file on disk says whose part this is. old: the pair that a restart set aside.
+    reader: set when the bytes will be read again. lock: the part's.
+    """
+
+    def __init__(self, files: EntryFiles, file: PartFile, key: str, lock: threading.RLock, every_bytes: int) -> None:
+        """every_bytes: BULK_CHECKPOINT."""
+        self.state = PartState()
+        self.details: dict[str, Any] = {}
+        self.durable = Ranges()
+        self.has_holes = False
+        self.has_state = True
+        self.old = OldPair(files)
+        self.reader: Reader | None = None
+        self._files = files
+        self._file = file
+        self._key = key
+        self._lock = lock
+        self._every_bytes = every_bytes
+        self._unsaved_bytes = 0
+        self._saved_at = time.monotonic()
+        self._unflushed_bytes = 0
+        self._flushed_at = self._saved_at
+        # At most one flush at a time, in a thread of its own; waiting for its end releases the lock.
+        self._flush_ended = threading.Condition(lock)
+        self._flush_thread: threading.Thread | None = None
+        self._flush_error: BulkError | None = None
+
+    # While bytes are written
+
+    def record(self, first: int, end: int) -> None:
+        """The bytes [first, end) have been written. Saves the state and begins a flush when they are due.
+
+        The transfer goes on while its bytes are flushed. Whoever comes to the next checkpoint before that flush has
+        ended, waits. So at most two checkpoints' worth of a part is in memory only. Raises DiskError, also the error of
+        the last flush.
+        """
+        self._files.require_lease()
+        with self._lock:
+            self.state.have.add(first, end)
+            self._unsaved_bytes += end - first
+            self._unflushed_bytes += end - first
+            while self._is_flushing and self._flush_is_due:
+                self._flush_ended.wait(FLUSH_THREAD_CHECK_SECONDS)
+            if self._flush_is_due:
+                self._raise_flush_error()
+                self._begin_flush()
+            if self._unsaved_bytes >= WRITTEN_EVERY_BYTES or self.save_is_due:
+                self._raise_flush_error()
+                self.save()
+
+    @property
+    def until_saved(self) -> int:
+        """Bytes that may be written before `record` must be called, so that the state is never too far behind."""
+        return max(1, WRITTEN_EVERY_BYTES - self._unsaved_bytes)
+
+    @property
+    def save_is_due(self) -> bool:
+        """Bytes were written that the state does not have, some time ago: perhaps no further ones come."""
+        return self._unsaved_bytes > 0 and time.monotonic() - self._saved_at >= WRITTEN_EVERY_SECONDS
+
+    # The state
+
+    def save(self) -> None:
+        """Writes the state of an open part. Raises DiskError; then the old one is as it was."""
+        with self._lock:
+            self._unsaved_bytes, self._saved_at = 0, time.monotonic()
+            if self._may_write and (self.state.have or self.has_holes):
+                self._replace(STATE, self._document())
+                self.has_state = True
+                self.old.drop_if_smaller(self.state.have.count)
+
+    @property
+    def refuted(self) -> bool:
+        """The bytes are known to be wrong: no transfer continues them."""
+        return "refuted" in self.details
+
+    def refute(self) -> None:
+        """The bytes are of two versions, or of another program. The state says so at once: should this process be
+        killed before they are set aside, the next run does not continue them."""
+        with self._lock:
+            self.details["refuted"] = {}
+            self.save()
+
+    def set_aside(self, refuted: Mapping[str, str] | None) -> None:
+        """The part and its state become the old pair. refuted: as for `Part.set_aside`. Raises DiskError, OSError."""
+        if refuted is not None:
+            self.details["refuted"] = dict(refuted)
+        self.save()
+        self._files.may_have_companions = True
+        if self._file.has_its_name:
+            self.old.set_aside(0 if self.refuted else self.state.have.count)
+        else:
+            self._files.leave_place()
+        self._files.remove(FLUSHED_STATE)
+
+    def begin_anew(self, state: PartState) -> None:
+        """The part has been set aside, or is another file: from now on this is its state."""
+        self.state = state
+        self.durable = Ranges()
+        self.has_holes = False
+        self.details.pop("refuted", None)
+
+    def load(self, inode: int) -> dict[str, Any] | None:
+        """What is known of the part with this inode; None and {} as for `load_state`."""
+        saved, flushed = (load_state(self._files.name_of(suffix), self._files.directory) for suffix in STATES)
+        return better_state(saved, flushed, inode)
+
+    def discard(self) -> None:
+        """The entry is in the ledger: its state and what a restart set aside are removed."""
+        self.old.bytes = 0
+        self.has_state = True
+        if self._files.may_have_companions:
+            self._files.remove(*STATES)
+            self.old.drop()
+
+    @property
+    def _may_write(self) -> bool:
+        return self._file.is_open and not self._file.is_adopted and self._files.may_change
+
+    def _document(self) -> dict[str, Any]:
+        known = document_of(self.state, self.durable)
+        return {"name": self._files.name, "key": self._key, **self.details, **known}
+
+    def _replace(self, suffix: str, document: Mapping[str, Any], *, flush: bool = False) -> None:
+        files = self._files
+        files.may_have_companions = True
+        try:
+            replace_state(files.name_of(suffix), files.directory, document, flush=flush)
+        except OSError as error:
+            raise files.error(error, suffix) from error
+
+    # Flushes
+
+    def checkpoint(self) -> None:
+        """Makes what is written durable, then says so in the state. Raises DiskError, also when the flush fails
+        (FAULTS 50)."""
+        with self._lock:
+            have, fd = self.state.have.copy(), self._file.fd
+        if fd >= 0:
+            self._flush(fd)
+        with self._lock:
+            self.durable = have
+            self.save()
+            document = {**self._document(), "inode": self._file.inode}
+        if fd >= 0 and have and self._may_write:
+            # Not under the lock: the transfer goes on meanwhile.
+            self._replace(FLUSHED_STATE, document, flush=True)
+
+    def make_durable(self, fd: int) -> None:
+        """Flushes the bytes of the whole part, as the last step before it gets its name. Raises DiskError."""
+        self.wait()
+        self._raise_flush_error()
+        self._flush(fd)
+
+    def wait(self, *, forget_error: bool = False) -> None:
+        """Waits for the flush that goes on beside the transfers. forget_error: the part is closed."""
+        with self._lock:
+            while self._is_flushing:
+                self._flush_ended.wait(FLUSH_THREAD_CHECK_SECONDS)
+            if forget_error:
+                self._flush_error = None
+
+    def _flush(self, fd: int) -> None:
+        try:
+            os.fdatasync(fd)
+        except OSError as error:
+            raise self._files.error(error, PART) from error
+        self._drop_from_cache(fd)
+
+    def _drop_from_cache(self, fd: int) -> None:
+        """A file of 10 GB must not push everything else out of the machine's page cache. What is durable, and will not
+        be read again to be hashed, is dropped; for the rest the kernel begins to write it to the disk."""
+        unread = self.reader.unread_from if self.reader is not None else None
+        if unread != 0 and (self.state.total or 0) >= DROP_FROM_CACHE_BYTES:
+            with contextlib.suppress(OSError, AttributeError):
+                os.posix_fadvise(fd, 0, unread or 0, os.POSIX_FADV_DONTNEED)
+
+    @property
+    def _flush_is_due(self) -> bool:
+        late = time.monotonic() - self._flushed_at >= DURABLE_EVERY_SECONDS
+        return late or self._unflushed_bytes >= self._every_bytes
+
+    def _begin_flush(self) -> None:
+        """Raises WorkerError where no thread can be started."""
+        thread = threading.Thread(target=self._flush_in_thread, name="bulk-flush", daemon=True)
+        self._flush_thread = thread
+        try:
+            start(thread)
+        except WorkerError:
+            self._flush_thread = None
+            raise
+        self._unflushed_bytes, self._flushed_at = 0, time.monotonic()
+
+    def _flush_in_thread(self) -> None:
+        error = None
+        try:
+            self.checkpoint()
+        except BaseException as raised:
+            error = as_bulk_error(raised)
+        finally:
+            with self._lock:
+                self._flush_error = error
+                self._flush_thread = None
+                self._flush_ended.notify_all()
+
+    @property
+    def _is_flushing(self) -> bool:
+        """A flush goes on. One whose thread has ended without a result has failed."""
+        if self._flush_thread is not None and not self._flush_thread.is_alive():
+            self._flush_thread = None
+            what = "a thread ended (the one that flushes); run the same again"
+            self._flush_error = WorkerError(what, code="thread_died")
+        return self._flush_thread is not None
+
+    def _raise_flush_error(self) -> None:
+        """The kernel reports a lost write to one flush only; the next one would find nothing wrong (FAULTS 50)."""
+        if self._flush_error is not None:
+            raise self._flush_error

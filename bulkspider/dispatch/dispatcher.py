@@ -1,0 +1,237 @@
+"""The dispatcher: which entry is next.
+
+It takes entries from the source as there is room, passes over what the ledger proves, and begins each other
+(`underway.py` has them until they end). A place that no entry can use goes to a file under way (`segments.py`). A
+waiting entry is a coroutine that holds neither a Request nor a place, and no more of them are begun than there is room
+for, so a list of 100,000 lines never becomes 100,000 of anything.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from collections.abc import Collection
+
+from bulkspider.disk.folder import Folder
+from bulkspider.disk.ledger import LedgerLine
+from bulkspider.dispatch.fetch import Fetcher
+from bulkspider.dispatch.proofs import Open, Proofs
+from bulkspider.dispatch.segments import Segments
+from bulkspider.dispatch.slots import Slots
+from bulkspider.dispatch.underway import Listener, UnderWay
+from bulkspider.entries.entry import Entry, origin_of
+from bulkspider.errors import BulkError, Stopped, disk_error
+from bulkspider.handover.stage import StagedFolder
+from bulkspider.lists.source import Source
+from bulkspider.run.run import Run
+from bulkspider.sums.checksums import Sums
+
+# Skipping what the ledger proves must not keep the reactor from its other work.
+SLICE_SECONDS = 0.01
+# Entries that are begun and have no place: what is fetched but not finished must not pile up.
+BEGUN_PER_PLACE = 4
+MOST_BEGUN = 1024
+LOOK_EVERY_SECONDS = 1.0
+
+
+class Dispatcher:
+    """Of one list, or one worker's view of a queue. sums: hashes of a checksum file, for entries without. stage: limits
+    what lies in the folder."""
+
+    def __init__(
+        self,
+        run: Run,
+        source: Source,
+        folder: Folder,
+        fetcher: Fetcher,
+        listener: Listener,
+        *,
+        slots: Slots,
+        segments: Segments,
+        proofs: Proofs,
+        stage: StagedFolder | None = None,
+    ) -> None:
+        self.sums: Sums | None = None
+        self._run = run
+        self._source = source
+        self._folder = folder
+        self._fetcher = fetcher
+        self._listener = listener
+        self._slots = slots
+        self._segments = segments
+        self._proofs = proofs
+        self._clock = run.clock
+        self._stopping = run.stopping
+        self._origins = run.origins
+        self._underway = UnderWay(run, source, folder, fetcher, listener, slots=slots, stage=stage)
+        self._hashing = 0
+        self._unchecked = 0
+        self._known: Counter[str] = Counter()
+        self._known_bytes = 0
+        self._served: set[str] = set()
+        run.stopping.on_stop(lambda reason: self._underway.interrupt())
+
+    # -- the loop's step -------------------------------------------------------------------------------------------
+
+    @property
+    def is_done(self) -> bool:
+        """Every entry has its outcome."""
+        return self._source.exhausted and not self._underway and not self._underway.last_pass.has_entries
+
+    @property
+    def unchecked(self) -> int:
+        """Entries whose file is being hashed, or was when the run was stopped: not known to be done or to do."""
+        return self._hashing + self._unchecked
+
+    async def step(self) -> None:
+        """Begins what may begin now; when that is nothing, waits for an event, a second at most."""
+        numbered = self._fetcher.numbered
+        if self._source.exhausted and not self._underway.active:
+            self._underway.last_pass.begin()
+        with self._slots.gather():
+            await self._begin_entries()
+        if self._fetcher.numbered > numbered or self._listener.busy or self.is_done or self._stopping:
+            return
+        now = self._clock.now()
+        if further := self._segments.find(self._fetcher.dividable, now):
+            self._fetcher.connect(further)
+        elif 0 < self._slots.waiters == self._underway.active and self._slots.none_fits(now):
+            self._run.disk_failed(disk_error(OSError(errno.ENOSPC, ""), self._folder.root))
+        else:
+            look = self._segments.next_look(self._fetcher.dividable, now)
+            looks = [at for at in (look, self._slots.next_request(now)) if at is not None]
+            seconds = min(max(min(looks, default=now + LOOK_EVERY_SECONDS) - now, 0.01), LOOK_EVERY_SECONDS)
+            await self._run.wakeup.wait(seconds)
+
+    async def _begin_entries(self) -> None:
+        """Entries that nothing proves, as far as there is room."""
+        slice_ends = self._clock.now() + SLICE_SECONDS
+        blocked: set[str] | None = None
+        try:
+            while self._has_room and not self._listener.busy and not self._stopping:
+                if self._clock.now() > slice_ends:
+                    self._count_known()
+                    await self._run.wakeup.pause()
+                    slice_ends, blocked = self._clock.now() + SLICE_SECONDS, None
+                if blocked is None:
+                    blocked = self._slots.blocked(self._clock.now())
+                if (entry := self.take(blocked)) is not None:
+                    if self._begin(entry):
+                        blocked = None
+                elif (put_last := self._underway.last_pass.take(blocked)) is not None:
+                    entry, first_error = put_last
+                    if not self._underway.is_lost(entry, first_error):
+                        self._underway.start(entry, self._underway.fetch(entry, first_error=first_error))
+                        blocked = None
+                else:
+                    return
+        finally:
+            self._count_known()
+
+    @property
+    def _has_room(self) -> bool:
+        placeless = self._underway.active - len(self._fetcher.running) - self._slots.gathered
+        # What waits for hosts that do not work keeps nobody else from beginning.
+        useful = placeless - self._slots.waiting_for_probes
+        return self._slots.free > 0 and useful <= BEGUN_PER_PLACE * self._slots.total and placeless <= MOST_BEGUN
+
+    def take(self, blocked: Collection[str] = ()) -> Entry | None:
+        """The next entry, with what a checksum file says of it."""
+        entry = self._source.take(blocked)
+        return entry if entry is None or self.sums is None else self.sums.add_to(entry)
+
+    # -- what is done already --------------------------------------------------------------------------------------
+
+    def _begin(self, entry: Entry) -> bool:
+        """Starts what is to be done for an entry; False when nothing is."""
+        found = self._find_proof(entry)
+        if isinstance(found, LedgerLine):
+            return self._has_proof(entry, found)
+        if found is not None:
+            self._underway.start(entry, self._check(entry, found))
+            return True
+        if self._underway.is_lost(entry):
+            return False
+        self._underway.start(entry, self._underway.fetch(entry))
+        return True
+
+    def _find_proof(self, entry: Entry) -> LedgerLine | Open | None:
+        if self._source.taken_over(entry) and self._folder.lstat(entry.name) is not None:
+            self._proofs.reload()
+        return self._proofs.look(entry)
+
+    async def _check(self, entry: Entry, found: Open) -> None:
+        """Hashes the file here; fetches it when it is not what it should be."""
+        self._hashing += 1
+        try:
+            line = await self._proofs.renew(found)
+        except Stopped:
+            self._unchecked += 1
+            return
+        finally:
+            self._hashing -= 1
+        if line is None:
+            await self._underway.fetch(entry)
+        elif self._is_to_hand_on(line):
+            await self._hand_on(entry, line)
+        else:
+            self._already(entry, line)
+            self._count_known()
+
+    def _has_proof(self, entry: Entry, line: LedgerLine) -> bool:
+        """An earlier run has done it; True when something is left to do all the same."""
+        if self._is_to_hand_on(line):
+            self._underway.start(entry, self._hand_on(entry, line))
+            return True
+        self._already(entry, line)
+        return False
+
+    def _is_to_hand_on(self, line: LedgerLine) -> bool:
+        return self._run.handover is not None and self._run.handover.wants(line)
+
+    async def _hand_on(self, entry: Entry, line: LedgerLine) -> None:
+        """An earlier run fetched it and did not hand it on."""
+        if (handed := await self._underway.hand_on(entry, line)) is not None:
+            self._already(entry, handed)
+            self._count_known()
+
+    def _already(self, entry: Entry, line: LedgerLine) -> None:
+        origin = origin_of(entry.url)
+        if origin not in self._served:
+            self._served.add(origin)
+            self._origins[origin].served()
+        self._source.ended(entry, line.status)
+        if not self._listener.proven(entry, line):
+            # Nobody would see the row: a million of them only cost time.
+            self._known[line.status] += 1
+            self._known_bytes += line.size
+
+    def _count_known(self) -> None:
+        if self._known:
+            self._run.outcomes.count_known(self._known, self._known_bytes)
+            self._known.clear()
+            self._known_bytes = 0
+
+    # -- what the source tells (lists.source.Taker) ----------------------------------------------------------------
+
+    def wake(self) -> None:
+        self._run.wakeup.set()
+
+    def forgive(self, origin: str) -> None:
+        self._origins[origin].forgive()
+
+    def hurry(self, seconds: float) -> None:
+        self._origins.patience_beside_others = seconds
+
+    def stop(self, error: BulkError) -> None:
+        self._stopping.stop(error)
+
+    def refuse(self, number: int, name: str, error: BulkError) -> None:
+        self._listener.bad_line(number, name, error)
+
+    def lose(self, name: str) -> None:
+        self._underway.lose(name)
+
+    def abandon(self) -> None:
+        """The crawl has ended: nobody will hear from what is still under way."""
+        self._underway.abandon()

@@ -1,0 +1,263 @@
+"""Fetch: one entry's life, from its turn to its outcome. Every front door that waits uses it.
+
+A place at the origin, one attempt (or several connections at once), what follows from it, and that again until all
+bytes are on disk; then the finish. What an answer means is `protocol/plan.py`'s to say, what an origin is owed
+`run/origins.py`'s. Front doors differ in how they ask and finish (`Door`): the spider gives Requests to Scrapy and lets
+its item pipeline finish, BulkFilesPipeline asks by the engine and finishes itself. Coroutines here await Deferreds, so
+that every reactor can drive them; clock, door and disk are arguments, so that a simulation can.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Protocol
+
+from twisted.internet.defer import Deferred
+
+from bulkspider.disk.ledger import LedgerLine
+from bulkspider.disk.proof import Refuted
+from bulkspider.dispatch.freshurl import FreshUrls, has_expired
+from bulkspider.dispatch.segments import Further, Segments
+from bulkspider.dispatch.slots import Slots
+from bulkspider.entries.entry import redact
+from bulkspider.errors import AttemptError, BulkError, Stopped
+from bulkspider.lists.source import Source
+from bulkspider.run.download import Attempt, Download
+from bulkspider.run.origins import Again, Fetched, GiveUp, Outcome, Place
+from bulkspider.run.run import Run
+from bulkspider.transfer.batch import SmallFiles
+
+logger = logging.getLogger(__name__)
+
+
+class Door(Protocol):
+    """How a front door asks and finishes."""
+
+    def slot(self, download: Download) -> str:
+        """The slot of Scrapy's downloader in which it is asked for."""
+
+    def send(self, attempt: Attempt) -> None:
+        """Makes the request of an attempt; `Fetcher.end` is called with what came of it, once and never from here."""
+
+    def finish(self, download: Download) -> Deferred[LedgerLine | None]:
+        """All bytes are on disk: fires with the ledger's line, or None when it is to be fetched once more. Fails with
+        BulkError."""
+
+
+class Fetcher:
+    """Drives the downloads of one front door. once: each URL of an entry is asked for once, for a dry run: what would
+    be tried again later is raised. running: the attempts that are under way. numbered: how many there were ever."""
+
+    def __init__(
+        self,
+        run: Run,
+        door: Door,
+        slots: Slots,
+        *,
+        source: Source | None = None,
+        segments: Segments | None = None,
+        fresh_urls: FreshUrls | None = None,
+        small: SmallFiles | None = None,
+        once: bool = False,
+    ) -> None:
+        self.once = once
+        self.running: dict[Attempt, None] = {}
+        self.numbered = 0
+        self._door = door
+        self._slots = slots
+        self._run = run
+        self._origins = run.origins
+        self._stopping = run.stopping
+        self._clock = run.clock
+        self._source = source or Source()
+        self._segments = segments
+        self._fresh_urls = fresh_urls
+        self._small = small or SmallFiles()
+
+    # -- one entry -------------------------------------------------------------------------------------------------
+
+    async def fetch(self, download: Download) -> LedgerLine:
+        """Everything from the first attempt to the name. Raises BulkError: why the entry failed, or was stopped."""
+        not_before = 0.0
+        while True:
+            try:
+                place = await self._slots.enter(download, self._door.slot(download), not_before)
+            except AttemptError as outage:
+                if not self._try_mirror(download, outage):
+                    raise
+                continue
+            outcome, step = await self._ask(download, place)
+            not_before = self._clock.now()
+            if outcome is None:
+                continue  # it was one of several in one request, which has not brought it
+            error = outcome.error
+            if isinstance(error, Stopped) or (self._stopping and not outcome.fetched):
+                raise self._stopping.error
+            if error is not None and error.code == "lease_lost":
+                raise error
+            if download.first_error is not None:
+                download.revived = download.revived or outcome.grew
+                if not download.revived and _is_fruitless(outcome):
+                    raise _more_telling(download.first_error, error)
+            if outcome.grew:
+                download.refreshed_in_vain = False
+            if error is not None and await self._find_fresh_url(download, error):
+                continue
+            if self.once and error is not None and isinstance(step, Again):
+                step = GiveUp(error)
+            match step:
+                case Fetched():
+                    self._note_size(download)
+                    try:
+                        if line := await self._door.finish(download):
+                            return line
+                    except Refuted as error:
+                        if not self._try_mirror(download, error):
+                            raise
+                case Again(at):
+                    not_before = at
+                    if error is not None and error.code == "no_space" and not self._run.of_a_list:
+                        if not self._run.transfers:
+                            raise error  # nothing is under way whose end might make room
+                        not_before = at + self._run.options.retry_delay
+                    if error is not None:
+                        self._say_when(download, error, not_before)
+                case GiveUp(why):
+                    if not self._try_mirror(download, why):
+                        raise why
+
+    def _say_when(self, download: Download, error: BulkError, at: float) -> None:
+        seconds = at - self._clock.now()
+        when = f"in {seconds:.1f} s" if seconds > 0 else "at once"
+        logger.info("%s: %s; trying again %s", download.entry.name, redact(str(error)), when)
+        download.needs_room = error.code == "no_space"
+        if isinstance(error, AttemptError) and error.retry_after is not None:
+            self._source.origin_closed(download.origin, seconds)
+
+    def _try_mirror(self, download: Download, error: BulkError) -> bool:
+        if not download.mirrors or not isinstance(error, (AttemptError, Refuted)):
+            return False
+        download.url = download.mirrors.pop(0)
+        logger.warning("%s: %s; trying its mirror %s", download.entry.name, redact(str(error)), redact(download.url))
+        return True
+
+    async def _find_fresh_url(self, download: Download, error: BulkError) -> bool:
+        """The link has expired, it seems: the entry goes on from a fresh one, or as it would have."""
+        if self._fresh_urls is None or not has_expired(error) or download.refreshed_in_vain:
+            return False
+        name = download.entry.name
+        try:
+            url = await self._fresh_urls.find(download.entry, download.url)
+        except Exception as failure:
+            logger.error("%s: no fresh URL (%s: %s)", name, type(failure).__name__, redact(str(failure)))
+            return False
+        if url is None:
+            return False
+        logger.info("%s: %s; going on from a fresh URL", name, redact(str(error)))
+        # A fresh link that is refused as well is not renewed again before it has brought some bytes.
+        download.refreshed_in_vain = True
+        download.url = url
+        return True
+
+    def _note_size(self, download: Download) -> None:
+        plain = download.attempts == 1 and download.comes_from_the_list
+        self._small.seen(self._origins[download.origin], download.part.state.total, plain=plain)
+
+    # -- its attempts ----------------------------------------------------------------------------------------------
+
+    def _ask(
+        self, download: Download, place: Place
+    ) -> Deferred[tuple[Outcome | None, Fetched | Again | GiveUp | None]]:
+        """One attempt, or several connections at once; fires when the last of them has ended."""
+        download.needs_room = False
+        self._source.begun(download.entry, download.part)
+        settled = download.settled = Deferred()
+        self._send(Attempt(download, download.numbered, place))
+        return settled
+
+    def connect(self, further: Further) -> None:
+        """One more connection for a download under way."""
+        download = further.download
+        place = self._slots.take(self._door.slot(download), self._origins[download.origin], further=True)
+        logger.debug(
+            "%s: a further connection for the bytes from %d to %s",
+            *(download.entry.name, further.range.at, further.range.end),
+        )
+        self._source.connect(download.entry)
+        self._send(Attempt(download, download.numbered, place, further.range, further=True))
+
+    def _send(self, attempt: Attempt) -> None:
+        download = attempt.download
+        download.running[attempt.number] = attempt
+        download.numbered += 1
+        self.numbered += 1
+        self.running[attempt] = None
+        self._door.send(attempt)
+
+    def end(self, attempt: Attempt, outcome: Outcome | None) -> None:
+        """An attempt has ended, somehow. None: it was one of several in one request, and nobody asked for it."""
+        download = attempt.download
+        if attempt not in self.running:
+            return
+        del self.running[attempt], download.running[attempt.number]
+        origin = attempt.place.origin
+        if attempt.range.speed is not None:
+            origin.brought(attempt.range.speed)
+        if attempt.further:
+            self._source.disconnect(download.entry)
+        if outcome is None or outcome.error is not None:
+            self._small.odd(origin)
+        if download.running:
+            # Only the last connection to end decides the outcome; what this one has not brought is nobody's now.
+            assert outcome is not None
+            self._one_of_several(attempt, outcome)
+        else:
+            self._settle(attempt, outcome)
+        self._slots.leave(attempt.place)
+
+    def _settle(self, attempt: Attempt, outcome: Outcome | None) -> None:
+        download, step = attempt.download, None
+        assert download.settled is not None
+        if outcome is not None:
+            if outcome.retry_after is None:
+                outcome = replace(outcome, grew=outcome.grew or download.grew)
+            if download.whole and outcome.error is None and not download.undivided:
+                outcome = replace(outcome, fetched=True)
+            now, place = self._clock.now(), attempt.place
+            was_open = place.origin.closed(now) is None
+            step = place.origin.after(outcome, download.budget, now, place.begun)
+            if was_open:
+                self._origins.paused(place.origin, now)
+        download.grew = download.whole = False
+        settled, download.settled = download.settled, None
+        settled.callback((outcome, step))
+
+    def _one_of_several(self, attempt: Attempt, outcome: Outcome) -> None:
+        download, error = attempt.download, outcome.error
+        download.whole = download.whole or outcome.fetched
+        if outcome.grew:
+            download.grew = True
+            attempt.place.origin.served()
+            attempt.place.origin.moved(self._clock.now())
+        if isinstance(error, Stopped):
+            return
+        if error is not None:
+            logger.info("%s: one of its connections ended (%s)", download.entry.name, redact(str(error)))
+        if self._segments is not None:
+            self._segments.ended(attempt, error, grew=outcome.grew, now=self._clock.now())
+
+    @property
+    def dividable(self) -> Collection[Attempt]:
+        """The attempts whose requests are for them alone."""
+        return [attempt for attempt in self.running if not attempt.place.shared]
+
+
+def _is_fruitless(outcome: Outcome) -> bool:
+    """The last pass ends with the first attempt that brings nothing, unless the origin told us to come back later."""
+    return outcome.error is not None and not outcome.grew and outcome.retry_after is None
+
+
+def _more_telling(first: BulkError, last: BulkError | None) -> BulkError:
+    return first if last is None or first.code in ("origin_down", "no_network") else last

@@ -1,0 +1,159 @@
+"""Segments: which file under way gets a further connection, and for which bytes of it.
+
+Asked whenever a place is free that no entry can use. The first choice is a hole that nobody is filling (an earlier run
+or a broken connection left it), then the tail of what would take longest (`protocol/byteranges.py` says where to cut,
+`protocol/gain.py` whether more connections bring anything at that origin). Makes no requests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from bulkspider.dispatch.slots import Slots
+from bulkspider.entries.entry import Entry, slot_of
+from bulkspider.errors import BulkError
+from bulkspider.protocol.byteranges import SMALLEST_PIECE, ByteRange, best_cut, fair_share
+from bulkspider.run.download import Attempt, Download
+from bulkspider.run.origins import Origins
+
+# After so many further connections in a row that brought nothing, a file goes on without.
+MOST_IN_VAIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Further:
+    """A further connection that is worth it: for which download, and which bytes."""
+
+    download: Download
+    range: ByteRange
+
+
+class Segments:
+    """most: connections of a file (BULK_SEGMENTS, 0 for as many as places are free). smallest: bytes of the smallest
+    piece (BULK_SEGMENT_MIN), 0: automatic. held_back: our own rate limit is what makes a host slow. may_connect: the
+    source lends one more connection."""
+
+    def __init__(
+        self,
+        slots: Slots,
+        origins: Origins,
+        *,
+        most: int = 0,
+        smallest: int = 1,
+        held_back: Callable[[str, float], bool] = lambda host, now: False,
+        may_connect: Callable[[Entry], bool] = lambda entry: True,
+    ) -> None:
+        self._slots = slots
+        self._origins = origins
+        self._most = most
+        self._smallest = smallest
+        self._held_back = held_back
+        self._may_connect = may_connect
+
+    def find(self, running: Collection[Attempt], now: float) -> Further | None:
+        """The download that a further connection would help most; None when no place is free or it would help none.
+
+        running: all attempts under way, those that bring a batch of small files left out.
+        """
+        if not self._slots.free:
+            return None
+        divisible = [download for download in _downloads(running) if self._may_divide(download, now)]
+        for download in sorted(divisible, key=lambda download: download.remaining):
+            if holes := download.missing():
+                first, end = max(holes, key=lambda hole: hole[1] - hole[0])
+                return Further(download, ByteRange(first, end))
+        for download in sorted(divisible, key=self._seconds_left, reverse=True):
+            if tail := self._cut(download, running, now):
+                return Further(download, tail)
+        return None
+
+    def next_look(self, running: Collection[Attempt], now: float) -> float | None:
+        """When it is worth asking again whether a file is to be divided; None when nothing tells."""
+        if not self._slots.free:
+            return None
+        return min(self._looks(running, now), default=None)
+
+    def _looks(self, running: Collection[Attempt], now: float) -> Iterator[float]:
+        for download in _downloads(running):
+            if not self._limit(download):
+                for byterange in download.flowing:
+                    if (
+                        byterange.rest >= 2 * (self._smallest or SMALLEST_PIECE)
+                        and (look := byterange.next_look(now)) is not None
+                    ):
+                        yield look
+
+    def ended(self, attempt: Attempt, error: BulkError | None, *, grew: bool, now: float) -> None:
+        """A connection has ended while others fill the same file: what its failure means for those to come."""
+        download = attempt.download
+        if error is None or grew:
+            download.vain_connections = 0
+            return
+        download.vain_connections += 1
+        if download.vain_connections >= MOST_IN_VAIN:
+            download.undivided = True
+        if attempt.further:
+            attempt.place.origin.refuses_more(error, now)
+
+    def _limit(self, download: Download) -> int:
+        """Connections that the user wants for it at most; 0: we decide."""
+        return download.entry.segments or self._most
+
+    def _may_divide(self, download: Download, now: float) -> bool:
+        slot = slot_of(download.url)
+        return (
+            download.divisible(self._limit(download))
+            and self._slots.free_in(slot) > 0
+            and self._origins[download.origin].allows_more(now)
+            and not self._held_back(slot, now)
+            and self._may_connect(download.entry)
+        )
+
+    def _seconds_left(self, download: Download) -> float:
+        """Of its slowest connection."""
+        usual = self._origins[download.origin].usual_speed or 1.0
+        return max((byterange.seconds(usual) for byterange in download.flowing), default=0.0)
+
+    def _cut(self, download: Download, running: Collection[Attempt], now: float) -> ByteRange | None:
+        """Takes the tail of one of its connections away, if that is worth it."""
+        automatic = not self._limit(download)
+        origin, slot = self._origins[download.origin], slot_of(download.url)
+        speeds = [attempt.range.speed for attempt in running if attempt.place.origin is origin]
+        if automatic and not origin.gain.allows(speeds, now):
+            return None
+        cut = best_cut(
+            download.flowing,
+            smallest=self._smallest,
+            share=fair_share(
+                [attempt.range for attempt in running if attempt.place.slot == slot], self._slots.free_in(slot)
+            ),
+            remembered=_speed_elsewhere(download, running) or origin.usual_speed,
+            now=now if automatic else None,
+        )
+        if cut is None:
+            return None
+        origin.gain.add(speeds, now)
+        tail = ByteRange(cut.at, cut.span.end)
+        if cut.at <= cut.span.at:
+            # It is to end now; who takes over compares the join.
+            cut.span.reach = cut.at
+        cut.span.end = cut.at
+        return tail
+
+
+def _downloads(running: Iterable[Attempt]) -> Iterable[Download]:
+    return dict.fromkeys(attempt.download for attempt in running)
+
+
+def _speed_elsewhere(download: Download, running: Collection[Attempt]) -> float | None:
+    """What a connection to its origin brings (bytes per second), judged by other files."""
+    speeds = [
+        attempt.range.speed
+        for attempt in running
+        if attempt.download is not download
+        and attempt.place.origin.name == download.origin
+        and attempt.range.flowing
+        and attempt.range.speed is not None
+    ]
+    return sum(speeds) / len(speeds) if speeds else None

@@ -1,0 +1,119 @@
+"""Which entries failed last time: `.bulkspider/failed.jsonl`, a line for each outcome that matters.
+
+A line says that an entry has failed, and why; or that it is done, which takes back an earlier one. The last line of a
+name counts. So a run only appends, and one that is killed has lost nothing; at its end the file is written anew without
+what was taken back. What a run did not get to stays what it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+from bulkspider.disk.folder import PRIVATE, create_temporary, open_ours
+from bulkspider.errors import DiskError
+
+_OURS = re.compile(r"failed(?:\.[\w.-]+)?\.jsonl")
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """Why an entry failed. permanent: the same list again cannot help."""
+
+    code: str
+    permanent: bool
+
+
+def file_name(writer: str | None, suffix: str = "jsonl") -> str:
+    """writer: the shard, or other run that shares the folder, whose file it is; None where one has it to itself."""
+    return f"failed.{suffix}" if writer is None else f"failed.{writer}.{suffix}"
+
+
+def load_failures(root: str | os.PathLike[str], writer: str | None = None) -> dict[str, Failed]:
+    """Name -> why, of an output folder; empty when nothing failed there. writer: what one shard has left, None for all.
+    Raises DiskError."""
+    private = os.path.join(root, PRIVATE)
+    if not os.path.isdir(private):
+        return {}
+    names = (
+        [file_name(writer)] if writer is not None else [name for name in os.listdir(private) if _OURS.fullmatch(name)]
+    )
+    failures: dict[str, Failed] = {}
+    for name in sorted(names):
+        path = os.path.join(private, name)
+        if os.path.lexists(path):
+            _load(path, failures)
+    return failures
+
+
+def _load(path: str, failures: dict[str, Failed]) -> None:
+    with open(open_ours(path, os.O_RDONLY), encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            with suppress(ValueError, KeyError, TypeError):  # a line that a crash tore
+                row = json.loads(line)
+                if row.get("code"):
+                    failures[row["name"]] = Failed(str(row["code"]), bool(row.get("permanent")))
+                else:
+                    failures.pop(row["name"], None)
+
+
+def encoded(name: str, failed: Failed | None) -> bytes:
+    """The line of an outcome."""
+    row = {"name": name} if failed is None else {"name": name, "code": failed.code, "permanent": failed.permanent}
+    return json.dumps(row).encode() + b"\n"
+
+
+def write_private(name: str, lines: Iterable[bytes], folder: int) -> None:
+    """A file of mode 600 in the folder of this descriptor, whole or not at all. Raises OSError."""
+    fd, temporary = create_temporary(folder, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.writelines(lines)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+class Journal:
+    """Appends the outcomes of a run. before: what had failed when it began. Errors of the disk are its own affair: a
+    run does not end because this file cannot be written."""
+
+    def __init__(self, folder: int, writer: str | None, before: Mapping[str, Failed]) -> None:
+        self.failures = dict(before)
+        self._folder = folder
+        self._name = file_name(writer)
+        self._shard = writer is not None
+        self._fd = -1
+
+    def note(self, name: str, failed: Failed | None) -> None:
+        """failed: why, None when the entry is done."""
+        if failed is None and self.failures.pop(name, None) is None:
+            return
+        if failed is not None:
+            self.failures[name] = failed
+        with suppress(OSError, DiskError):
+            if self._fd < 0:
+                flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+                self._fd = open_ours(self._name, flags, dir_fd=self._folder, path=self._name, mode=0o600)
+            os.write(self._fd, encoded(name, failed))
+
+    def close(self) -> None:
+        """Writes the file anew, or removes it where nothing has failed."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+        with suppress(OSError):
+            if self.failures:
+                write_private(self._name, (encoded(*row) for row in self.failures.items()), self._folder)
+            # A run that has the folder to itself has taken over what shards have left.
+            ours = [self._name] if self._shard else filter(_OURS.fullmatch, os.listdir(self._folder))
+            for name in ours:
+                if name != self._name or not self.failures:
+                    with suppress(FileNotFoundError):
+                        os.unlink(name, dir_fd=self._folder)

@@ -1,0 +1,144 @@
+"""Handing on: every proven file is given to a command, at least once.
+
+Before the command runs, the ledger says so (`handed_on: begun`); when it has ended with 0, the ledger says `done`, or
+`moved` where the command was to take the file away. A `moved` line proves its entry without a file. What was killed
+between the two is handed on once more; if its file is gone then, it is fetched again. Of the command's own words only
+the exit status counts.
+
+A command holds a lock that it inherits, so that the next run waits for what a killed one left running, and no two
+commands ever work at one file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from twisted.internet.defer import DeferredSemaphore
+
+from bulkspider.disk.folder import Folder, open_ours
+from bulkspider.disk.ledger import Ledger, LedgerLine
+from bulkspider.disk.proof import add_sha256
+from bulkspider.entries.urls import redact
+from bulkspider.errors import BulkError, Stopped
+from bulkspider.handover import command
+from bulkspider.handover.command import Template
+from bulkspider.pumps.threads import Threads
+
+logger = logging.getLogger(__name__)
+
+PROVEN = ("verified", "complete")
+# A command is tried so often in one run.
+TRIES = 3
+RETRY_SECONDS = 1.0
+LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Then:
+    """What is to be done with every proven file. moves: the command takes the file away. at_once: so many commands.
+    stage_max: bytes that may lie in the folder, 0 for no limit."""
+
+    template: Template
+    moves: bool = False
+    at_once: int = 2
+    stage_max: int = 0
+
+
+class Handover:
+    """Of one run and output folder. lock_name: of the file whose lock the commands hold."""
+
+    def __init__(
+        self, then: Then, folder: Folder, ledger: Ledger, threads: Threads, stop: Callable[[], bool], lock_name: str
+    ) -> None:
+        self._then = then
+        self._folder = folder
+        self._ledger = ledger
+        self._threads = threads
+        self._stop = stop
+        self._places = DeferredSemaphore(then.at_once)
+        path = folder.private / lock_name
+        self._lock = open_ours(lock_name, os.O_RDWR | os.O_CREAT, dir_fd=folder.private_fd, path=path)
+
+    async def begin(self) -> None:
+        """Returns when no command of an earlier run is alive. Raises Stopped."""
+        await self._threads.in_own_thread(self._wait_for_others)
+
+    def _wait_for_others(self) -> None:
+        told = False
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if not told:
+                    logger.warning("a command that an earlier run started is still at work; this run waits for it")
+                told = True
+            except OSError:
+                return  # a file system without locks
+            if self._stop():
+                raise Stopped
+            time.sleep(LOOK_SECONDS)
+
+    def wants(self, line: LedgerLine) -> bool:
+        """The file of this line is to be handed on."""
+        return line.status in PROVEN and line.handed_on not in ("done", "moved")
+
+    async def hand_on(self, line: LedgerLine, url: str) -> LedgerLine:
+        """Waits for a place, runs the command until it succeeds; returns the new line of the ledger, or the same one
+        when there is nothing to do. Raises BulkError `then_failed` after some tries, DiskError, Stopped."""
+        if not self.wants(line):
+            return line
+        await self._places.acquire()
+        try:
+            return await self._threads.in_own_thread(self._hand_on, line, url)
+        finally:
+            self._places.release()
+
+    def _hand_on(self, line: LedgerLine, url: str) -> LedgerLine:
+        if self._stop():
+            raise Stopped
+        if self._then.template.needs_sha256 and "sha256" not in line.digests:
+            line = add_sha256(self._folder, self._ledger, line, self._stop)
+        path = str(self._folder.path(line.name))
+        values = {
+            "path": path,
+            "name": line.name,
+            "url": redact(url),
+            "sha256": line.digests.get("sha256", ""),
+            "size": str(line.size),
+        }
+        words = self._then.template.fill(values)
+        line = self._note(line, "begun")
+        for tries in range(1, TRIES + 1):
+            try:
+                command.run(words, str(self._folder.root), self._stop, self._lock)
+                break
+            except BulkError as error:
+                if isinstance(error, Stopped) or tries == TRIES or self._folder.lstat(line.name) is None:
+                    raise
+                logger.warning("%s: %s; trying again", line.name, error)
+                self._wait(RETRY_SECONDS * 2 ** (tries - 1))
+        if self._then.moves and self._folder.lstat(line.name) is not None:
+            logger.warning("%s: the command has succeeded and the file is still there; it is kept", line.name)
+        return self._note(line, "moved" if self._then.moves else "done")
+
+    def _note(self, line: LedgerLine, handed_on: str) -> LedgerLine:
+        line = replace(line, handed_on=handed_on, time=time.time())
+        self._ledger.append([line])
+        return line
+
+    def _wait(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            if self._stop():
+                raise Stopped
+            time.sleep(min(left, LOOK_SECONDS))
+
+    def close(self) -> None:
+        """All commands have ended."""
+        os.close(self._lock)

@@ -1,0 +1,142 @@
+"""The stage: how many bytes may lie in an output folder from which a command takes the files away.
+
+A file's room is reserved by its size before it begins, and freed when the command has taken it. One of unknown size
+begins alone, and nothing else before its size is known. What earlier runs left there counts, until its own entry takes
+it over; if nothing else can go on, unfinished parts among it give way. `Stage` is told names and sizes, `StagedFolder`
+finds them on the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Collection
+from contextlib import suppress
+
+from bulkspider.disk.folder import PRIVATE, Folder
+from bulkspider.options import human
+
+logger = logging.getLogger(__name__)
+
+_PART = ".part"
+# Of an entry that is not finished; the longest first.
+_UNFINISHED = (".part.sync.json", ".part.old.json", ".part.json", ".part.old", _PART)
+
+
+class Stage:
+    """limit: bytes. lying: name -> bytes of what lies there and is not under way. evict: removes the unfinished part of
+    this name, True when it did."""
+
+    def __init__(self, limit: int, lying: dict[str, int], evict: Callable[[str], bool]) -> None:
+        self.limit = limit
+        self._lying = lying
+        self._evict = evict
+        self._reserved: dict[str, Callable[[], int | None]] = {}
+
+    @property
+    def taken(self) -> int:
+        """Bytes that lie there or are reserved."""
+        return sum(size() or 0 for size in self._reserved.values()) + sum(self._lying.values())
+
+    def admits(self, name: str, size: Callable[[], int | None]) -> bool:
+        """Reserves room for a file, if there is some; True also when it has it already. size: asked again and again."""
+        if name in self._reserved:
+            return True
+        if any(reserved() is None for reserved in self._reserved.values()):
+            return False
+        wanted = size()
+        if wanted is None:
+            fits = not self._reserved
+        else:
+            fits = self.taken - self._lying.get(name, 0) + wanted <= self.limit
+            if not fits and not self._reserved:
+                self._make_room(name, wanted)
+                fits = True
+        if fits:
+            self._lying.pop(name, None)
+            self._reserved[name] = size
+        return fits
+
+    def make_room_on_disk(self, name: str) -> bool:
+        """The disk is full for the only file that is under way: parts of others go. True when some did."""
+        if any(other != name for other in self._reserved):
+            return False
+        gone = [other for other in self._others(name) if self._evict(other)]
+        for other in gone:
+            del self._lying[other]
+        return bool(gone)
+
+    def _make_room(self, name: str, wanted: int) -> None:
+        """Nothing is under way whose end would: parts that wait for another run, or for the end of this one, go."""
+        for other in self._others(name):
+            if self.taken - self._lying.get(name, 0) + wanted <= self.limit:
+                return
+            if self._evict(other):
+                del self._lying[other]
+
+    def _others(self, name: str) -> Collection[str]:
+        return [other for other in self._lying if other != name]
+
+    def leave(self, name: str, lying: int) -> None:
+        """The file is no longer under way; so many bytes of it lie there."""
+        self._reserved.pop(name, None)
+        if lying:
+            self._lying[name] = lying
+        else:
+            self._lying.pop(name, None)
+
+
+class StagedFolder:
+    """The stage of one output folder: what lies there is looked up."""
+
+    def __init__(self, folder: Folder, limit: int) -> None:
+        self._folder = folder
+        self._stage = Stage(limit, _lying_in(folder), self._evict)
+        folder.stage_max = limit
+        if self._stage.taken > limit:
+            logger.warning(
+                "%s: %s lie there already, more than BULK_STAGE_MAX; one file at a time begins until some have gone",
+                *(folder.root, human(self._stage.taken)),
+            )
+
+    def admits(self, name: str, size: Callable[[], int | None]) -> bool:
+        """As `Stage.admits`."""
+        return self._stage.admits(name, size)
+
+    def make_room_on_disk(self, name: str) -> bool:
+        """As `Stage.make_room_on_disk`."""
+        return self._stage.make_room_on_disk(name)
+
+    def leave(self, name: str) -> None:
+        """The file is no longer under way."""
+        self._stage.leave(name, sum(_bytes_at(self._folder, name + suffix) for suffix in ("", *_UNFINISHED)))
+
+    def _evict(self, name: str) -> bool:
+        if self._folder.lstat(name) is not None or self._folder.lstat(name + _PART) is None:
+            return False
+        logger.warning("%s: its unfinished part is removed, nothing else could go on beside it", name)
+        for suffix in _UNFINISHED:
+            with suppress(OSError):
+                os.unlink(self._folder.path(name + suffix))
+        return True
+
+
+def _bytes_at(folder: Folder, name: str) -> int:
+    found = folder.lstat(name)
+    return found.st_blocks * 512 if found is not None else 0
+
+
+def _lying_in(folder: Folder) -> dict[str, int]:
+    """Name -> bytes of the disk that are taken by it and its parts."""
+    lying: dict[str, int] = {}
+    for root, folders, files in os.walk(folder.root):
+        if root == str(folder.root) and PRIVATE in folders:
+            folders.remove(PRIVATE)
+        for file in files:
+            name = os.path.relpath(os.path.join(root, file), folder.root)
+            size = _bytes_at(folder, name)
+            for suffix in _UNFINISHED:
+                name = name.removesuffix(suffix)
+            if size:
+                lying[name] = lying.get(name, 0) + size
+    return lying

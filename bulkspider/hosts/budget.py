@@ -1,0 +1,104 @@
+"""Budget: what one entry has spent of its tries, and how long it pauses before the next one.
+
+An entry has BULK_RETRY_TIMES tries in a row without progress; what is its host's fault costs it none. The pauses here
+are those of one entry that fails by itself: longer after each failure (BULK_RETRY_DELAY), as its host asks
+(Retry-After), or growing while each attempt brings little. Pure; seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from bulkspider.errors import AttemptError
+from bulkspider.options import Options
+
+# An attempt that ended sooner than this (seconds) and brought less than so many bytes brought little; the pause after
+# it doubles up to a most.
+LITTLE_SECONDS = 5.0
+LITTLE_BYTES = 16 * 1024 * 1024
+LITTLE_PAUSE_SECONDS = 0.25
+LITTLE_PAUSE_MAX_SECONDS = 5.0
+
+
+@dataclass(slots=True, eq=False)
+class Budget:
+    """What an entry has spent: attempts in a row in which its part did not grow.
+
+    limit: how many of them there may be. unpaid: those that are not counted, because nothing of its origin succeeded.
+    failed_at: when it failed last. own: its origin served others since. served_at: when it brought bytes last, None
+    before the first. tried: attempts in a row that its origin did not serve. refused: one of them was 403. forbidden:
+    how many were although nothing else was asked for. waits_since: since when it waits alone, at no cost. brief:
+    attempts in a row that brought little.
+    """
+
+    fruitless: int = 0
+    limit: int = 10
+    unpaid: int = 0
+    own: bool = False
+    served_at: float | None = None
+    tried: int = 0
+    refused: bool = False
+    forbidden: int = 0
+    failed_at: float | None = None
+    waits_since: float | None = None
+    brief: int = 0
+
+    @property
+    def is_spent(self) -> bool:
+        """It is not tried again."""
+        return self.fruitless > self.limit
+
+    def progressed(self, now: float) -> None:
+        """Its part grew."""
+        self.fruitless = self.unpaid = self.forbidden = self.tried = 0
+        self.served_at, self.own, self.refused = now, False, False
+        self.failed_at = self.waits_since = None
+
+
+class Pauses:
+    """jitter: a random number from 0 to 1. at_once: nobody waits, as in a dry run."""
+
+    def __init__(self, options: Options, jitter: Callable[[], float], *, at_once: bool = False) -> None:
+        self._options = options
+        self._jitter = jitter
+        self._at_once = at_once
+
+    def after_failures(self, failures: int) -> float:
+        """Exponential, with full jitter, so that a thousand clients do not come back in step."""
+        if self._at_once:
+            return 0.0
+        ceiling = min(self._options.retry_delay_max, self._options.retry_delay * 2.0 ** min(failures, 30))
+        return ceiling * self._jitter()
+
+    def about(self, seconds: float = 0.0) -> float:
+        """So long, or BULK_RETRY_DELAY where that is longer, or half of it."""
+        wait = min(max(self._options.retry_delay, seconds), self._options.retry_delay_max)
+        return wait * (1 + self._jitter()) / 2
+
+    def asked_for(self, error: AttemptError) -> float:
+        """What the host wants, as far as we go along."""
+        return min(error.retry_after or 0.0, self._options.retry_after_max)
+
+    def next_try(self, error: AttemptError, budget: Budget, now: float) -> float | None:
+        """The failure is the entry's own: when it is tried again, None when it has no try left."""
+        budget.fruitless += 1
+        if budget.is_spent:
+            return None
+        return now + max(self.after_failures(budget.fruitless - 1), self.asked_for(error))
+
+    def later(self, error: AttemptError, budget: Budget, now: float) -> float | None:
+        """It is to come back later, at no cost: when, None when that is beyond our patience."""
+        since = budget.waits_since = now if budget.waits_since is None else budget.waits_since
+        wait = max(self.about((now - since) / 4), self.asked_for(error))
+        return None if now + wait - since > self._options.origin_patience else now + wait
+
+    def after_progress(self, gained: int, seconds: float, budget: Budget) -> float:
+        """Progress is no licence to hammer: the pause grows while each attempt brings little."""
+        if seconds >= LITTLE_SECONDS or gained >= LITTLE_BYTES:
+            budget.brief = 0
+            return 0.0
+        budget.brief += 1
+        if budget.brief == 1:
+            return 0.0
+        return min(LITTLE_PAUSE_SECONDS * 2.0 ** min(budget.brief - 2, 10), LITTLE_PAUSE_MAX_SECONDS)

@@ -1,0 +1,129 @@
+"""Rate limits: what an answer says about how soon its host may be asked again.
+
+Three families are read: Retry-After (RFC 9110 §10.2.3; seconds or a date), the fields of the IETF draft "RateLimit
+header fields for HTTP" (structured fields, and their forms before draft 8), and X-RateLimit-*, where a reset is a time
+or a number of seconds. All stand on successes, too, and say nothing new there until nothing remains. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+import http_sf
+
+# With these a Retry-After means what it says, whatever else the answer states.
+LATER = (202, 429, 503)
+# From here on an answer is a refusal (RFC 9110 §15.5).
+REFUSALS = 400
+# A larger X-RateLimit-Reset is a time: seconds since 1970, or milliseconds.
+EPOCH_FROM = 1_000_000_000
+MILLISECONDS_FROM = 100_000_000_000
+
+_PREFIXES = ("ratelimit-", "x-ratelimit-", "x-rate-limit-")
+_FIELDS = frozenset(["retry-after", "ratelimit", *(f"{prefix}remaining" for prefix in _PREFIXES)])
+
+
+def seconds_to_wait(status: int, fields: Mapping[str, str], wall_clock: float) -> float | None:
+    """How long the host wants to be left alone after this answer; None where it does not say, or does not mind.
+
+    fields: lower-case names. wall_clock: seconds since 1970.
+    """
+    if _FIELDS.isdisjoint(fields):
+        return None
+    remains, reset = _remaining(fields, wall_clock)
+    retry_after = parse_retry_after(fields.get("retry-after"), wall_clock)
+    if status >= REFUSALS or status in LATER:
+        # Some hosts send a Retry-After with each answer: a refusal while requests remain has another reason.
+        if retry_after is not None and (not remains or status in LATER):
+            return retry_after
+        return reset
+    if remains is None or remains > 0:
+        return None
+    return reset if reset is not None else retry_after
+
+
+def parse_retry_after(text: str | None, wall_clock: float) -> float | None:
+    """Seconds to wait from a Retry-After of either form (RFC 9110 §10.2.3); None when absent or malformed."""
+    if not text:
+        return None
+    text = text.strip()
+    if text.isdecimal():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - wall_clock)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def _remaining(fields: Mapping[str, str], wall_clock: float) -> tuple[int | None, float | None]:
+    """How many requests remain, None if that is not said; if none does, in how many seconds some will."""
+    found = [*_structured(fields), *_separate(fields, wall_clock)]
+    if not found:
+        return None, None
+    if remains := min(remaining for remaining, _ in found):
+        return max(0, remains), None
+    return 0, max((reset for remaining, reset in found if remaining <= 0 and reset is not None), default=None)
+
+
+def _structured(fields: Mapping[str, str]) -> list[tuple[int, float | None]]:
+    """RateLimit: `"policy";r=0;t=55, …` (draft 8 and later), or `limit=9, remaining=0, reset=55` (draft 7)."""
+    found: list[tuple[int, float | None]] = []
+    windows = {name: _number(parameters.get("w")) for name, parameters in _items(fields.get("ratelimit-policy", ""))}
+    for name, parameters in _items(fields.get("ratelimit", "")):
+        remaining, reset = _number(parameters.get("r")), _number(parameters.get("t"))
+        if reset is None:
+            reset = windows.get(name)
+        if remaining is not None:
+            found.append((int(remaining), reset))
+    if not found:
+        members = _parse(fields.get("ratelimit", ""), "dictionary") or {}
+        remaining, reset = (_number(members[key][0]) if key in members else None for key in ("remaining", "reset"))
+        if remaining is not None:
+            found.append((int(remaining), reset))
+    return found
+
+
+def _separate(fields: Mapping[str, str], wall_clock: float) -> list[tuple[int, float | None]]:
+    """X-RateLimit-Remaining and -Reset; RateLimit-Remaining and -Reset of the drafts before 7."""
+    found: list[tuple[int, float | None]] = []
+    for prefix in _PREFIXES:
+        remaining = _number(fields.get(f"{prefix}remaining"))
+        if remaining is None:
+            continue
+        reset = _number(fields.get(f"{prefix}reset-after"))
+        if reset is None and (reset := _number(fields.get(f"{prefix}reset"))) is not None and reset >= EPOCH_FROM:
+            reset = max(0.0, (reset / 1000 if reset >= MILLISECONDS_FROM else reset) - wall_clock)
+        found.append((int(remaining), reset))
+    return found
+
+
+def _items(text: str) -> list[tuple[Any, dict[str, Any]]]:
+    members = _parse(text, "list") or []
+    # An inner list has no name.
+    return [(name, dict(parameters)) for name, parameters in members if not isinstance(name, list)]
+
+
+def _parse(text: str, kind: str) -> Any:
+    if not text:
+        return None
+    try:
+        return http_sf.parse(text.encode("ascii", "replace"), tltype=kind)
+    except ValueError:
+        return None  # RFC 9651 §4.2: a field that does not parse is ignored as a whole
+
+
+def _number(value: Any) -> float | None:
+    """Of a field that was sent twice, or has parameters, the first number counts. None for what is none."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if isinstance(value, str):
+        value = value.split(",")[0].split(";")[0].strip()
+        if len(value) > 20:
+            return None
+    try:
+        number = float(value)
+    except (ValueError, TypeError):
+        return None
+    return number if 0 <= number < float("inf") else None

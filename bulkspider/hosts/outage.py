@@ -1,0 +1,198 @@
+"""Outage: whether an origin works, since when it does not, and when it is asked again.
+
+A failure is the origin's when nothing of it succeeds: then its entries wait, at no cost, while one probe at a time asks
+whether it is over, soon at first, then after a tenth of the time that it has lasted. All that fails until the first
+success is one outage, and one patience. Pure; seconds of a monotonic clock that the caller passes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from bulkspider.errors import AttemptError
+from bulkspider.hosts.budget import Budget, Pauses
+from bulkspider.hosts.crowd import SEVERAL_ENTRIES
+from bulkspider.options import Options
+
+# A mistyped host should fail soon; an origin that has served us before gets BULK_ORIGIN_PATIENCE.
+STRANGER_PATIENCE_SECONDS = 60.0
+# In an outage the next probe waits for this part of the time that it has lasted.
+PROBE_PART = 0.1
+# A success so shortly before a failure (seconds) says that the origin works.
+LATELY_SECONDS = 1.0
+# So many times in a row that an origin says 401 before it is asked more slowly.
+UNAUTHORIZED_IN_A_ROW = 3
+# Statuses that say "later", not "no" (RFC 6585 §4, RFC 9110 §15.6.4; 421: another connection may be answered).
+BUSY = (421, 429, 503)
+# What stands between us and the origin says so when it does not reach it (RFC 9110 §15.6.3, §15.6.5; 520 to 524).
+GATEWAY = (502, 503, 504, 520, 521, 522, 523, 524)
+# Such an answer may be that of a gateway on our side.
+UNREACHED = tuple(status for status in GATEWAY if status != 503)
+
+
+class Outage:
+    """Of one origin. busy: the statuses by which it says that it is too busy. tries: so many failures end our patience
+    and nobody waits (a dry run), None for BULK_ORIGIN_PATIENCE.
+
+    since: when it began, None while the origin works. error: what was wrong of late. closed_until: nothing is asked
+    before. heard_of: the origin has answered in this run. is_last: it is the last pass, in which an outage is not
+    waited for.
+    """
+
+    def __init__(
+        self, name: str, options: Options, pauses: Pauses, *, busy: Collection[int] = BUSY, tries: int | None = None
+    ) -> None:
+        self.since: float | None = None
+        self.error: AttemptError | None = None
+        self.closed_until = 0.0
+        self.heard_of = False
+        self.is_last = False
+        self._name = name
+        self._options = options
+        self._pauses = pauses
+        self._busy = busy
+        self._tries = tries
+        self._failures = 0
+        self._told_until = 0.0  # what it asked for itself
+        self._probe_began: float | None = None
+        self._success_at: float | None = None
+        self._failing: dict[Budget, None] = {}
+        self._unauthorized = 0
+
+    # -- is it the origin? -----------------------------------------------------------------------------------------
+
+    def note(self, error: AttemptError, budget: Budget, now: float) -> None:
+        """An entry has failed. When others were served since it did before, the fault is its own."""
+        if budget.failed_at is not None and self._success_at is not None and self._success_at > budget.failed_at:
+            budget.own = True
+            if self._may_be_its_own(error):
+                budget.fruitless, budget.unpaid = budget.fruitless + budget.unpaid, 0
+        budget.failed_at = now
+
+    def works_beside(self, budget: Budget, begun: float, now: float) -> bool:
+        """Others were served while this attempt ran, or the entry itself was, if only by an answer's head."""
+        if self._success_at is None or (budget.served_at is not None and self._success_at <= budget.served_at):
+            return False
+        return self._success_at >= min(begun, now - LATELY_SECONDS)
+
+    def is_of_all(self, budget: Budget) -> bool:
+        """Nothing succeeds, and it is not this entry alone that fails: others do as well, or it was served before."""
+        self._failing[budget] = None
+        return len(self._failing) >= SEVERAL_ENTRIES or budget.served_at is not None or self.since is not None
+
+    def is_of_401(self) -> bool:
+        """It has refused whoever asked, often enough not to be asked by a thousand entries one after the other."""
+        self._unauthorized += 1
+        return self._unauthorized >= UNAUTHORIZED_IN_A_ROW
+
+    @property
+    def speaks_of_crowds(self) -> bool:
+        """What is wrong may be that there were too many connections."""
+        return self.error is not None and self.error.http_status in (None, *BUSY)
+
+    def _may_be_its_own(self, error: AttemptError) -> bool:
+        """The origin answered, and not that it is too busy: perhaps it is this entry alone that it cannot serve."""
+        return error.http_status is not None and error.http_status not in (*self._busy, *GATEWAY)
+
+    # -- from its beginning to its end -----------------------------------------------------------------------------
+
+    def lasts(self, error: AttemptError, budget: Budget, now: float) -> None:
+        """It begins, or goes on: an entry has failed by it."""
+        self.error = error
+        if self.since is None:
+            self.since = now
+        wait = self._pauses.about(PROBE_PART * (now - self.since))
+        if error.retry_after is not None:
+            # RFC 9110 §10.2.3: it told us when; only a wait of (nearly) nothing is stretched by our own.
+            told = self._pauses.asked_for(error)
+            wait = told if error.retry_after >= 1 else max(wait, told)
+            self._told_until = max(self._told_until, now + wait)
+        self.close(now + wait)
+        self._failures += 1
+        if self._may_be_its_own(error):
+            # Each has its first try for that, and the rest when it stays so for long, or others are served.
+            counts = budget.fruitless == 0 or now - self.since >= STRANGER_PATIENCE_SECONDS
+            budget.fruitless += counts
+            budget.unpaid += not counts
+
+    def succeeds(self, now: float) -> bool:
+        """The origin serves somebody. True when that ends an outage."""
+        self._success_at = now
+        self.heard_of = True
+        if self._failing or self._unauthorized or self.since is not None:
+            return self.end()
+        return False
+
+    def end(self) -> bool:
+        """It is over, or not held against the origin any longer. True when there was one."""
+        was_down = self.since is not None
+        self.since = self._probe_began = None
+        self._failing.clear()
+        self._failures = self._unauthorized = 0
+        # RFC 9110 §10.2.3: what it asked for holds, even if somebody was served meanwhile.
+        self.closed_until = self._told_until
+        return was_down
+
+    def forgive(self, *, last_pass: bool) -> bool:
+        """The origin is to be tried again. True when there was an outage."""
+        self.is_last = last_pass
+        self.heard_of = False  # one asks for all
+        self._told_until = 0.0
+        return self.end()
+
+    def close(self, until: float, *, told: bool = False) -> None:
+        """Nothing is asked before. told: the origin said so."""
+        self.closed_until = max(self.closed_until, until)
+        if told:
+            self._told_until = self.closed_until
+
+    # -- probes ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_probed(self) -> bool:
+        """Somebody is finding out whether it is over."""
+        return self._probe_began is not None
+
+    def begin_probe(self, now: float) -> None:
+        """An attempt begins that is to find it out."""
+        if self._probe_began is None:
+            self._probe_began = now
+
+    def end_probe(self, begun: float) -> bool:
+        """An attempt that began at `begun` has ended. True when it was the probe."""
+        was_probe = self._probe_began is not None and begun >= self._probe_began
+        if was_probe:
+            self._probe_began = None
+        return was_probe
+
+    # -- patience --------------------------------------------------------------------------------------------------
+
+    def given_up(self, now: float, *, served_before: bool, most: float = float("inf")) -> AttemptError | None:
+        """The error for all its entries when it has outlasted our patience, or will have when the origin wants to be
+        asked again; else None. served_before: by this origin, now or in an earlier run. most: seconds of patience, at
+        most, with an origin that cannot be reached at all."""
+        if self.since is None or (self._tries is not None and self._failures < self._tries):
+            return None
+        patience = self._options.origin_patience if self._tries is None else 0.0
+        told = self._told_until > self.since
+        if not told and self.is_last:
+            patience = 0.0
+        elif not told and (not served_before or self._unauthorized):
+            patience = min(patience, STRANGER_PATIENCE_SECONDS)
+        if not told and self.error is not None and self.error.http_status in (None, *UNREACHED):
+            patience = min(patience, most)
+        if now - self.since < patience and self._told_until <= self.since + patience:
+            return None
+        return self._tell(now - self.since, now)
+
+    def _tell(self, lasted: float, now: float) -> AttemptError:
+        last = self.error
+        if last is not None and last.http_status == 401:
+            what = f"{self._name} answers 401 whatever is asked for; this was not asked for any more"
+            return AttemptError(what, code=last.code, http_status=401)
+        how_long = f"for {lasted:.0f} s"
+        if self._told_until > now:
+            how_long += f", and wants to be asked in {self._told_until - now:.0f} s"
+        error = AttemptError(f"{self._name} has not worked {how_long} ({last})", code="origin_down", cause=last)
+        error.server_said = last.server_said if last is not None else None
+        return error

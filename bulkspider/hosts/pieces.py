@@ -1,0 +1,90 @@
+"""Pieces: how many bytes of a file an origin gives in one answer.
+
+Some hosts refuse to send a large file in one go (CloudFront above its limit, the bridge of Hugging Face, proxies that
+bound a Range): they answer 400, 403, 413 or 416 to a GET without Range, to an open one (`bytes=N-`) or to a long one,
+and 206 to a bounded one. Such an origin is asked for pieces, the largest that it gives. A refusal can have many other
+reasons, so what was tried in vain is counted, and after a few entries it is tried no more. Pure; lengths in bytes.
+"""
+
+from __future__ import annotations
+
+from bulkspider.errors import AttemptError
+
+# What is tried, one after the other (bytes).
+PIECES = (1 << 30, 64 << 20, 8 << 20)
+# The refusals that may mean "not so much at once".
+REFUSALS = (400, 403, 413, 416)
+# After so many entries that were refused whatever the piece, a refusal of this origin means something else.
+MOST_IN_VAIN = 3
+
+# A dry run tries with files from here on (bytes), and again with one so many times as large: a few for each host.
+ASKED_FROM = 1 << 20
+GROWTH = 8
+
+# What storage services call a refusal that has nothing to do with its length (S3, GCS, Azure; in <Code> or a sentence).
+OTHER_REASONS = (
+    "accessdenied",
+    "access denied",
+    "authenticationfailed",
+    "expired",
+    "invalidaccesskeyid",
+    "invalidtoken",
+    "nosuch",
+    "signature",
+)
+
+
+class Pieces:
+    """What is known of one origin.
+
+    limit: the most bytes that it gives in one answer, None where none is known. gives_all: it has given all that was
+    left of a file to a request that did not bound it.
+    """
+
+    def __init__(self) -> None:
+        self.limit: int | None = None
+        self.gives_all = False
+        self._in_vain = 0
+        self._largest_asked = ASKED_FROM // GROWTH
+
+    def asks_for_all(self, size: int) -> bool:
+        """A dry run is to try whether it gives all of a file of `size` bytes: it has not tried with one like it."""
+        if self.limit is not None or size < GROWTH * self._largest_asked:
+            return False
+        self._largest_asked = size
+        return True
+
+    def next_try(self, error: AttemptError, asked: int | None, rest: int | None) -> int | None:
+        """The length to ask for after a refusal; None when a shorter one is not worth a request.
+
+        asked: the length that was asked for, None for all or for an open range. rest: bytes that are missing, as far as
+        that is known.
+        """
+        if (
+            error.http_status not in REFUSALS
+            or error.origin_wide
+            or error.retry_after is not None
+            or _has_other_reason(error)
+        ):
+            return None
+        if self._in_vain >= MOST_IN_VAIN and (rest is None or rest <= PIECES[0]):
+            return None
+        if asked is None and self.gives_all:
+            # It is not the missing Range that it does not like.
+            asked = rest
+        return next((piece for piece in PIECES if asked is None or piece < asked), None)
+
+    def found(self, limit: int) -> None:
+        """A piece of this length came where more was refused."""
+        self.limit = limit if self.limit is None else min(limit, self.limit)
+        self._in_vain = 0
+
+    def all_refused(self) -> None:
+        """Whatever the length, an entry was refused."""
+        self._in_vain += 1
+
+
+def _has_other_reason(error: AttemptError) -> bool:
+    said = (error.server_said or "").lower()
+    says_later = error.origin_wide or error.retry_after is not None
+    return says_later or any(reason in said for reason in OTHER_REASONS)

@@ -1,0 +1,163 @@
+"""The list as bytes: opened wherever it is, copied once, read again by offset.
+
+The run reads its own copy, so that a list edited, or a pipe emptied, in the meantime changes nothing. This room knows
+files, stdin and gzip and says in one sentence why a list cannot be read; what its lines mean is the business of
+`check.py`, which gets them from here, many at a time, while they are copied.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from bulkspider.errors import ListError
+from bulkspider.text import visible
+
+BLOCK = 64 * 1024  # what is made of one, a thousand rows, stays in the processor's cache
+LINE_MAX = 1024 * 1024  # no entry is that long; what has such lines is no list
+_WINDOW = 16 * 1024  # lines lie a few hundred bytes apart; a window this small costs little when they lie far apart
+
+_GZIP = b"\x1f\x8b"
+_ZIP = b"PK"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def shown(path: str) -> str:
+    """How messages name the list."""
+    return "stdin" if path == "-" else visible(path)
+
+
+def copy_blocks(blocks: Iterable[bytes], where: str, fd: int) -> Iterator[bytes]:
+    """A list in texts of whole lines, each line with a newline; what is given was written to `fd` before.
+
+    where: how messages name the list. Raises ListError when it has lines without end, OSError when the copy cannot be
+    written.
+    """
+    return _texts(blocks, where, lambda block: _write(fd, block))
+
+
+def write_lines(blocks: Iterable[list[bytes]], fd: int) -> Iterator[bytes]:
+    """The same for lines without newlines that were made of others. Raises OSError."""
+    for lines in blocks:
+        text = b"".join(line + b"\n" for line in lines)
+        _write(fd, text)
+        yield text
+
+
+def lines_of(blocks: Iterable[bytes], where: str) -> Iterator[list[bytes]]:
+    """Blocks of any size as lines without their newlines. where: how messages name the list. Raises ListError."""
+    return (text[:-1].split(b"\n") for text in whole_lines(blocks, where))
+
+
+def whole_lines(blocks: Iterable[bytes], where: str) -> Iterator[bytes]:
+    """Blocks of any size as texts of whole lines, each with its newline. Raises ListError."""
+    return _texts(blocks, where, lambda _: None)
+
+
+def _texts(blocks: Iterable[bytes], where: str, keep: Callable[[bytes], None]) -> Iterator[bytes]:
+    rest, number = b"", 0
+    for block in blocks:
+        keep(block)
+        end = block.rfind(b"\n") + 1
+        text, rest = (rest + block[:end], block[end:]) if end else (b"", rest + block)
+        number += text.count(b"\n")
+        if len(rest) > LINE_MAX:
+            raise ListError(
+                f"{where}: line {number + 1} is longer than {LINE_MAX} bytes; give a text file, an entry per line"
+            )
+        if text:
+            yield text
+    if rest:
+        yield rest + b"\n"
+
+
+def _write(fd: int, block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def read_blocks(path: str) -> Iterator[bytes]:
+    """The decompressed bytes of the list. Raises ListError."""
+    where = shown(path)
+    try:
+        with _open(path) as stream:
+            head = stream.peek(2)[:2]
+            if head in _UTF16:
+                raise ListError(f"{where}: the list is UTF-16; save it as UTF-8")
+            if head == _ZIP and stream.peek(4)[2:4] == b"\3\4":
+                raise ListError(f"{where}: this is a zip file or a workbook; unpack it, or save the table as CSV")
+            if path.endswith(".gz") and head not in (_GZIP, b""):
+                raise ListError(f"{where}: the list is not gzip; take .gz from its name or compress it")
+            source = gzip.GzipFile(fileobj=stream, mode="rb") if head == _GZIP else stream
+            while block := source.read(BLOCK):
+                yield block
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ListError(f"{where}: the gzip data is damaged or cut off ({error}); compress the list anew") from None
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the path
+        raise ListError(f"{where}: there is no such list; correct the path (this is {Path.cwd()})") from None
+    except IsADirectoryError:
+        raise ListError(f"{where}: this is a folder; give a list file in it") from None
+    except OSError as error:
+        raise ListError(f"{where}: the list cannot be read: {error.strerror or error}; check its rights") from None
+
+
+def _open(path: str) -> io.BufferedReader:
+    if path != "-":
+        return io.BufferedReader(io.FileIO(path))
+    if sys.stdin is None:
+        raise ListError("stdin is closed; give the list as a file")
+    # A duplicate: closing it leaves the process its stdin.
+    return io.BufferedReader(io.FileIO(os.dup(sys.stdin.fileno())))
+
+
+class Copy:
+    """The run's copy of the list, read by offset through a small window. Owns its file descriptor."""
+
+    __slots__ = ("_fd", "_start", "_window")
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._window = b""
+        self._start = 0
+
+    def line(self, at: int) -> bytes:
+        """The line that begins at offset `at`, without its newline."""
+        begin = at - self._start
+        if 0 <= begin < len(self._window):
+            end = self._window.find(b"\n", begin)
+            if end >= 0:
+                return self._window[begin:end]
+        size = _WINDOW
+        while True:
+            self._window, self._start = os.pread(self._fd, size, at), at
+            end = self._window.find(b"\n")
+            if end >= 0:
+                return self._window[:end]
+            if len(self._window) < size:  # the last line has no newline
+                return self._window
+            size *= 2
+
+    def lines(self, at: int) -> Iterator[tuple[int, bytes]]:
+        """All lines from offset `at` on, each with its offset."""
+        rest = b""
+        position = at
+        while block := os.pread(self._fd, BLOCK, position):
+            position += len(block)
+            lines = (rest + block).split(b"\n")
+            rest = lines.pop()
+            for line in lines:
+                yield at, line
+                at += len(line) + 1
+        if rest:
+            yield at, rest
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

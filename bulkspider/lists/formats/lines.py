@@ -1,0 +1,109 @@
+"""Lists of nothing but URLs, or of nothing but paths: as files, and as arguments of `scrapy bulk`.
+
+A file is read only when its format is named, for a line of ours may look the same: `urls` is what `wget -i` reads,
+`paths` are names below a base (Common Crawl's `warc.paths.gz`). Of arguments this module decides which are URLs, and
+that two of them may not have one name: there is no line to rename them in. They become JSON Lines, so that a URL may
+hold whatever a shell lets through; a list like any other from there on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from bulkspider.entries.entry import EntryError, parse_json, redact
+from bulkspider.entries.names import NAME_IT, RENAME, show
+from bulkspider.errors import UsageError
+from bulkspider.lists.collisions import key_of
+from bulkspider.lists.copy import lines_of
+from bulkspider.lists.formats.row import Given, Row
+
+IN_A_LIST = "give it a name of its own in a list: scrapy bulk LIST"
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def contents(given: Given, blocks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+    """The lines of a file that hold something and are no comment, each with its number, without blanks around it."""
+    number = 0
+    for lines in lines_of(blocks, given.where):
+        for raw in lines:
+            number += 1
+            text = raw.decode("utf-8", "surrogateescape").strip()
+            if number == 1:
+                text = text.removeprefix("\ufeff")
+            if text and text[0] != "#":
+                yield number, text
+
+
+class UrlLines:
+    """A URL in each line, absolute or relative to the base."""
+
+    warnings = ()
+
+    def __init__(self, given: Given) -> None:
+        self._given = given
+
+    def rows(self, blocks: Iterable[bytes]) -> Iterator[Row]:
+        for number, text in contents(self._given, blocks):
+            try:
+                if " " in text or "\t" in text:
+                    raise EntryError(
+                        f"{show(redact(text), 60)} is more than a URL", "write one per line, a blank as %20"
+                    )
+                yield Row(number, self._given.link(text))
+            except EntryError as error:
+                self._given.note(number, error)
+
+
+class PathLines:
+    """A path in each line, below the base. A line that is a URL all the same is taken as one."""
+
+    warnings = ()
+
+    def __init__(self, given: Given) -> None:
+        self._given = given
+
+    def rows(self, blocks: Iterable[bytes]) -> Iterator[Row]:
+        below_base, of_path = self._given.below_base, self._given.naming.of_path
+        for number, text in contents(self._given, blocks):
+            try:
+                if "://" in text and _URL.match(text):
+                    yield Row(number, text)
+                else:
+                    yield Row(number, below_base(text), of_path(text))
+            except EntryError as error:
+                self._given.note(number, error)
+
+
+def is_url(argument: str) -> bool:
+    """True for what can only be meant as a URL."""
+    return _URL.match(argument) is not None
+
+
+def rows_of(urls: Sequence[str]) -> list[bytes]:
+    """A row for each URL; one that is given twice counts once. Raises UsageError that shows every URL that cannot be
+    fetched, or not beside the others."""
+    rows: dict[bytes, tuple[str, str]] = {}
+    wrong = []
+    lines = []
+    for url in urls:
+        line = json.dumps({"url": url}).encode()
+        try:
+            entry = parse_json(line.decode(), 1)
+            assert entry is not None
+            key = key_of(entry.name)
+            if key not in rows:
+                rows[key] = (entry.url, url)
+                lines.append(line)
+            elif rows[key][0] != entry.url:
+                what = f"its name {show(entry.name)} is that of {redact(rows[key][1])}"
+                raise EntryError(what, IN_A_LIST)
+        except EntryError as error:
+            cure = IN_A_LIST if error.cure in (NAME_IT, RENAME) else error.cure
+            if url.endswith("/"):
+                cure += "; if it is a folder, --recurse fetches the files that its index links to"
+            wrong.append(f"{redact(url)}: {error.what}; {cure}")
+    if wrong:
+        raise UsageError("\n".join(wrong))
+    return lines

@@ -1,0 +1,144 @@
+"""Where the entries of a list lie in its copy, in a few bytes each.
+
+Per origin, so that a list sorted by host can keep all its hosts busy from the first second. `check.py` fills the
+index, `source.py` takes from it. It knows offsets and origins, no names.
+"""
+
+from __future__ import annotations
+
+import heapq
+from array import array
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass, field
+from itertools import compress, islice
+
+from bulkspider.entries.entry import Entry, origin_of
+from bulkspider.lists.copy import Copy
+from bulkspider.lists.reader import Form
+from bulkspider.lists.shards import Shard
+
+# After every size.
+UNSIZED = (1 << 63) - 1
+
+
+@dataclass(slots=True, eq=False)
+class OriginQueue:
+    """The entries of one origin, in list order: where their lines begin, and their line numbers.
+
+    taken: how many of them the run has taken. ranks: what comes before the list's order (BULK_ORDER), if anything does.
+    """
+
+    origin: str
+    at: array[int] = field(default_factory=lambda: array("q"))
+    lines: array[int] = field(default_factory=lambda: array("i"))
+    taken: int = 0
+    ranks: array[int] | None = None
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """The lane's next entry comes before another lane's if its place is smaller."""
+        return (self.ranks[self.taken] if self.ranks is not None else 0), self.at[self.taken]
+
+
+class Index:
+    """Where the entries to do lie. known_bytes: sum of the sizes given; unsized: entries without one."""
+
+    def __init__(self) -> None:
+        self.lanes: dict[str, OriginQueue] = {}
+        self._gone: dict[str, array[int]] = {}  # by origin: places in its lane that are no entries to do
+        self.known_bytes = 0
+        self.unsized = 0
+
+    def __len__(self) -> int:
+        return sum(len(lane.at) for lane in self.lanes.values())
+
+    def lane_of(self, url: str) -> OriginQueue:
+        """The lane of a URL, or of its scheme and host alone."""
+        origin = origin_of(url)
+        lane = self.lanes.get(origin)
+        if lane is None:
+            lane = self.lanes[origin] = OriginQueue(origin)
+        return lane
+
+    def drop(self, entry: Entry, at: int) -> bool:
+        """Takes an entry out; False when it is not in the index. The index is right again after `sweep`."""
+        lane = self.lane_of(entry.url)
+        place = bisect_left(lane.at, at)
+        if place == len(lane.at) or lane.at[place] != at:
+            return False
+        self._gone.setdefault(lane.origin, array("i")).append(place)
+        self._count(entry, -1)
+        return True
+
+    def sweep(self) -> None:
+        """Ends the dropping."""
+        for origin, gone in self._gone.items():
+            lane = self.lanes[origin]
+            kept = bytearray(b"\1") * len(lane.at)
+            for place in gone:
+                kept[place] = 0
+            lane.at = array("q", compress(lane.at, kept))
+            lane.lines = array("i", compress(lane.lines, kept))
+        self._gone.clear()
+
+    def cut(self, limit: int, copy: Copy, form: Form) -> None:
+        """Keeps the first `limit` entries in list order."""
+        if limit >= len(self):
+            return
+        first = heapq.merge(*(lane.at for lane in self.lanes.values()))
+        last = next(islice(first, limit - 1, None))
+        for lane in self.lanes.values():
+            end = bisect_right(lane.at, last)
+            del lane.at[end:], lane.lines[end:]
+        self._recount(copy, form)
+
+    def share(self, shard: Shard, copy: Copy, form: Form) -> None:
+        """Keeps what belongs to a shard that divides by host or by size."""
+        if shard.by == "host":
+            for lane in self.lanes.values():
+                if not shard.takes(lane.origin.rpartition(":")[0]):
+                    del lane.at[:], lane.lines[:]
+        elif shard.by == "size":
+            # In list order, which is the same in every shard's run.
+            places = list(heapq.merge(*(zip(lane.at, lane.lines, strict=True) for lane in self.lanes.values())))
+            entries = (form.read(copy.line(at), line) for at, line in places)
+            mine = shard.share([entry.size if entry is not None else None for entry in entries])
+            kept = {at for (at, _), taken in zip(places, mine, strict=True) if taken}
+            for lane in self.lanes.values():
+                chosen = [at in kept for at in lane.at]
+                lane.at = array("q", compress(lane.at, chosen))
+                lane.lines = array("i", compress(lane.lines, chosen))
+        self._recount(copy, form)
+
+    def _recount(self, copy: Copy, form: Form) -> None:
+        self.known_bytes = self.unsized = 0
+        for lane in self.lanes.values():
+            for at, line in zip(lane.at, lane.lines, strict=True):
+                entry = form.read(copy.line(at), line)
+                if entry is not None:
+                    self._count(entry, 1)
+
+    def arrange(self, order: str, copy: Copy, form: Form) -> None:
+        """Puts the "smallest" or "largest" first, as far as the list gives sizes; the others follow in its order."""
+        sign = -1 if order == "largest" else 1
+        for lane in self.lanes.values():
+            ranks = array("q")
+            for at, line in zip(lane.at, lane.lines, strict=True):
+                entry = form.read(copy.line(at), line)
+                ranks.append(UNSIZED if entry is None or entry.size is None else sign * entry.size)
+            places = sorted(range(len(ranks)), key=ranks.__getitem__)
+            lane.at, lane.lines, lane.ranks = (
+                array(old.typecode, map(old.__getitem__, places)) for old in (lane.at, lane.lines, ranks)
+            )
+
+    def add(self, entry: Entry, at: int) -> None:
+        lane = self.lane_of(entry.url)
+        lane.at.append(at)
+        lane.lines.append(entry.line)
+        self._count(entry, 1)
+
+    def _count(self, entry: Entry, by: int) -> None:
+        if entry.size is None:
+            self.unsized += by
+        else:
+            self.known_bytes += by * entry.size

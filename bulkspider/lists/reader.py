@@ -1,0 +1,211 @@
+"""How the lines of one list are read: as JSON, by the columns of its header, or by the grammar.
+
+A list is in one form from its first line to its last, and a `Form` is what the check and the later taking share. It
+also knows the lines nearly all lists are made of: a simple name, one separator, a simple URL, perhaps size and sha256.
+For these one regular expression says all that `entry.py` would say, in a tenth of the time; whatever it does not match
+is read there. A property test holds that the two agree. Bytes of a line in, an `Entry` out; where the bytes lie in the
+file is the business of `check.py` and `source.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+
+from bulkspider.entries.entry import Columns, Entry, EntryError, parse_cells, parse_header, parse_json, parse_line
+from bulkspider.entries.fields import DIGESTS
+from bulkspider.entries.mistakes import COMMANDS
+from bulkspider.entries.names import BY_LAST_PART, Naming
+from bulkspider.entries.urls import PATH, SAFE, SITE
+
+BOM = b"\xef\xbb\xbf"
+
+# A plain name: ASCII letters, digits, '_', '.', '-' and folders; no device of Windows, no suffix of ours, short enough
+# for one component. Its folder and its site are those of many lines: `folder_fits` and `site_fits` look at them once.
+# For a device one letter is looked at first, which is quicker.
+_DEVICE = r"(?=[acnplACNPL])(?i:con|prn|aux|nul|com\d|lpt\d)(?:[./,\t\r\n ]|\Z)"
+_SUFFIX = r"(?<!\.part)(?<!\.part\.json)(?<!\.part\.old)(?<!\.part\.old\.json)(?<!\.part\.json\.tmp)"
+_COMPONENT = rf"(?!{_DEVICE})[\w-][\w.-]{{0,236}}(?<!\.)"
+_NAME = rf"(?=\w)(?P<name>(?P<folder>(?:[\w./-]*/)?){_COMPONENT})(?i:{_SUFFIX})"
+_LAST = rf"(?=\w)(?P<name>{_COMPONENT})(?i:{_SUFFIX})(?=[\r\n ]|\Z)"
+_FOLDER = re.compile(rf"(?=.{{2,200}}\Z)(?:{_COMPONENT}/)+".encode())
+_SITE = re.compile(SITE.encode())
+# "wget https://…" is a line of a script; see `mistakes.py`.
+_NO_COMMAND = rf"(?!(?=[aciwACIW])(?i:{COMMANDS}) )"
+_TAB = r"\t"
+_LOOSE_SITE = r"https?://[a-z0-9.:-]+"
+
+
+def _pattern(front: str, separator: str) -> re.Pattern[bytes]:
+    fields = rf"(?:{separator}size=(?P<size>\d{{1,18}}))?(?:{separator}sha256=(?P<sha256>[0-9a-f]{{64}}))?\r?"
+    return re.compile((front + fields).encode())
+
+
+def _named(separator: str) -> re.Pattern[bytes]:
+    """NAME, separator, URL."""
+    front = "" if separator in (",", _TAB) else _NO_COMMAND
+    url = rf"(?P<url>(?P<site>{_LOOSE_SITE}){PATH})"
+    return _pattern(rf"{front}{_NAME}(?P<mark>{separator}){url}", "(?P=mark)")
+
+
+_NAMED = {None: _named(r" +|\t|,"), " ": _named(" +"), "\t": _named(_TAB), ",": _named(",")}
+# A URL alone, without a query, whose last segment is a plain name.
+_BARE = _pattern(rf"(?P<url>(?P<site>{_LOOSE_SITE})/(?:[{SAFE}]*/)?{_LAST})", " +")
+_NEVER = re.compile(rb"(?!)")
+# A line of a numbered list (see `Form`): NAME, its line there, URL and what is known, between TABs.
+_HASHES = "|".join(rf"{name}=[0-9a-f]{{{2 * size}}}" for name, size in DIGESTS.items())
+_NUMBERED = re.compile(
+    (
+        rf"{_NAME}\t(?P<told>\d{{1,9}})\t(?P<url>(?P<site>{_LOOSE_SITE}){PATH})(?:\tsize=(?P<size>\d{{1,18}}))?"
+        rf"(?P<digests>(?:\t(?:{_HASHES}))*)(?P<mirrors>(?:\tmirror={SITE}{PATH})*)"
+    ).encode()
+)
+
+
+def _of_lines(plain: re.Pattern[bytes], *groups: str) -> re.Pattern[bytes]:
+    """For `findall` in a text of whole lines: of a plain one the line and these groups, of another the last item."""
+    others = rb"\(\?P<(?!(?:" + "|".join(groups).encode() + rb")>)\w+>"
+    return re.compile(rb"(" + re.sub(others, b"(?:", plain.pattern) + rb")\n|([^\n]*)\n")
+
+
+_NAMED_LINES = {mark: _of_lines(plain, "name", "folder", "mark", "site", "size") for mark, plain in _NAMED.items()}
+_BARE_LINES = _of_lines(_BARE, "site", "name", "size")
+_NUMBERED_LINES = _of_lines(_NUMBERED, "name", "folder", "told", "site", "size")
+_OTHER_LINES = re.compile(rb"()()()()()()([^\n]*)\n")
+
+# (line, name, folder, mark, site, size, other); site is scheme and host. Either `line` or `other` is empty. The mark of
+# a numbered list is the line's number there, of others the separator.
+Row = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+
+
+def folder_fits(folder: bytes) -> bool:
+    """The folder of a plain name, with its last '/', is plain too."""
+    return _FOLDER.fullmatch(folder) is not None
+
+
+def site_fits(site: bytes) -> bool:
+    """The site of a plain line is in normal form."""
+    return _SITE.fullmatch(site) is not None
+
+
+class Form:
+    """How every line of a list is read.
+
+    columns: those of its header. json: it is JSON Lines. numbered: each of its rows tells its line in another list, of
+    which it was made (`formats/row.py`). naming: names a URL that has no name.
+    """
+
+    __slots__ = ("_bare", "_named", "_named_lines", "columns", "json", "naming", "numbered")
+
+    def __init__(
+        self,
+        columns: Columns | None = None,
+        *,
+        json: bool = False,
+        numbered: bool = False,
+        naming: Naming = BY_LAST_PART,
+    ) -> None:
+        self.columns = columns
+        self.json = json
+        self.numbered = numbered
+        self.naming = naming
+        # What matches a plain line with a name, and one without; `folder_fits` and `site_fits` must agree.
+        self._named, self._named_lines, self._bare = _NEVER, _OTHER_LINES, _NEVER
+        if numbered:
+            self._named, self._named_lines = _NUMBERED, _NUMBERED_LINES
+        if json or numbered:
+            return
+        if columns is None or columns.names == ("name", "url"):
+            separator = columns.separator if columns is not None else None
+            self._named, self._named_lines = _NAMED[separator], _NAMED_LINES[separator]
+        if (columns is None or columns.names == ("url",)) and naming == BY_LAST_PART:
+            self._bare = _BARE
+
+    @classmethod
+    def of_header(cls, raw: bytes, naming: Naming = BY_LAST_PART) -> Form | None:
+        """The form that a header line asks for, or None when the line is no header. Raises EntryError."""
+        columns = parse_header(raw.decode(errors="replace"))
+        return None if columns is None else cls(columns, naming=naming)
+
+    def read(self, raw: bytes, number: int) -> Entry | None:
+        """The entry of a line, or None for a blank line or a comment. Raises EntryError."""
+        entry = self.plain(raw, number)
+        if entry is not None:
+            return entry
+        text = _text(raw)
+        if self.numbered and text[:1] != "{":
+            name, told, *cells = text.split("\t")
+            return parse_cells(name, cells, int(told))
+        if not self.json and not self.numbered:
+            return parse_line(text, number, self.columns, self.naming)
+        text = text.strip()
+        if not text or text[0] == "#":
+            return None
+        return parse_json(text, number, numbered=self.numbered, naming=self.naming)
+
+    def line_of(self, raw: bytes, number: int) -> int:
+        """What messages call the line: `number`, or what its row says."""
+        if not self.numbered:
+            return number
+        return int(json.loads(raw)["line"] if raw[:1] == b"{" else raw.split(b"\t", 2)[1])
+
+    def plain(self, raw: bytes, number: int) -> Entry | None:
+        """The entry of a plain line; None says only that the line is not plain."""
+        match = self._plain(raw)
+        if match is None:
+            return None
+        name, url, size = match.group("name", "url", "size")
+        if self.numbered:
+            digests, mirrors, told = match.group("digests", "mirrors", "told")
+            return Entry(
+                int(told),
+                name.decode(),
+                url.decode(),
+                None if size is None else int(size),
+                tuple((key, value) for key, _, value in _fields(digests)),
+                tuple(dict.fromkeys(url for _, _, url in _fields(mirrors))),
+            )
+        sha256 = match["sha256"]
+        return Entry(
+            number,
+            name.decode(),
+            url.decode(),
+            None if size is None else int(size),
+            () if sha256 is None else (("sha256", sha256.decode()),),
+        )
+
+    def plain_name(self, raw: bytes) -> bytes | None:
+        """The name of a plain line."""
+        match = self._plain(raw)
+        return None if match is None else match["name"]
+
+    def rows(self, text: bytes) -> Iterable[Row]:
+        """Every line of a text of whole lines. Its first line says what nearly all are; the others are `other`, and so
+        are plain ones that have a name where it has none, or the other way round."""
+        if self._bare.fullmatch(text, 0, text.find(b"\n")):
+            return (
+                (line, name, b"", b"", site, size, other) for line, site, name, size, other in _BARE_LINES.findall(text)
+            )
+        return self._named_lines.findall(text)
+
+    def _plain(self, raw: bytes) -> re.Match[bytes] | None:
+        match = self._named.fullmatch(raw)
+        if match is not None:
+            if (folder := match["folder"]) and not folder_fits(folder):
+                return None
+        elif (match := self._bare.fullmatch(raw)) is None:
+            return None
+        return match if site_fits(match["site"]) else None
+
+
+def _fields(raw: bytes) -> Iterable[tuple[str, str, str]]:
+    """The `key=value` fields behind TABs, cut at the first '='."""
+    return (field.partition("=") for field in raw.decode().split("\t")[1:])
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise EntryError("the line is not UTF-8", "save the list as UTF-8") from None

@@ -1,0 +1,636 @@
+"""The plan: (entry, part, the server's answer) -> verdict.
+
+This module is the whole truth of resume. It is pure: no socket, no file, no clock; its input is plain data and its
+output is one Verdict that `transfer/transfer.py` carries out to the letter. Three questions are answered here:
+
+1. `ask`    What do we ask the origin for, given what is on disk?      (Range, If-Range: RFC 9110 §14.2, §13.1.5)
+2. `judge`  What does its answer mean for the bytes we hold?           (200, 206, 416 and everything else: §15)
+3. `ending` The body has ended, somehow: what do we have now?          (framing: RFC 9112 §6.3, §8, §9.8)
+
+The rule over all rows: bytes of two versions never meet in one file. Whatever is not provably the same version is
+either refused or starts the file anew; bytes that are re-sent are compared with the disk, not trusted. Every way of
+asking again spends something that runs out (a rung of the ladder, the one try without Range, one of two restarts),
+so no sequence of answers can keep us busy for ever.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from email.utils import parsedate_to_datetime
+from typing import TypeAlias
+
+from bulkspider.errors import AttemptError, Meaning, proxy_auth
+from bulkspider.protocol.ranges import Ranges
+
+# How long before Date a Last-Modified must lie to be a strong validator. RFC 9110 §8.8.2.2 asks for "at least one
+# second" and a comparable clock; its predecessor RFC 7232 §2.2.2 said 60 seconds, and that is what we keep.
+STRONG_DATE_AGE = 60.0
+
+# A restart throws bytes away. An object that changes a third time within one run is not worth the bandwidth.
+MAX_RESTARTS = 2
+
+# No file system can address a byte beyond this one.
+LENGTH_MAX = 2**63 - 1
+
+SAMPLE = 64 * 1024
+SAMPLES = 2
+
+HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
+HTML_NAMES = (".html", ".htm", ".xhtml", ".shtml", ".php", ".asp", ".aspx", ".jsp")
+
+# They speak of the whole origin: it is busy or broken (RFC 9110 §15.6; RFC 6585 §4; 520 to 524 are a CDN's).
+ORIGIN_WIDE = frozenset({421, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
+# To be followed, when they say where (RFC 9110 §15.4).
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class ValidatorKind(enum.IntEnum):
+    """The validator ladder of a resume, strongest first."""
+
+    ETAG = 0
+    DATE = 1
+    PLAIN = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """What names a version of an object. Header values as received."""
+
+    etag: str | None = None
+    last_modified: str | None = None
+    date: str | None = None
+
+    @property
+    def strong_etag(self) -> str | None:
+        """The ETag if it may be used to combine parts: present and not weak (RFC 9110 §8.8.1, §8.8.3)."""
+        if self.etag and len(self.etag) >= 2 and self.etag.startswith('"') and self.etag.endswith('"'):
+            return self.etag
+        return None
+
+    @property
+    def strong_date(self) -> str | None:
+        """The Last-Modified if it is a strong validator: well before the Date of its answer (RFC 9110 §8.8.2.2)."""
+        modified, sent = http_date(self.last_modified), http_date(self.date)
+        if modified is None or sent is None or sent - modified < STRONG_DATE_AGE:
+            return None
+        return self.last_modified
+
+    def contradicts(self, other: Validators) -> bool:
+        """True when the two cannot be the same version. Equal, missing or incomparable validators do not contradict."""
+        if self.etag and other.etag:
+            # RFC 9110 §15.3.7.3: parts combine only under the same strong validator. Two different weak tags
+            # already say "semantically different".
+            return self.etag != other.etag and self.etag.removeprefix("W/") != other.etag.removeprefix("W/")
+        if self.last_modified and other.last_modified:
+            return http_date(self.last_modified) != http_date(other.last_modified)
+        return False
+
+    def agrees(self, other: Validators) -> bool:
+        """True when a strong validator says that the two are the same version."""
+        if self.strong_etag and other.strong_etag:
+            return self.strong_etag == other.strong_etag
+        return bool(
+            not (self.etag and other.etag)
+            and self.strong_date
+            and other.strong_date
+            and http_date(self.strong_date) == http_date(other.strong_date)
+        )
+
+
+@dataclass(slots=True)
+class PartState:
+    """What is on disk for an entry and what is known about it; `part.py` makes and keeps it.
+
+    have: the bytes that can be trusted to be there. total: the length of the whole object once it is known.
+    source: `host:port` that the validators came from; another host has other ones for the same object.
+    The last three fields are the memory of this run: what was spent on getting here.
+    """
+
+    have: Ranges = field(default_factory=Ranges)
+    total: int | None = None
+    validators: Validators = Validators()
+    source: str | None = None
+    rung: ValidatorKind = ValidatorKind.ETAG
+    without_range: bool = False
+    restarts: int = 0
+
+    @property
+    def complete(self) -> bool:
+        return self.total is not None and self.have.holds(0, self.total)
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What one attempt asks for. All bytes when `first` is None, else [first, end) with end None = to the last byte.
+
+    want: the first byte we do not have; [first, want) is asked again only to be compared with the disk. segment: other
+    connections are filling the same file, so nothing but this very piece is of use. bounded: the origin gives no more
+    in one answer; more is welcome, and the rest is asked for afterwards.
+    """
+
+    first: int | None = None
+    end: int | None = None
+    want: int = 0
+    if_range: str | None = None
+    rung: ValidatorKind = ValidatorKind.PLAIN
+    segment: bool = False
+    bounded: bool = False
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes it asks for; None for all that there are."""
+        return None if self.first is None or self.end is None else self.end - self.first
+
+    def headers(self) -> dict[str, str]:
+        """The header fields of the request (RFC 9110 §14.2, §13.1.5)."""
+        # §12.5.3: any coding would make ranges and sizes speak of other bytes than the file's.
+        fields = {"Accept-Encoding": "identity"}
+        if self.first is not None:
+            last = "" if self.end is None else str(self.end - 1)
+            fields["Range"] = f"bytes={self.first}-{last}"
+            if self.if_range:
+                fields["If-Range"] = self.if_range
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The head of one response, parsed; nothing of its body. `length` is the body's by Content-Length, else None."""
+
+    status: int
+    length: int | None = None
+    chunked: bool = False
+    content_range: ContentRange | None = None
+    has_content_range: bool = False
+    validators: Validators = Validators()
+    encoding: str | None = None
+    media_type: str | None = None
+    accept_ranges: str | None = None
+    retry_after: str | None = None
+    location: str | None = None
+
+    @classmethod
+    def parse(cls, status: int, headers: Mapping[str, str], *, length: int | None, chunked: bool = False) -> Answer:
+        """`headers`: lower-case names; repeated fields joined by ', ' (RFC 9110 §5.3)."""
+        content_range = headers.get("content-range")
+        encoding = headers.get("content-encoding", "").strip().lower()
+        return cls(
+            status=status,
+            length=length,
+            chunked=chunked,
+            content_range=ContentRange.parse(content_range) if content_range is not None else None,
+            has_content_range=content_range is not None,
+            validators=Validators(headers.get("etag"), headers.get("last-modified"), headers.get("date")),
+            encoding=encoding if encoding not in ("", "identity") else None,
+            # A field that was sent twice arrives joined by a comma; its first value counts.
+            media_type=re.split("[;,]", headers.get("content-type", ""))[0].strip().lower() or None,
+            accept_ranges=headers.get("accept-ranges", "").strip().lower() or None,
+            retry_after=headers.get("retry-after"),
+            location=headers.get("location"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRange:
+    """A Content-Range of unit bytes (RFC 9110 §14.4). first is None for the unsatisfied form `bytes */N`."""
+
+    first: int | None
+    end: int | None
+    total: int | None
+
+    _SATISFIED = re.compile(r"bytes[ \t]+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.IGNORECASE)
+    _UNSATISFIED = re.compile(r"bytes[ \t]+\*/([0-9]+)", re.IGNORECASE)
+
+    @classmethod
+    def parse(cls, text: str) -> ContentRange | None:
+        """None when the field is invalid: such an answer MUST NOT be recombined (§14.4)."""
+        text = text.strip()
+        if match := cls._UNSATISFIED.fullmatch(text):
+            total = length_of(match[1])
+            return None if total is None else cls(None, None, total)
+        match = cls._SATISFIED.fullmatch(text)
+        if match is None:
+            return None
+        first, last, total = length_of(match[1]), length_of(match[2]), length_of(match[3])
+        if first is None or last is None or (total is None and match[3] != "*"):
+            return None
+        if last < first or (total is not None and last >= total):
+            return None
+        return cls(first, last + 1, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """Take the body: compare it with what is on disk, write the rest.
+
+    first, end: offsets in the object of the body's first byte and of the byte after the last one we take; end None: as
+    far as it goes. total: length of the object if this answer tells it. fresh: the object changed and this is its new
+    version; set the part aside first, and write from 0 on. flags: of the entry's row.
+    """
+
+    first: int = 0
+    end: int | None = None
+    total: int | None = None
+    fresh: bool = False
+    flags: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """All `total` bytes are here, the length is proven; no body needed."""
+
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """Another version: drop this answer, set the part aside, ask for everything."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgain:
+    """Drop this answer, ask again at once: from now on by the validator `rung`, or without Range."""
+
+    why: str
+    rung: ValidatorKind | None = None
+    without_range: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LearnLength:
+    """Drop this answer, ask for the object's length alone (HEAD)."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class NoPieces:
+    """All bytes came where a piece was asked for, and nothing else is of use."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    """This attempt failed. flags: of the entry's row."""
+
+    error: AttemptError
+    flags: frozenset[str] = frozenset()
+
+
+Verdict: TypeAlias = Write | Complete | Restart | AskAgain | LearnLength | NoPieces | Fail
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the list says of an entry, as far as the plan needs it.
+
+    url_path: of the list's URL. Where a redirect leads says nothing of what is wanted. size_by: who says the size, for
+    messages: the list, or a redirect (X-Linked-Size). pages: a page may be what is wanted, whatever the name says.
+    """
+
+    name: str = ""
+    url_path: str = ""
+    size: int | None = None
+    size_by: str = "the list"
+    has_digest: bool = False
+    pages: bool = False
+
+
+# ---------------------------------------------------------------------------------------------------- 1. what to ask
+
+
+def ask(
+    state: PartState,
+    *,
+    overlap: int,
+    first: int | None = None,
+    end: int | None = None,
+    most: int = 0,
+    alone: bool = False,
+) -> Ask:
+    """What to ask for so that the bytes [first, end) arrive; by default all from the first hole on.
+
+    overlap: bytes before the join that are asked again and compared with the disk (BULK_RESUME_OVERLAP). With `first`
+    it is a segment: the validator of the part goes with it even while nothing is on disk yet; unless it is `alone`, the
+    only connection of the file, which may be given all of it. most: bytes that the origin gives in one answer (hosts/
+    pieces.py), 0 for any number.
+    """
+    segment = first is not None and not alone
+    want = state.have.front if first is None else first
+    if first is None and (state.without_range or not (state.have or most)):
+        return Ask(None, None, want=0)
+    if most:
+        # A join that is compared must leave room for new bytes.
+        overlap = min(overlap, most // 2)
+    start = max(want - overlap, state.have.first_of(want))
+    if most:
+        ends = (end, state.total, start + most)
+        end = min(byte for byte in ends if byte is not None)
+    asked = _with_validator(state, start, end, want, segment=segment)
+    return replace(asked, bounded=True) if most else asked
+
+
+def _with_validator(state: PartState, start: int, end: int | None, want: int, *, segment: bool) -> Ask:
+    if start == 0 and end is None:
+        # So few bytes that all of them fit into the overlap: the whole body, compared as it comes, needs no Range.
+        return Ask(None, None, want=want)
+    if state.rung <= ValidatorKind.ETAG and state.validators.strong_etag:
+        # RFC 9110 §13.1.5: MUST NOT use a weak tag in If-Range.
+        return Ask(start, end, want, state.validators.strong_etag, ValidatorKind.ETAG, segment)
+    if state.rung <= ValidatorKind.DATE and not state.validators.strong_etag and state.validators.strong_date:
+        # §13.1.5: a date only when there is no strong entity tag and the date is strong.
+        return Ask(start, end, want, state.validators.strong_date, ValidatorKind.DATE, segment)
+    if state.rung == ValidatorKind.DATE and state.validators.strong_date:
+        # This origin answers If-Range with an ETag wrongly; some of those accept the date (FAULTS 11).
+        return Ask(start, end, want, state.validators.strong_date, ValidatorKind.DATE, segment)
+    return Ask(start, end, want, None, ValidatorKind.PLAIN, segment)
+
+
+def samples(size: int) -> list[tuple[int, int]]:
+    """Where a foreign file of `size` bytes is compared with the origin: head, evenly spread pieces, tail.
+
+    (offset, length) pairs.
+    """
+    if size <= SAMPLE:
+        return [(0, size)] if size else []
+    tail = size - SAMPLE
+    places = {tail * n // (SAMPLES + 1) for n in range(SAMPLES + 2)}
+    return [(place, SAMPLE) for place in sorted(places)]
+
+
+# ------------------------------------------------------------------------------------------- 2. what an answer means
+
+
+def judge(state: PartState, asked: Ask, answer: Answer, expected: Expected = Expected()) -> Verdict:
+    """The verdict on the head of an answer. Never raises; a refusal is a Fail with its error."""
+    if answer.status == 206 or (answer.status == 200 and _is_slice(asked, answer)):
+        return _judge_206(state, asked, answer, expected)
+    if answer.status == 200:
+        return _judge_200(state, asked, answer, expected)
+    if answer.status == 416 and asked.first is not None:
+        return _judge_416(state, asked, answer, expected)
+    return _judge_status(answer)
+
+
+def _is_slice(asked: Ask, answer: Answer) -> bool:
+    """A 200 that carries the very slice it names in Content-Range (seen at ModelScope; FAULTS 6)."""
+    piece = answer.content_range
+    if piece is None or piece.first is None or piece.end is None or answer.length is None:
+        return False
+    return piece.first == (asked.first or 0) and answer.length == piece.end - piece.first
+
+
+def _judge_206(state: PartState, asked: Ask, answer: Answer, expected: Expected) -> Verdict:
+    piece = answer.content_range
+    if piece is None or piece.first is None or piece.end is None:
+        # RFC 9110 §15.3.7.1-2: a single part has a Content-Range; multipart/byteranges is no answer to one range.
+        what = "multipart/byteranges" if answer.media_type == "multipart/byteranges" else "no valid Content-Range"
+        return without_range(state, f"206 with {what}", "bad_range")
+    if refused := _refuse_html(piece.total, answer, expected):
+        return refused
+    if state.have and state.validators.contradicts(answer.validators):
+        # §15.3.7.3: another strong validator is another representation.
+        return restart(state, "the object changed (other validator in 206)")
+    if state.total is not None and piece.total is not None and piece.total != state.total:
+        return restart(state, f"the object changed its length from {state.total} to {piece.total} bytes")
+    total = piece.total if piece.total is not None else state.total
+    if total is not None and piece.end > total:
+        return without_range(state, f"206 reaches byte {piece.end} of an object of {total}", "bad_range")
+    if refused := _refuse_size(total, answer, expected):
+        return refused
+    if total is not None and state.have.end > total:
+        return restart(state, f"the object has {total} bytes, fewer than are on disk")
+    if piece.first > (asked.want if asked.first is not None else 0):
+        return without_range(state, f"asked for byte {asked.first or 0}, got byte {piece.first}", "bad_range")
+    if piece.end <= asked.want and not (total is not None and state.have.holds(0, total)):
+        # It ends before the first byte we miss: nothing new would come, for ever.
+        return without_range(state, f"asked for byte {asked.want}, got bytes up to {piece.end - 1} only", "bad_range")
+    # §15.3.7: fewer bytes than asked are legal; the rest is asked for afterwards. More than asked are cut off.
+    end = piece.end if asked.end is None else min(piece.end, asked.end)
+    return Write(first=piece.first, end=end, total=total, flags=_flags(answer))
+
+
+def _judge_200(state: PartState, asked: Ask, answer: Answer, expected: Expected) -> Verdict:
+    total = answer.length
+    if refused := _refuse_size(total, answer, expected) or _refuse_html(total, answer, expected):
+        return refused
+    whole = Write(first=0, end=total, total=total, flags=_flags(answer))
+    changed_length = total is not None and (
+        (state.total is not None and total != state.total) or state.have.end > total
+    )
+    if asked.segment and (state.validators.contradicts(answer.validators) or changed_length):
+        return restart(state, "the object changed")
+    if asked.length is not None and (asked.segment or not (state.have or asked.bounded)):
+        # A piece was asked for and this origin does not do ranges: the whole body is not this exchange's work.
+        return NoPieces("the origin ignores Range")
+    if not state.have:
+        return whole
+    if state.validators.contradicts(answer.validators) or changed_length:
+        # §13.1.5: If-Range was false; this is the new version, from its first byte.
+        if state.restarts >= MAX_RESTARTS:
+            return restart(state, "the object changed again")
+        if state.validators.agrees(answer.validators):
+            # The same ETag names two lengths. One of the two answers lies; ask once more before believing this one.
+            return restart(state, f"the object changed its length to {total} bytes under the same validator")
+        return replace(whole, fresh=True)
+    if asked.first is not None and asked.rung < ValidatorKind.PLAIN:
+        # Nothing says that the object changed, yet we got all of it: this origin mishandles If-Range, or has no
+        # ranges. One rung down costs a request; reading everything again may cost a day.
+        return AskAgain(
+            f"the origin answered If-Range by {asked.rung.name.lower()} with everything",
+            rung=_rung_below(state, asked.rung),
+        )
+    # No ranges here (§14.2 allows that). The body is compared with the disk as it passes, so nothing is lost but
+    # time, and the result is right even if the object did change.
+    flags = whole.flags | {"no-range"} if asked.first is not None else whole.flags
+    return replace(whole, flags=flags)
+
+
+def _rung_below(state: PartState, rung: ValidatorKind) -> ValidatorKind:
+    if rung == ValidatorKind.ETAG and state.validators.strong_date:
+        return ValidatorKind.DATE
+    return ValidatorKind.PLAIN
+
+
+def _judge_416(state: PartState, asked: Ask, answer: Answer, expected: Expected) -> Verdict:
+    """RFC 9110 §15.5.17. Its body is never written."""
+    piece = answer.content_range
+    if piece is None or piece.first is not None or piece.total is None:
+        return LearnLength("416 without the object's length")
+    return judge_length(state, asked, piece.total, answer.validators, expected)
+
+
+def judge_length(
+    state: PartState, asked: Ask, length: int, validators: Validators, expected: Expected = Expected()
+) -> Complete | Restart | AskAgain | Fail:
+    """The object has `length` bytes, says a 416 or the HEAD after one, and gave no body."""
+    if state.validators.contradicts(validators):
+        return restart(state, "the object changed (other validator)")
+    if state.total is not None and length != state.total:
+        return restart(state, f"the object changed its length from {state.total} to {length} bytes")
+    if length < state.have.end:
+        return restart(state, f"the object has {length} bytes, fewer than are on disk")
+    if state.have.holds(0, length) and (
+        state.validators.agrees(validators) or expected.has_digest or (asked.first or 0) >= length
+    ):
+        # §15.5.17 with nothing left to ask for. A 416 for bytes that do exist proves the length only when validator
+        # or hash vouch for the bytes (FAULTS 7).
+        return Complete(length)
+    return without_range(state, f"416 for byte {asked.first} of an object of {length}", "bad_range")
+
+
+def _judge_status(answer: Answer) -> Fail:
+    status = answer.status
+    if status == 407:
+        error = proxy_auth(status)
+    elif 300 <= status < 400:
+        error = AttemptError(f"a redirect that cannot be followed ({status})", code="redirect", http_status=status)
+    elif status == 202:
+        error = AttemptError(
+            "the origin accepted the request and has no file yet (202)", code="not_yet", http_status=202
+        )
+    else:
+        error = AttemptError(
+            f"the origin answered {status}",
+            code=f"http_{status}",
+            http_status=status,
+            origin_wide=status in ORIGIN_WIDE,
+        )
+    return Fail(error)
+
+
+def restart(state: PartState, why: str) -> Restart | Fail:
+    """Begin the file anew, because its bytes are of another version; not more often than MAX_RESTARTS."""
+    if state.restarts >= MAX_RESTARTS:
+        return Fail(AttemptError(f"{why}; it was begun anew {MAX_RESTARTS} times already", code="unstable"))
+    return Restart(why)
+
+
+def without_range(state: PartState, why: str, code: str) -> AskAgain | Fail:
+    """Refuse this answer; ask once for everything, and compare it with the disk as it passes."""
+    if state.without_range:
+        return Fail(AttemptError(why, code=code))
+    return AskAgain(why, without_range=True)
+
+
+def _refuse_size(total: int | None, answer: Answer, expected: Expected) -> Fail | None:
+    if expected.size is None or total is None or total == expected.size:
+        return None
+    if answer.encoding and answer.status == 200 and not answer.has_content_range:
+        what = f"{total} bytes in Content-Encoding {answer.encoding}"
+    else:
+        what = f"{total} bytes"
+    error = AttemptError(
+        f"the origin offers {what}, {expected.size_by} says {expected.size}",
+        code="size_mismatch",
+        http_status=answer.status,
+    )
+    return Fail(error, flags=_flags(answer))
+
+
+def _refuse_html(total: int | None, answer: Answer, expected: Expected) -> Fail | None:
+    """A page where a file was expected: seven of twelve tools saved the login page under the file's name.
+
+    A login page may be a file of its server, and be sent in ranges.
+    """
+    if answer.media_type not in HTML_TYPES or expected.has_digest or expected.pages:
+        return None
+    if expected.size is not None and total == expected.size:
+        return None
+    if expected.name.lower().endswith(HTML_NAMES) or expected.url_path.lower().endswith((*HTML_NAMES, "/")):
+        return None
+    error = AttemptError(
+        f"the origin sent a page ({answer.media_type}) where a file was expected (login, error or landing page?)",
+        code="html",
+        http_status=answer.status,
+    )
+    return Fail(error)
+
+
+def learn_meaning(error: AttemptError, meaning: Meaning) -> None:
+    """Keeps what the refusal says of itself; a challenge for browsers has a name of its own, whatever its status."""
+    error.meaning = meaning
+    if meaning is Meaning.CHALLENGE:
+        what = f"a challenge that only a browser can answer stands before the file ({error.http_status})"
+        named = AttemptError(what, code="bot_challenge")
+        error.code, error.kind, error.message = named.code, named.kind, named.message
+
+
+def explains(error: AttemptError) -> bool:
+    """The body of the answer that caused this error says why: it is no file that was refused for its size."""
+    return error.http_status is not None and error.code != "size_mismatch"
+
+
+def _flags(answer: Answer) -> frozenset[str]:
+    return frozenset({"encoded"}) if answer.encoding else frozenset()
+
+
+# --------------------------------------------------------------------------------------------- 3. how a body ended
+
+
+class End(enum.Enum):
+    """How the body of an answer ended, as the wire saw it."""
+
+    FRAMED = "framed"  # by its Content-Length or its last chunk (RFC 9112 §6.3)
+    NOTIFIED = "notified"  # delimited by close, over TLS, with close_notify: complete (RFC 9112 §9.8)
+    CLOSED = "closed"  # delimited by close, nothing proves that this was all (RFC 9112 §8)
+    CUT = "cut"  # by us, at the end of what we wanted
+    LOST = "lost"  # the connection broke, or the framing is unfinished (RFC 9112 §8)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What we have after a body: `total` when its end tells the object's length, `unproven` when that is a guess."""
+
+    total: int | None = None
+    unproven: bool = False
+    error: AttemptError | None = None
+
+
+def ending(verdict: Write, end: End, reached: int) -> Ending:
+    """`reached`: offset after the last byte taken. Without an error the piece that the verdict promised is here."""
+    if verdict.end is not None:
+        if reached >= verdict.end:
+            return Ending(total=verdict.total)
+        return Ending(error=AttemptError(f"the body ended at byte {reached} of {verdict.end}", code="lost"))
+    if end in (End.FRAMED, End.NOTIFIED):
+        return Ending(total=verdict.total if verdict.total is not None else reached)
+    if end is End.CLOSED and verdict.total is None:
+        return Ending(total=reached, unproven=True)
+    return Ending(error=AttemptError(f"the connection was lost at byte {reached}", code="lost"))
+
+
+# ------------------------------------------------------------------------------------------------------- small print
+
+
+def length_of(text: str) -> int | None:
+    """The number of bytes that decimal digits name; None for anything else, and for more than a file can ever have."""
+    digits = text.lstrip("0")
+    if not (text.isascii() and text.isdecimal()) or len(digits) > len(str(LENGTH_MAX)):
+        return None
+    return number if (number := int(digits or "0")) <= LENGTH_MAX else None
+
+
+def http_date(text: str | None) -> float | None:
+    """Seconds since the epoch of an HTTP-date (RFC 9110 §5.6.7), None when it is none."""
+    if not text:
+        return None
+    try:
+        return parsedate_to_datetime(text).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return None
+
+
+def join_headers(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Lower-case names; values of repeated fields joined by ', ' (RFC 9110 §5.3)."""
+    joined: dict[str, str] = {}
+    for name, value in pairs:
+        key = name.lower()
+        joined[key] = f"{joined[key]}, {value}" if key in joined else value
+    return joined

@@ -1,0 +1,125 @@
+"""The threads of a crawl, and how what they find comes back to the reactor.
+
+Three kinds, so that none waits for another: short work on the disk, hashing, and bodies, each of which has a thread for
+as long as its transfer lasts. Work that fails because a thread cannot be started, or has ended, is told to the run as
+well. Nobody waits for ever for a thread that hangs (a network file system, a FIFO): after `give_up` all that is under
+way counts as failed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, TypeVar, cast
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from bulkspider.errors import BulkError, WorkerError
+from bulkspider.workers import Workers
+
+T = TypeVar("T")
+
+# Disk work is short; more threads than this only queue up in the kernel.
+DISK_THREADS = 16
+# One for each transfer whose socket a thread has taken; threads are made when they are needed.
+MOVER_THREADS = 512
+# Seconds that the end of a crawl waits for threads which are still at work.
+JOIN_SECONDS = 1.0
+
+
+class Threads:
+    """Deferreds for work in threads; they fire in the reactor's.
+
+    on_failure: called in the reactor's thread with the WorkerError of work that no thread could do, or whose thread
+    has ended.
+    """
+
+    def __init__(self, on_failure: Callable[[WorkerError], None] = lambda error: None) -> None:
+        self._on_failure = on_failure
+        self._disk = Workers(DISK_THREADS, "bulk-disk")
+        self._movers = Workers(MOVER_THREADS, "bulk-move", shared=False)
+        self._hashers = Workers(max(1, os.cpu_count() or 1), "bulk-hash")
+        self._arrivals: list[tuple[Deferred[Any], Future[Any], bool]] = []
+        self._arrivals_lock = threading.Lock()
+        self._under_way: dict[Deferred[Any], None] = {}
+        self._given_up: BulkError | None = None
+
+    def in_own_thread(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
+        """For work that lasts as long as a transfer."""
+        try:
+            # What a transfer leaves behind is kept by one of these, whatever the system gives us later.
+            self._disk.require_one()
+        except WorkerError as error:
+            future: Future[T] = Future()
+            future.set_exception(error)
+            return self.from_future(future)
+        return self.from_future(self._movers.submit(function, *args))
+
+    def in_thread(
+        self, function: Callable[..., T], *args: Any, hashing: bool = False, aside: bool = False
+    ) -> Deferred[T]:
+        """Runs `function` in a worker thread. aside: the crawl can do without it, so its failure is not told to the
+        run."""
+        workers = self._hashers if hashing else self._disk
+        return self.from_future(workers.submit(function, *args), aside=aside)
+
+    def from_future(self, future: Future[T], *, aside: bool = False) -> Deferred[T]:
+        """The same, for what a thread works on already."""
+        deferred: Deferred[T] = Deferred()
+        self._under_way[deferred] = None
+        future.add_done_callback(partial(self._arrived, deferred, aside))
+        if self._given_up is not None:
+            self._end(deferred, Failure(self._given_up))
+        return deferred
+
+    @property
+    def under_way(self) -> int:
+        """How many calls have not ended, of those that are waited for."""
+        return len(self._under_way)
+
+    def give_up(self, error: BulkError) -> None:
+        """All that is under way has failed with `error`, and so has everything that comes later."""
+        self._given_up = error
+        for deferred in list(self._under_way):
+            self._end(deferred, Failure(error))
+
+    def shut_down(self) -> None:
+        """Takes no more work, and waits a moment for what is still going on."""
+        pools = (self._disk, self._hashers, self._movers)
+        for workers in pools:
+            workers.close()
+        if self._given_up is None:
+            for workers in pools:
+                workers.join(JOIN_SECONDS)
+
+    def _arrived(self, deferred: Deferred[Any], aside: bool, future: Future[Any]) -> None:
+        """In the thread: the reactor is woken once for all that has arrived until it looks."""
+        from twisted.internet import reactor
+
+        with self._arrivals_lock:
+            self._arrivals.append((deferred, future, aside))
+            first = len(self._arrivals) == 1
+        if first:
+            cast(Any, reactor).callFromThread(self._take_arrivals)
+
+    def _take_arrivals(self) -> None:
+        with self._arrivals_lock:
+            arrivals, self._arrivals = self._arrivals, []
+        for deferred, future, aside in arrivals:
+            error = future.exception()
+            if isinstance(error, WorkerError) and not aside:
+                self._on_failure(error)
+            self._end(deferred, Failure(error) if error is not None else future.result())
+
+    def _end(self, deferred: Deferred[Any], result: Any) -> None:
+        self._under_way.pop(deferred, None)
+        if deferred.called:
+            return
+        if isinstance(result, Failure):
+            deferred.errback(result)
+        else:
+            deferred.callback(result)

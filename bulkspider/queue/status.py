@@ -1,0 +1,117 @@
+"""How far a job is: the numbers, the sentences that show them, and the exit status that follows from them.
+
+`Status` is one look at the queue (`Job.status`). Everything here is also for machines: `as_json` has the same facts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bulkspider.options import human, plural
+
+# Failures that are shown to a person; `scrapy bulkqueue dead` has all.
+SHOWN_FAILURES = 20
+ORDERS = {
+    "pause": "paused: nothing new is begun; `scrapy bulkqueue resume` goes on",
+    "drain": "draining: what runs is finished, and workers end; `scrapy bulkqueue resume` takes it back",
+    "cancel": "cancelled: workers stop and keep what they have; `scrapy bulkqueue resume` takes it back",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """One look at a job.
+
+    pushed: entries that it was ever given. done, dead (given up), left: what has become of them; left includes what
+    runs. later: those of the left that wait for their next try. order: pause, drain, cancel or None. unfinished: names
+    of lists whose push has not ended. hosts: {origin, left, running (connections), leased (entries), cap, closed
+    (seconds)} of each origin with entries left. workers: {name, entries (leased now), bytes (as of the last renewal),
+    seen (seconds ago)} of those that live. lease: seconds, the longest of all workers.
+    """
+
+    pushed: int
+    done: int
+    dead: int
+    left: int
+    later: int
+    lease: float
+    order: str | None
+    unfinished: list[str]
+    hosts: list[dict[str, Any]]
+    workers: list[dict[str, Any]]
+
+    @property
+    def running(self) -> int:
+        """Entries that a living worker has."""
+        return sum(int(host["leased"]) for host in self.hosts)
+
+    @property
+    def missing(self) -> int:
+        """Entries that were pushed and of which the queue knows nothing any more: keys were removed or evicted."""
+        return self.pushed - self.done - self.dead - self.left
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing is left to do, and nothing was lost."""
+        return not self.left and not self.missing and not self.unfinished
+
+    @property
+    def exit_status(self) -> int:
+        """0: all is done. 3: something is left, or was lost. 4: all is done but what was given up."""
+        if not self.is_over:
+            return 3
+        return 4 if self.dead else 0
+
+    def as_json(self, job: str) -> dict[str, Any]:
+        """Everything, for machines."""
+        counts = {"pushed": self.pushed, "done": self.done, "dead": self.dead, "left": self.left}
+        state = {"later": self.later, "running": self.running, "missing": self.missing, "over": self.is_over}
+        told = {"order": self.order, "unfinished_pushes": self.unfinished, "lease": self.lease}
+        return {"job": job, **counts, **state, **told, "hosts": self.hosts, "workers": self.workers}
+
+
+def describe(
+    name: str, shown: str, status: Status, running: list[dict[str, Any]], dead: Mapping[str, Any]
+) -> Iterator[str]:
+    """What a person sees. name: of the job. shown: its Redis. running: as Job.running. dead: as Job.dead."""
+    told = [f"{status.done:,} done", f"{status.left:,} left", f"{status.dead:,} given up"]
+    yield f"job {name} on {shown}: {plural(status.pushed, 'entry', 'entries')}, {', '.join(told)}"
+    if status.order:
+        yield ORDERS[status.order]
+    for title in status.unfinished:
+        yield f"the push of {title} has not ended; if nobody is at it, push that list again"
+    if status.missing:
+        yield f"{plural(status.missing, 'entry is', 'entries are')} missing on this Redis; {MISSING_CURE}"
+    if status.later:
+        yield f"{status.later:,} of those left wait for another try"
+    if status.hosts:
+        width = max(len(host["origin"]) for host in status.hosts)
+        yield f"\n{'host':<{width}} {'left':>9} {'at once':>8} {'of':>4}"
+        for host in status.hosts:
+            closed = f"   asked to wait {host['closed']:.0f} s" if host["closed"] else ""
+            yield f"{host['origin']:<{width}} {host['left']:>9,} {host['running']:>8} {host['cap']:>4}{closed}"
+    if status.workers:
+        width = max(len(worker["name"]) for worker in status.workers)
+        yield f"\n{'worker':<{width}} {'running':>8} {'heard of':>11}"
+        for worker in status.workers:
+            ago = f"{worker['seen']:.0f} s ago"
+            yield f"{worker['name']:<{width}} {worker['entries']:>8} {ago:>11}"
+    if running:
+        yield "\nrunning"
+        for row in running:
+            size = human(row["bytes"]) if row["bytes"] is not None else ""
+            yield f"{size:>11}  {row['name']}  ({row['worker']})"
+    if dead:
+        yield "\ngiven up (scrapy bulkqueue retry brings them back)"
+        for entry, letter in list(dead.items())[:SHOWN_FAILURES]:
+            yield f"{entry}: {letter['reason']} [{letter['code']}]"
+        if len(dead) > SHOWN_FAILURES:
+            yield f"… and {len(dead) - SHOWN_FAILURES:,} more (scrapy bulkqueue dead)"
+
+
+MISSING_CURE = (
+    "keys were removed, or evicted for want of memory (set maxmemory-policy noeviction); "
+    "drop the job and push its list again: what the ledger proves is not fetched"
+)

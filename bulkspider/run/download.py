@@ -1,0 +1,344 @@
+"""The download: one entry under way, with its part and all that this run knows of it and has spent on it.
+
+It is one object from the entry's turn to its outcome: several attempts, connections, mirrors and restarts share it. It
+decides nothing: `dispatch/fetch.py` drives it, `transfer/` makes its attempts, `downloads.py` ends it. Its methods
+that touch the disk run in worker threads.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from bulkspider.disk.folder import Folder
+from bulkspider.disk.ledger import LedgerLine
+from bulkspider.disk.part import Part
+from bulkspider.disk.proof import IncrementalHasher, algorithms_for, claims_of
+from bulkspider.entries.entry import Entry, origin_of, redact, without_userinfo
+from bulkspider.entries.redaction import error_of
+from bulkspider.errors import BulkError, Stopped
+from bulkspider.hosts.budget import Budget
+from bulkspider.items import BulkItem
+from bulkspider.protocol.byteranges import ByteRange, missing
+from bulkspider.protocol.digests import REDIRECT, SERVER, Claim, claims
+from bulkspider.protocol.plan import PartState
+from bulkspider.protocol.resumed import Resumed
+from bulkspider.protocol.sniff import says_binary
+from bulkspider.run.origins import Again, Fetched, GiveUp, Outcome, Place
+from bulkspider.text import visible
+
+
+class Transfer(Protocol):
+    """A transfer of this download that is under way (`transfer/transfer.py`)."""
+
+    def stop(self, error: BulkError) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One request for a download: of all of it, or, as a further connection, of a byte range of it.
+
+    number: which of the download's requests it is. place: what it holds while it runs. range: what it is to bring.
+    further: others fill the same file already. scheduled: Scrapy has taken its request. outcome: what came of it; the
+    handler writes it, None before, and also when no handler of ours saw the request's end.
+    """
+
+    download: Download
+    number: int
+    place: Place
+    range: ByteRange = field(default_factory=ByteRange)
+    further: bool = False
+    scheduled: bool = False
+    outcome: Outcome | None = None
+
+
+@dataclass(eq=False)
+class Download:
+    """One entry under way.
+
+    policy, server_digest: BULK_DIGEST, BULK_SERVER_DIGEST.
+
+    Where it comes from: `url` now; `mirrors` are left. first_error: why it failed, once only its last chance is left.
+    revived: that chance has brought bytes, so that it is tried as often as any other. takes_pages: a web page may be
+    the file (BULK_HTML). of_an_item: it is waited for when the crawl is to end. set_aside: why a file that was there
+    before became `.old`. refreshed_in_vain: its URL was renewed and has brought nothing since. needs_room: it waits for
+    room on the disk. range_max: bytes to ask for at once, at most.
+    refused_whole_and_in_pieces: the origin that refused it whatever its length. linked, linked_size: hashes and bytes
+    of the file that the last redirect told.
+
+    Its attempts: `attempts` so many requests were made, `broken` of them ended in an error. running: those that are
+    with Scrapy, by number. numbered: how many there were ever. grew, whole: of those that run together, one has brought
+    something, has seen the file whole. settled: fires when the last of them has ended, with the Outcome of all and what
+    follows from it. verdict: fires when somebody else has finished the file (the item pipeline);
+    item: what it finishes. alone: it is no plain small file, and has a request of its own from now on.
+
+    What moves its bytes: transfers. connections: the most that flowed at once. vain_connections: further ones in a row
+    that brought nothing. ranges: whether the origin is known to answer ranges of it, None before that is known.
+    undivided: it is not to be fetched by several connections any more. mixed: its bytes are of two versions, which only
+    a new beginning can mend. refuted: the state of bytes that a hash refuted. finished: it has its name, and this line
+    in the ledger.
+    """
+
+    entry: Entry
+    folder: Folder
+    part: Part
+    budget: Budget
+    policy: str
+    url: str
+    server_digest: str = "require"
+    mirrors: list[str] = field(default_factory=list)
+    first_error: BulkError | None = None
+    revived: bool = False
+    refreshed_in_vain: bool = False
+    needs_room: bool = False
+    range_max: int | None = None
+    refused_whole_and_in_pieces: str | None = None
+    also: tuple[str, ...] = ()
+    takes_pages: bool = False
+    of_an_item: bool = False
+    begun: float = field(default_factory=time.monotonic)
+    attempts: int = 0
+    broken: int = 0
+    running: dict[int, Attempt] = field(default_factory=dict)
+    numbered: int = 0
+    grew: bool = False
+    whole: bool = False
+    settled: Deferred[tuple[Outcome | None, Fetched | Again | GiveUp | None]] | None = None
+    verdict: Deferred[LedgerLine | None] | None = None
+    item: BulkItem | None = None
+    alone: bool = False
+    transfers: set[Transfer] = field(default_factory=set)
+    bytes_received: int = 0
+    resumed: Resumed = field(default_factory=Resumed)
+    largest: int = 0
+    connections: int = 0
+    vain_connections: int = 0
+    final_url: str | None = None
+    set_aside: str | None = None
+    flags: set[str] = field(default_factory=set)
+    length_proven: bool = True
+    refuted_once: bool = False
+    refuted: PartState | None = None
+    hasher: IncrementalHasher | None = None
+    hashing: threading.Lock = field(default_factory=threading.Lock)
+    hashed_at: float = 0.0
+    linked: dict[str, str] = field(default_factory=dict)
+    linked_size: int | None = None
+    ranges: bool | None = None
+    undivided: bool = False
+    mixed: bool = False
+    finished: LedgerLine | None = None
+
+    def __post_init__(self) -> None:
+        self.part.checkpoints.reader = self
+        self._served: dict[str, str] = {}
+
+    @property
+    def path(self) -> str:
+        """Where the file will be."""
+        return self.folder.place(self.entry.name)
+
+    @cached_property
+    def shown_url(self) -> str:
+        """The listed URL without what must not be shown."""
+        return redact(self.entry.url)
+
+    @property
+    def comes_from_the_list(self) -> bool:
+        """Its last answer came from where the list says, without a redirect, a mirror or a fresh link."""
+        return self.final_url == self.listed_final_url
+
+    @cached_property
+    def listed_final_url(self) -> str:
+        """What `final_url` is then."""
+        url = self.entry.url
+        return redact(without_userinfo(url)) if "@" in url else self.shown_url
+
+    @property
+    def origin(self) -> str:
+        return origin_of(self.url)
+
+    @property
+    def has_listed_hash(self) -> bool:
+        """A hash that did not come from the origin itself will prove these bytes, or refute them."""
+        return bool(self.entry.digests) and self.policy != "off"
+
+    @property
+    def needs_a_look(self) -> bool:
+        """Only its first bytes can tell that it is not the file: the name says binary, and the list proves nothing."""
+        return self.entry.size is None and not self.has_listed_hash and says_binary(self.entry.name)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file: what the server says, else what the list says."""
+        total = self.part.state.total
+        return total if total is not None else self.entry.size
+
+    @property
+    def remaining(self) -> int:
+        """Bytes that are still to be written, as far as the length is known."""
+        return self.part.unwritten
+
+    # -- its connections -------------------------------------------------------------------------------------------
+
+    @property
+    def ranges_running(self) -> list[ByteRange]:
+        """What each of its requests is to bring."""
+        return [attempt.range for attempt in self.running.values()]
+
+    @property
+    def flowing(self) -> list[ByteRange]:
+        """What is being brought at this moment."""
+        return [byterange for byterange in self.ranges_running if byterange.flowing]
+
+    def divisible(self, most: int) -> bool:
+        """A further connection may be of use. most: connections it may have, 0 for any number."""
+        if self.undivided or self.ranges is False or self.part.state.total is None or not self.flowing:
+            return False
+        if self.ranges is None and len(self.running) > 1:
+            # One will tell.
+            return False
+        return not most or len(self.running) < most
+
+    def missing(self) -> list[tuple[int, int]]:
+        """The holes that nobody is filling; the length is known."""
+        state = self.part.state
+        assert state.total is not None
+        return missing(state.have, state.total, self.ranges_running)
+
+    def stop_transfers(self, error: BulkError, *, but: Transfer | None = None) -> None:
+        """Ends its transfers, all `but` one."""
+        for transfer in list(self.transfers):
+            if transfer is not but:
+                transfer.stop(error)
+
+    # -- its hashes ------------------------------------------------------------------------------------------------
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """What is hashed: what is expected, and, unless BULK_DIGEST is off, what somebody wants `also`."""
+        also = () if self.policy == "off" else self.also
+        return tuple(dict.fromkeys([*algorithms_for([claim.algorithm for claim in self.expected], self.policy), *also]))
+
+    @property
+    def expected(self) -> list[Claim]:
+        """What is said of the file's hashes, and by whom."""
+        return [*claims_of(self.entry, None), *claims(REDIRECT, self.linked), *claims(SERVER, self._served)]
+
+    def expect(self, digests: Mapping[str, str]) -> None:
+        """Hashes that the server stated with the bytes. The first ones count until the file is begun anew."""
+        if self.server_digest != "ignore":
+            self._served = {**digests, **self._served}
+
+    def forget_expected(self) -> None:
+        """The answer that stated them brought nothing."""
+        self._served = {}
+
+    def is_linked(self, digests: Mapping[str, str], size: int | None) -> None:
+        """What the redirect that was followed last says of the file."""
+        self.linked = dict(digests) if self.server_digest != "ignore" else {}
+        self.linked_size = size
+
+    def hash_more(self, stop: Callable[[], bool], *, until: int | None = None) -> None:
+        """Hashes what has arrived since; in a worker thread, beside the transfer. At most one thread at a time."""
+        wanted = self.algorithms
+        if not wanted or not self.hashing.acquire(blocking=until is not None):
+            return
+        try:
+            if until is None and not self.part.file.is_open:
+                return  # the attempt has ended meanwhile, and a part at rest is not opened for this
+            if self.hasher is None or not set(wanted) <= self.hasher.digests().keys():
+                self.hasher = IncrementalHasher(wanted)
+            front = self.part.state.have.front if until is None else until
+            if front > self.hasher.hashed:
+                self.hasher.follow(self.part.fd, front, stop)
+        finally:
+            self.hashing.release()
+
+    @property
+    def unread_from(self) -> int | None:
+        """The first byte that is still to be hashed; None when none is."""
+        if not self.algorithms:
+            return None
+        return 0 if self.hasher is None else self.hasher.hashed
+
+    # -- its row, its restart --------------------------------------------------------------------------------------
+
+    def describe(self, item: BulkItem) -> None:
+        """Writes into the item what this run knows."""
+        # Of bytes that a hash refuted the row tells what they were.
+        state = self.refuted if self.refuted is not None and self.part.state.total is None else self.part.state
+        item.url = self.shown_url
+        item.final_url = self.final_url
+        item.flags = sorted(self.flags)
+        item.set_aside = self.set_aside
+        item.size = state.total
+        item.bytes_received = self.bytes_received
+        item.resumed_from = self.resumed.start
+        item.attempts = self.attempts
+        item.broken = self.broken
+        item.connections = self.connections
+        item.seconds = round(time.monotonic() - self.begun, 3)
+        etag, last_modified = state.validators.etag, state.validators.last_modified
+        item.etag = etag and visible(etag)
+        item.last_modified = last_modified and visible(last_modified)
+
+    def begin_anew(self, refuted: dict[str, str] | None = None) -> None:
+        """Sets the part aside; the next byte is byte 0 of another version."""
+        with self.hashing:
+            self.part.state.restarts += 1
+            if refuted is not None:
+                self.refuted = self.part.state
+            self.part.set_aside(refuted)
+            self._served = {}
+            self.hasher = None
+            self.resumed.begins_anew()
+            self.largest = 0
+            self.mixed = False
+
+
+def row_of(
+    entry: Entry,
+    folder: Folder,
+    status: str = "",
+    *,
+    download: Download | None = None,
+    line: LedgerLine | None = None,
+    error: BulkError | None = None,
+) -> BulkItem:
+    """The row of an entry: what the list, this run and the ledger know of it. A row with an error and no status is that
+    of a failure, or of a stop."""
+    item = BulkItem(
+        line=entry.line,
+        name=entry.name,
+        url=redact(entry.url),
+        path=folder.place(entry.name),
+        status=status,
+    )
+    if entry.extra is not None:
+        item.extra = _without_secrets(json.loads(entry.extra))
+    if download is not None:
+        download.describe(item)
+    if line is not None:
+        line.describe(item)
+    if error is not None:
+        item.status = error.status
+        item.error = error_of(error.reason if isinstance(error, Stopped) else error)
+        item.server_said = error.server_said
+    return item
+
+
+def _without_secrets(value: Any) -> Any:
+    """Fields of a list, which may hold signed URLs."""
+    if isinstance(value, dict):
+        return {key: _without_secrets(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_without_secrets(each) for each in value]
+    return redact(value) if isinstance(value, str) else value

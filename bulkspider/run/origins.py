@@ -1,0 +1,474 @@
+"""Origins: what is known of each host:port, and what is owed to it.
+
+Whoever wants to know of an origin "may I, when, how many" asks its Origin. May it be asked now (`allows`), may a file
+of it get a further connection (`allows_more`), what follows from the outcome of an attempt (`after`): all bytes are
+here, again not before a time, or given up.
+
+What it says is put together from parts, each with an idea of its own: whether the origin works (`hosts/outage.py`), how
+many connections it takes (`hosts/crowd.py`), and what an entry has spent (`hosts/budget.py`). Times are seconds of a
+monotonic clock that the caller passes in, and randomness is an argument, so that all of it can be tested without
+waiting. Knows nothing of sockets, files or Scrapy.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bulkspider.errors import AttemptError, BulkError, Kind, Meaning
+from bulkspider.hosts.budget import Budget, Pauses
+from bulkspider.hosts.crowd import Crowd, Forbidden
+from bulkspider.hosts.outage import BUSY, Outage
+from bulkspider.hosts.pieces import Pieces
+from bulkspider.hosts.profiles import Profile, Profiles
+from bulkspider.hosts.record import Record
+from bulkspider.options import Options
+from bulkspider.protocol.gain import Gain
+from bulkspider.protocol.plan import ValidatorKind
+
+logger = logging.getLogger(__name__)
+
+# An origin that has not answered yet gets so many connections: a silent one would hold all that there are.
+STRANGER_CONNECTIONS = 1
+# A challenge for browsers that stays so often is final.
+CHALLENGES = 3
+
+# When no name resolves, or no route is there, for so many hosts and so long (seconds), it is this machine's fault.
+HOSTS_WITHOUT_WAY = 2
+NO_WAY_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one attempt came to.
+
+    fetched: every byte of the object is on disk. grew: the part is larger than it ever was before. gained: by how many
+    bytes. error: why the attempt ended early, None when it did not (with neither error nor `fetched`, there is more to
+    ask for).
+    """
+
+    fetched: bool = False
+    grew: bool = False
+    gained: int = 0
+    error: BulkError | None = None
+
+    @property
+    def retry_after(self) -> float | None:
+        """Seconds that the origin asked us to wait."""
+        return self.error.retry_after if isinstance(self.error, AttemptError) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """All bytes are here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Try again, not before `at`."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """This URL does not bring the entry: why."""
+
+    error: BulkError
+
+
+class Origin:
+    """One host:port. Made and kept by Origins. It asks its parts what an outcome means: `outage`, whether the origin
+    works; `crowd`, how many connections it takes; `pieces`, how much it gives in one answer.
+
+    profile: what it asks for, if it is a known host. served_before: it has given bytes of a file, now or in an earlier
+    run. connections: requests that are with it now. trials: those of them that began before it was known to work.
+    usual_speed: bytes per second that one connection brings, judged by files of late. kind: the strongest If-Range that
+    it is known to answer rightly. gain: whether a second connection helps. small_in_a_row: small files that came in one
+    go, without anything else between. record: what it did in this run.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: Options,
+        jitter: Callable[[], float],
+        profile: Profile | None = None,
+        opened: Callable[[], object] = lambda: None,
+        tries: int | None = None,
+    ) -> None:
+        self.name = name
+        self.profile = profile or Profile(name)
+        self._busy_statuses = {*BUSY, *self.profile.busy}
+        self._pauses = Pauses(options, jitter, at_once=tries is not None)
+        self.outage = Outage(name, options, self._pauses, busy=self._busy_statuses, tries=tries)
+        self.crowd = Crowd()
+        self.pieces = Pieces()
+        self.gain = Gain()
+        self.kind = ValidatorKind.ETAG
+        self.served_before = False
+        self.connections = 0
+        self.trials = 0
+        self.usual_speed: float | None = None
+        self.small_in_a_row = 0
+        self.record = Record()
+        self._next_request_at = 0.0
+        self._retry_after_max = options.retry_after_max
+        self._opened = opened
+        self._waits = tries is None
+
+    # -- may I? ----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_proven(self) -> bool:
+        """It has answered in this run, and works."""
+        return self.outage.heard_of and self.outage.since is None
+
+    def allows(self, now: float) -> bool:
+        """May an attempt begin now? In an outage only one, until it has succeeded; few before the first answer."""
+        if now < self.opens_at:
+            return False
+        if self.outage.is_probed and (self.crowd.careful or self.outage.since is not None):
+            return False
+        if not self.outage.heard_of and self.connections >= STRANGER_CONNECTIONS:
+            return False
+        return self.crowd.has_room(self.connections, now)
+
+    def allows_more(self, now: float) -> bool:
+        """May one of its files get a further connection?"""
+        return now >= self.opens_at and self.is_proven and self.crowd.has_room_for_more(self.connections, now)
+
+    @property
+    def opens_at(self) -> float:
+        """Before this nothing is asked of it: it is closed, or wants some time between two requests."""
+        return max(self.outage.closed_until, self._next_request_at)
+
+    def given_up(self, now: float, most: float = float("inf")) -> AttemptError | None:
+        """The error for all its entries when its outage has outlasted our patience, else None. most: seconds of
+        patience, at most, with an origin that cannot be reached at all."""
+        return self.outage.given_up(now, served_before=self.served_before, most=most)
+
+    def is_between_requests(self, now: float) -> bool:
+        """Only the time that it wants between two requests is to be waited for."""
+        return self.outage.closed_until <= now < self._next_request_at
+
+    # -- what happened ---------------------------------------------------------------------------------------------
+
+    def asked(self, now: float) -> None:
+        """A request begins."""
+        self._next_request_at = now + self.profile.interval_seconds
+
+    def begins(self, now: float, *, further: bool = False) -> None:
+        """An attempt begins here. further: one more connection of a file, which asks nobody whether it is up."""
+        if not further and (self.outage.since is not None or self.crowd.careful):
+            self.outage.begin_probe(now)
+        self.crowd.begins(self.connections, now)
+
+    def heard(self, status: int, now: float) -> None:
+        """The head of an answer is here; not of a redirect, which says nothing of who is to serve the file."""
+        first, self.outage.heard_of = not self.outage.heard_of, True
+        if status < 300 and status != 202:
+            self.moved(now)
+        if first:
+            self._opened()
+
+    def moved(self, now: float) -> None:
+        """Bytes of a file arrive: it works."""
+        if self.outage.since is not None and not self.outage.is_probed and self.outage.speaks_of_crowds:
+            # Others were served all the time: what failed were too many at once.
+            self.crowd.shrink(self.connections, now)
+        if self.outage.succeeds(now):
+            self._opened()
+
+    def served(self) -> None:
+        """It gave bytes of a file, now or in an earlier run."""
+        self.served_before = True
+
+    def forgive(self, *, last_pass: bool = False) -> None:
+        """It is to be tried again: the outage is not held against it. last_pass: a new one is not waited for."""
+        if self.outage.forgive(last_pass=last_pass):
+            self._opened()
+
+    def refuses_more(self, error: BulkError, now: float) -> None:
+        """A further connection brought nothing while the others went on: they were too many. That is remembered, and
+        is no outage; only a Retry-After closes the origin for a while."""
+        self.record.refused[error.code] += 1
+        self.crowd.refuses_more(self.connections)
+        if isinstance(error, AttemptError) and error.retry_after:
+            self.outage.close(now + self._pauses.asked_for(error))
+
+    def rest(self, seconds: float, now: float) -> None:
+        """Nothing remains of its rate limit, it says: it is not asked again before that is so. No outage."""
+        until = now + min(seconds, self._retry_after_max)
+        if until > self.outage.closed_until:
+            self.outage.close(until, told=True)
+            logger.info("%s: nothing remains of its rate limit; it is asked again in %.0f s", self.name, until - now)
+
+    def brought(self, speed: float) -> None:
+        """A connection has ended that brought so many bytes per second."""
+        self.usual_speed = speed if self.usual_speed is None else (self.usual_speed + speed) / 2
+
+    def understands(self, kind: ValidatorKind) -> None:
+        """It does not answer a stronger If-Range than this one rightly (FAULTS 11)."""
+        self.kind = max(kind, self.kind)
+
+    # -- what follows ----------------------------------------------------------------------------------------------
+
+    def after(
+        self, outcome: Outcome, budget: Budget, now: float, begun: float | None = None
+    ) -> Fetched | Again | GiveUp:
+        """What follows from an attempt here. begun: when it did, for what else happened since."""
+        error, begun = outcome.error, now if begun is None else begun
+        was_probe = self.outage.end_probe(begun)
+        if outcome.grew or outcome.fetched:
+            self.served()
+            self.outage.is_last = False
+            if was_probe and budget.forbidden + budget.fruitless:
+                self.crowd.careful = False  # what was refused is served when it is asked for calmly
+            self.moved(now)
+            budget.progressed(now)
+        if outcome.fetched:
+            return Fetched()
+        if error is None or error.code == "no_space":
+            # Room on the disk is not the origin's to give: it costs nobody anything to wait for it.
+            return Again(now)
+        if not isinstance(error, AttemptError):
+            return GiveUp(error)
+        if outcome.grew and error.kind is Kind.RETRY:
+            return Again(now + self._pauses.after_progress(outcome.gained, now - begun, budget))
+        return self._refused(error, budget, now, begun)
+
+    def _refused(self, error: AttemptError, budget: Budget, now: float, begun: float) -> Again | GiveUp:
+        """Nothing came."""
+        status = error.http_status
+        self.record.refused[error.code] += 1
+        budget.tried += 1
+        self.outage.note(error, budget, now)
+        works = self.outage.works_beside(budget, begun, now)
+        if error.meaning is Meaning.CHALLENGE:
+            budget.fruitless += 1
+            wait = self._pauses.after_failures(budget.fruitless)
+            return GiveUp(error) if budget.fruitless >= CHALLENGES else Again(now + wait)
+        if (
+            error.meaning is Meaning.BUSY
+            or status in self._busy_statuses
+            or (status == 403 and error.retry_after is not None)
+        ):
+            return self._busy(error, budget, now, works=works)
+        if status == 202:
+            return _again(self._pauses.later(error, budget, now), error)
+        if status == 403 and error.meaning is Meaning.UNSAID:
+            return self._forbidden(error, budget, now, begun)
+        if status == 401:
+            if not works and self.outage.is_of_401():
+                self._outage(error, Budget(), now)
+            return GiveUp(error)
+        if error.kind is not Kind.RETRY:
+            if status is not None and status != 403:
+                self.moved(now)  # it answered as it should
+            return GiveUp(error)
+        if status is not None and error.retry_after is not None and not error.origin_wide:
+            return _again(self._pauses.later(error, budget, now), error)
+        if status is None and error.origin_wide:
+            return self._outage(error, budget, now)
+        before_answer = error.code in ("lost", "headers_timeout") or (status or 0) >= 500
+        if not before_answer or budget.own or works:
+            if error.code == "lost" and self.crowd.refuses(budget, self.connections, now):
+                self.crowd.shrink(self.connections, now)
+            return self._spend(error, budget, now)
+        if self.outage.is_of_all(budget) or not self.outage.heard_of:
+            return self._outage(error, budget, now)
+        return self._spend(error, budget, now)
+
+    def _spend(self, error: AttemptError, budget: Budget, now: float) -> Again | GiveUp:
+        """It is the entry's own failure: it waits alone, and not for ever."""
+        at = self._pauses.next_try(error, budget, now)
+        return GiveUp(error) if at is None else Again(max(self.outage.closed_until, at))
+
+    def _outage(self, error: AttemptError, budget: Budget, now: float) -> Again | GiveUp:
+        """It is the origin that does not work. All that fails until a probe has succeeded is one outage."""
+        if not self._waits and error.http_status is not None:
+            # It answered, so it is up; whoever counts tries does not wait until it has time for us.
+            self.outage.error = error
+            if self.outage.end():
+                self._opened()
+            return Again(now)
+        self.outage.lasts(error, budget, now)
+        return GiveUp(error) if budget.is_spent else Again(self.outage.closed_until)
+
+    def _busy(self, error: AttemptError, budget: Budget, now: float, *, works: bool) -> Again | GiveUp:
+        """It says "later"."""
+        told = error.retry_after is not None and error.retry_after >= 1
+        if not works and not budget.own:
+            if self.outage.is_of_all(budget) or told:
+                return self._outage(error, budget, now)
+            return self._spend(error, budget, now)
+        crowded = self.crowd.refuses(budget, self.connections, now)
+        if crowded:
+            self.crowd.shrink(self.connections, now)
+        if budget.own:
+            # Again, and others were served since: it is this entry that it has no time for.
+            return _again(self._pauses.later(error, budget, now), error) if told else self._spend(error, budget, now)
+        if told:
+            return self._outage(error, budget, now)
+        if crowded:
+            self.outage.close(now + self._pauses.about())
+        return self._spend(error, budget, now)
+
+    def _forbidden(self, error: AttemptError, budget: Budget, now: float, begun: float) -> Again | GiveUp:
+        """403 that does not say why: "no", or "too many at once"."""
+        said_no = self.crowd.says_no
+        match self.crowd.forbids(budget, self.connections, begun, now):
+            case Forbidden.FINAL:
+                if self.crowd.says_no and not said_no:
+                    self._opened()
+                return GiveUp(error)
+            case Forbidden.CALMLY:
+                self.outage.close(now + self._pauses.about())
+                return GiveUp(error) if budget.is_spent else Again(self.outage.closed_until)
+            case Forbidden.AGAIN:
+                return self._spend(error, budget, now)
+
+    # -- for those who look on -------------------------------------------------------------------------------------
+
+    def closed(self, now: float) -> tuple[float, str] | None:
+        """Until when nothing is asked of it, and why; None when it is open."""
+        why = str(self.outage.error or "nothing remains of its rate limit")
+        return (self.outage.closed_until, why) if self.outage.closed_until > now else None
+
+    def waited_for(self, now: float) -> tuple[float, str] | None:
+        """As `closed`, and also while one request asks whether it works again (the time is then past); None once it
+        was given up."""
+        if self.given_up(now) is not None:
+            return None
+        if self.outage.since is not None:
+            return self.outage.closed_until, str(self.outage.error)
+        return self.closed(now)
+
+    def statistics(self) -> dict[str, object]:
+        """What is known of it, as plain data."""
+        return {
+            "origin": self.name,
+            "served": self.served_before,
+            "connections": self.connections,
+            "limit": self.crowd.limit,
+            "most_connections": self.crowd.most_connections,
+            "closed_until": self.outage.closed_until,
+            "down_since": self.outage.since,
+            "last_error": str(self.outage.error) if self.outage.error is not None else None,
+            "usual_speed": self.usual_speed,
+            "if_range": self.kind.name.lower(),
+            "range_max": self.pieces.limit,
+            "small_in_a_row": self.small_in_a_row,
+        }
+
+
+def _again(at: float | None, error: AttemptError) -> Again | GiveUp:
+    return GiveUp(error) if at is None else Again(at)
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """What an attempt holds while it runs: one of the places of a slot, at an origin. begun: since when. shared:
+    several small files that one request brings hold it together, `holders` of them still. trial: the origin was not
+    known to work when it was given."""
+
+    slot: str
+    origin: Origin
+    begun: float = 0.0
+    holders: int = 1
+    shared: bool = False
+    trial: bool = False
+
+
+class Origins:
+    """All origins of one crawl. jitter: a random number from 0 to 1. tries: how many outages in a row end our patience
+    with an origin, for a dry run, which waits for nothing; None for BULK_ORIGIN_PATIENCE."""
+
+    def __init__(
+        self, options: Options, jitter: Callable[[], float] = random.random, *, tries: int | None = None
+    ) -> None:
+        self._options = options
+        self._jitter = jitter
+        self._tries = tries
+        self._origins: dict[str, Origin] = {}
+        self.profiles = Profiles.load(options.hosts)
+        self._told_of_openings: list[Callable[[], object]] = []
+        self._told_of_pauses: list[Callable[[str, float, str], None]] = []
+        # Seconds for which an origin is waited for that cannot be reached from here, where others may reach it.
+        self.patience_beside_others = float("inf")
+        self._answered = False  # some origin has
+        self._looked_at: float | None = None
+        self._found_no_way: AttemptError | None = None
+
+    def on_open(self, subscriber: Callable[[], object]) -> None:
+        """Calls `subscriber()` whenever an origin answers for the first time, or works again."""
+        self._told_of_openings.append(subscriber)
+
+    def _opened(self) -> None:
+        self._answered = True
+        for subscriber in self._told_of_openings:
+            subscriber()
+
+    def __getitem__(self, name: str) -> Origin:
+        """The Origin of that host:port, made at the first question."""
+        origin = self._origins.get(name)
+        if origin is None:
+            profile = self.profiles.of(name.rpartition(":")[0])
+            origin = self._origins[name] = Origin(name, self._options, self._jitter, profile, self._opened, self._tries)
+        return origin
+
+    def on_pause(self, subscriber: Callable[[str, float, str], None]) -> None:
+        """Calls `subscriber(origin, seconds, reason)` when an origin that was open is left alone for a while."""
+        self._told_of_pauses.append(subscriber)
+
+    def paused(self, origin: Origin, now: float) -> None:
+        """An attempt there has closed it."""
+        if (closed := origin.closed(now)) is not None:
+            for subscriber in self._told_of_pauses:
+                subscriber(origin.name, closed[0] - now, closed[1])
+
+    def __iter__(self) -> Iterator[Origin]:
+        return iter(self._origins.values())
+
+    def has_served(self, name: str) -> bool:
+        """The origin gave bytes of a file, now or in an earlier run."""
+        origin = self._origins.get(name)
+        return origin is not None and origin.served_before
+
+    def given_up(self, origin: Origin, now: float) -> AttemptError | None:
+        """The error for all entries of an origin that is not waited for any longer, else None."""
+        error = origin.given_up(now, self.patience_beside_others)
+        return error or (None if origin.outage.heard_of else self._no_way_out(now))
+
+    def _no_way_out(self, now: float) -> AttemptError | None:
+        """No host can be reached: it is this machine's network that does not work."""
+        if self._answered:
+            return None
+        if now != self._looked_at:
+            self._looked_at, self._found_no_way = now, self._find_no_way_out(now)
+        return self._found_no_way
+
+    def _find_no_way_out(self, now: float) -> AttemptError | None:
+        down = [origin for origin in self if origin.outage.since is not None]
+        if len(down) < HOSTS_WITHOUT_WAY or any(
+            origin.outage.heard_of or origin.outage.error is None or origin.outage.error.code not in ("dns", "no_route")
+            for origin in down
+        ):
+            return None
+        if now - min(origin.outage.since or now for origin in down) < NO_WAY_SECONDS:
+            return None
+        why = down[0].outage.error
+        what = f"this machine has no way out: none of {len(down)} hosts can be reached ({down[0].name}: {why})"
+        return AttemptError(what, code="no_network", cause=why)
+
+    def cause(self, name: str) -> str | None:
+        """The code of what was wrong with an origin of late."""
+        origin = self._origins.get(name)
+        return origin.outage.error.code if origin is not None and origin.outage.error is not None else None
+
+    def next_opening(self, now: float) -> float | None:
+        """The earliest time at which a closed origin opens, None when none is closed."""
+        return min((origin.outage.closed_until for origin in self if origin.outage.closed_until > now), default=None)

@@ -1,0 +1,99 @@
+"""Outcomes: what became of the entries, counted while the run goes on, and the exit status that follows.
+
+Every entry is counted once, by its item (`count`) or, when an earlier run did it and nobody wants its row, in bulk
+(`count_known`). Whoever wants to see each item subscribes with `on_outcome`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from bulkspider.errors import Kind
+from bulkspider.items import BulkItem
+from bulkspider.run.stopping import Stopping
+
+STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")
+
+
+class Outcomes:
+    """One per run. stats: Scrapy's. entries: how many the run has to do, None before it is known. finished: it came to
+    its own end. bytes_done: of the files that are done."""
+
+    def __init__(self, stats: Any, stopping: Stopping) -> None:
+        self.entries: int | None = None
+        self.finished = False
+        self.counts: Counter[str] = Counter()
+        self.bytes_done = 0
+        self._stats = stats
+        self._stopping = stopping
+        self._subscribers: list[Callable[[BulkItem], None]] = []
+
+    def on_outcome(self, subscriber: Callable[[BulkItem], None]) -> None:
+        """Calls `subscriber(item)` for every entry that has its outcome."""
+        self._subscribers.append(subscriber)
+
+    def count_known(self, statuses: Counter[str], size: int) -> None:
+        """An earlier run has done these entries, of `size` bytes together, and nobody asked for their items."""
+        for status, times in statuses.items():
+            self.counts[status] += times
+            self.counts["already"] += times
+            self._stats.inc_value(f"bulk/files/{status}", times)
+            self._stats.inc_value("bulk/already", times)
+        self.bytes_done += size
+
+    def count(self, item: BulkItem) -> None:
+        """One entry has its outcome."""
+        self.counts[item.status] += 1
+        self._stats.inc_value(f"bulk/files/{item.status}")
+        if item.already:
+            self.counts["already"] += 1
+            self._stats.inc_value("bulk/already")
+        if item.error is not None and item.status == "failed":
+            self._stats.inc_value(f"bulk/failed/{item.error['code']}")
+            self.counts["permanent" if item.error["permanent"] else "retryable"] += 1
+        elif item.status != "interrupted":
+            self.bytes_done += item.size or 0
+        for subscriber in self._subscribers:
+            subscriber(item)
+
+    def count_left(self, entries: int) -> None:
+        """So many entries were never begun."""
+        self.counts["left"] = entries
+        self._stats.set_value("bulk/left", entries)
+
+    def count_unwritten(self) -> None:
+        """Something other than an entry that the run was to write could not be written; the next run may."""
+        self.counts["unwritten"] += 1
+
+    def count_given_up(self, entries: int) -> None:
+        """So many entries of the job were given up by others, for good."""
+        self.counts["permanent"] += entries
+
+    def count_entries(self, entries: int) -> None:
+        """So many entries have to have an outcome."""
+        self.entries = entries
+        self._stats.set_value("bulk/entries", entries)
+
+    def count_bytes(self, count: int) -> None:
+        """So many bytes have arrived."""
+        self._stats.inc_value("bulk/bytes_received", count)
+
+    @property
+    def exit_status(self) -> int:
+        """DESIGN, "Exit status"."""
+        if self._stopping.signal is not None and not self.finished:
+            return 128 + self._stopping.signal
+        if self.entries is None:
+            return 1  # the spider never began
+        if self._stopping.reason is not None and self._stopping.reason.kind is Kind.USAGE:
+            return Kind.USAGE.exit_status
+        counts = self.counts
+        if counts["retryable"] or counts["interrupted"] or counts["unwritten"] or counts["left"] or self._stopping:
+            return Kind.RETRY.exit_status
+        if sum(counts[status] for status in STATUSES) < self.entries:
+            return 3  # something lost an entry; that is never success
+        if counts["permanent"]:
+            return Kind.PERMANENT.exit_status
+        return 5 if counts["unproven"] else 0

@@ -1,0 +1,112 @@
+"""Turns: who works on which file of this crawl. Two that want one path take turns; two URLs for one path are an error,
+also one after the other: the file that came first stays.
+
+It knows paths and keys (`Entry.key`), and neither requests nor disks. Other processes are kept off by the lock on each
+part (`part.py`). The spider needs none of this: its list was checked for collisions before the first byte.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from twisted.internet.defer import DeferredLock
+
+from bulkspider.errors import BulkError
+
+_BUCKETS = 256
+_BUCKET_SHIFT = 56
+_64_BITS = (1 << 64) - 1
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    key: str
+    lock: DeferredLock = field(default_factory=DeferredLock)
+    wanted: int = 0
+    wanted_from_outside: int = 0
+
+
+class Turns:
+    """One per run."""
+
+    def __init__(self) -> None:
+        self._turns: dict[str, _Turn] = {}
+        self._owners = Owners()
+
+    @asynccontextmanager
+    async def turn(self, path: str, key: str, *, outside: bool) -> AsyncIterator[None]:
+        """Waits until it is the caller's turn at `path`. key: of the entry (`Entry.key`).
+
+        outside: the caller has yet to come through Scrapy's downloader. Who is inside cannot wait for it: it may hold
+        the very place that the other needs. Raises BulkError `two_urls` when the path is another's, `two_ways` when the
+        turn cannot be waited for.
+        """
+        if self._owners.is_of_another(path, key):
+            raise BulkError(
+                f"{path}: another request of this crawl has its file there; give this one another path",
+                code="two_urls",
+            )
+        turn = self._turns.get(path)
+        if turn is None:
+            turn = self._turns[path] = _Turn(key)
+        if turn.key != key:
+            raise BulkError(
+                f"{path}: it is being fetched by another request; give this one another path",
+                code="two_urls",
+            )
+        if turn.wanted_from_outside and not outside:
+            raise BulkError(f"{path}: BulkFilesPipeline is fetching it already", code="two_ways")
+        turn.wanted += 1
+        turn.wanted_from_outside += outside
+        try:
+            await turn.lock.acquire()
+            try:
+                yield
+            finally:
+                turn.lock.release()
+        finally:
+            turn.wanted -= 1
+            turn.wanted_from_outside -= outside
+            if not turn.wanted:
+                del self._turns[path]
+
+    def has_finished(self, path: str, key: str) -> None:
+        """The file of `key` lies at `path`: to the end of the crawl it is nobody else's. A request that failed leaves
+        its path to others."""
+        self._owners.add(path, key)
+
+
+class Owners:
+    """To which key each path belongs, in 16 bytes a path: 64 bits of a hash of each, sorted by the path's in 256
+    buckets. Among a million paths, two of one hash are found once in forty million crawls."""
+
+    def __init__(self) -> None:
+        self._paths = [array("Q") for _ in range(_BUCKETS)]
+        self._keys = [array("Q") for _ in range(_BUCKETS)]
+
+    def has(self, path: str) -> bool:
+        """Somebody owns it."""
+        bits = hash(path) & _64_BITS
+        paths = self._paths[bits >> _BUCKET_SHIFT]
+        at = bisect_left(paths, bits)
+        return at < len(paths) and paths[at] == bits
+
+    def is_of_another(self, path: str, key: str) -> bool:
+        bits = hash(path) & _64_BITS
+        bucket = bits >> _BUCKET_SHIFT
+        paths = self._paths[bucket]
+        at = bisect_left(paths, bits)
+        return at < len(paths) and paths[at] == bits and self._keys[bucket][at] != hash(key) & _64_BITS
+
+    def add(self, path: str, key: str) -> None:
+        bits = hash(path) & _64_BITS
+        bucket = bits >> _BUCKET_SHIFT
+        paths = self._paths[bucket]
+        at = bisect_left(paths, bits)
+        if at == len(paths) or paths[at] != bits:
+            paths.insert(at, bits)
+            self._keys[bucket].insert(at, hash(key) & _64_BITS)

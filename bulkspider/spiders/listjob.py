@@ -1,0 +1,312 @@
+"""The list's job: what one crawl of the spider works through, and with what.
+
+It is made with the spider, from checked arguments; `begin` builds the dispatcher and what it needs, `work` gives
+Scrapy what is ready until every entry has its outcome, `verify` re-reads the output instead, `end` counts what is left.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from scrapy.utils.defer import maybe_deferred_to_future
+from twisted.internet.defer import Deferred
+
+from bulkspider.disk.proof import VerifyResult, verify
+from bulkspider.dispatch.dispatcher import LOOK_EVERY_SECONDS, Dispatcher
+from bulkspider.dispatch.fetch import Fetcher
+from bulkspider.dispatch.freshurl import FreshUrls
+from bulkspider.dispatch.limits import Limits
+from bulkspider.dispatch.proofs import Proofs
+from bulkspider.dispatch.segments import Segments
+from bulkspider.dispatch.slots import Slots
+from bulkspider.dispatch.underway import Listener
+from bulkspider.entries.entry import Entry
+from bulkspider.errors import BulkError, DiskError, Stopped, UsageError
+from bulkspider.handover.handing import Handover
+from bulkspider.handover.manifests import Manifest
+from bulkspider.handover.stage import StagedFolder
+from bulkspider.items import BulkItem
+from bulkspider.options import human
+from bulkspider.pumps.descriptors import commits_at_once, transfers_at_once
+from bulkspider.run.download import Download
+from bulkspider.run.run import Run
+from bulkspider.spiders.arguments import Prepared
+from bulkspider.spiders.door import SpiderDoor
+from bulkspider.spiders.rows import Rows
+from bulkspider.text import visible
+from bulkspider.transfer.batch import SmallFiles, allows_batches
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler
+
+logger = logging.getLogger(__name__)
+
+# Files that are hashed, or wait for it, while the list is read on.
+VERIFY_AHEAD = 8
+
+
+class ListJob:
+    """source: the entries. folder: where they go, opened and locked. report: the page to write, None for none.
+    every_row: somebody wants a row for every entry. verifying: the output is only re-read. writer: the shard or worker
+    that this run is, if it is one. slots: None before `begin`. once: each URL is asked for once, for a dry run
+    (`commands/dryrun.py`)."""
+
+    once = False
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.source = prepared.source
+        self.folder = prepared.folder
+        self.report = prepared.report
+        self.every_row = prepared.every_row
+        self.verifying = prepared.verify
+        self.writer = prepared.writer
+        self.slots: Slots | None = None
+        self._prepared = prepared
+        self._sums = prepared.sums
+        self._manifest: Manifest | None = None
+        self._stage: StagedFolder | None = None
+        self._writing: Deferred[bool] | None = None
+        self._run: Run | None = None
+        self._at_end: list[Callable[[], None]] = []
+
+    def on_end(self, subscriber: Callable[[], None]) -> None:
+        """Calls `subscriber` when every entry has its outcome, and list, ledger and folder are still there."""
+        self._at_end.append(subscriber)
+
+    async def begin(self, crawler: Crawler, door: SpiderDoor, rows: Rows, run: Run) -> bool:
+        """The crawl has begun. False: it is refused, and says why."""
+        self._run, self._rows = run, rows
+        prepared, source = self._prepared, self.source
+        run.of_a_list = True
+        run.outcomes.count_entries(source.entries)
+        self._warn_of_space()
+        try:
+            ledger = self._ledger = run.use_folder(self.folder, prepared.writer)
+        except DiskError as failure:
+            run.disk_failed(failure)
+            return False
+        if prepared.manifest is not None:
+            self._manifest = Manifest(prepared.manifest, self.folder, ledger)
+        if prepared.then is not None and not self.verifying:
+            lock_name = "then.lock" if prepared.writer is None else f"then.{prepared.writer}.lock"
+            run.handover = Handover(prepared.then, self.folder, ledger, run.threads, run.stopping.is_set, lock_name)
+            if prepared.then.stage_max:
+                self._stage = StagedFolder(self.folder, prepared.then.stage_max)
+        proofs = Proofs(self.folder, ledger, run.threads, run.stopping, asker="the list")
+        self._build(crawler, door, rows, run, proofs)
+        if source.duplicates:
+            crawler.stats.set_value("bulk/duplicates", source.duplicates)
+        if source.ignored is not None:
+            crawler.stats.set_value("bulk/ignored_first_line", source.ignored.name)
+        if source.introduction:
+            logger.info("%s", source.introduction)
+        for warning in source.warnings:
+            logger.warning("%s", warning)
+        for bad in source.bad:
+            error = BulkError(str(bad.problem), code="bad_line")
+            rows.bad_line(bad.line, visible(bad.name or ""), error)
+        if prepared.walked is not None:
+            for warning in prepared.walked.warnings:
+                logger.warning("%s", warning)
+            for page in prepared.walked.unread:
+                rows.bad_line(0, visible(page.name), page.error)
+        try:
+            if run.handover is not None:
+                await maybe_deferred_to_future(Deferred.fromCoroutine(run.handover.begin()))
+            source.begin(self._dispatcher)
+            if prepared.remote_sums is not None:
+                self._sums = self._dispatcher.sums = await prepared.remote_sums.fetch(crawler)
+        except UsageError as refusal:
+            run.refuse(refusal)
+            return False
+        except Stopped:
+            pass  # as if it had been stopped a moment later
+        return True
+
+    def _build(self, crawler: Crawler, door: SpiderDoor, listener: Listener, run: Run, proofs: Proofs) -> None:
+        self._run, self._door = run, door
+        options, settings, source = run.options, crawler.settings, self.source
+        run.trusted.listed = source.origins
+        limits = Limits.of(settings)
+        limits = replace(limits, total=transfers_at_once(limits.total))
+        committer = run.downloads.committer
+        committer.group = commits_at_once(limits.total, committer.group)
+        stage = self._stage
+        batches = not source.shared and stage is None and not self.once and allows_batches(settings)
+        small = SmallFiles(
+            options.batch if batches else 1,
+            left=lambda: source.waiting,
+            limited=lambda: run.rates.limited,
+        )
+        if stage is None:
+            self.slots = Slots.of_limits(limits, run, fits=run.downloads.fits, small=small)
+        else:
+            fits = partial(_fits, stage, run.downloads.fits)
+            self.slots = Slots.of_limits(limits, run, fits=fits, admits=partial(_admits, stage))
+        # Beside other workers a free place is better used for another file, unless the user says otherwise.
+        alone = source.shared and settings.getpriority("BULK_SEGMENTS") is None
+        segments = Segments(
+            self.slots,
+            run.origins,
+            most=1 if alone else options.segments,
+            smallest=options.segment_min,
+            held_back=run.rates.hold_back,
+            may_connect=source.may_connect,
+        )
+        fresh_urls = FreshUrls(self._prepared.list_path, options.fresh_url, run.threads.in_thread, source.reading)
+        fetcher = Fetcher(
+            *(run, door, self.slots),
+            source=source,
+            segments=segments,
+            fresh_urls=fresh_urls,
+            small=small,
+            once=self.once,
+        )
+        door.fetcher, door.small = fetcher, small
+        self._dispatcher = Dispatcher(
+            run,
+            source,
+            self.folder,
+            fetcher,
+            listener,
+            slots=self.slots,
+            segments=segments,
+            proofs=proofs,
+            stage=stage,
+        )
+        self._dispatcher.sums = self._sums
+
+    def _warn_of_space(self) -> None:
+        """Before the first byte: will what the list still needs fit (FAULTS 47)? Each file is asked at its own time."""
+        free = self.folder.free_space()
+        if self.source.known_bytes > free:
+            needed = self.source.known_bytes - self.folder.used_space()
+            if needed > free:
+                logger.warning(
+                    "%s: the list still needs about %s, and only %s are free; the run will stop when the disk is full",
+                    *(self.folder.root, human(needed), human(free)),
+                )
+
+    async def work(self) -> AsyncIterator[Any]:
+        """Requests and items, as they are due."""
+        run, door, dispatcher = self._run, self._door, self._dispatcher
+        assert run is not None
+        while True:
+            for ready in door.yield_ready():
+                yield ready
+            if self.source.grows:
+                run.outcomes.count_entries(self.source.owed)
+            if run.stopping:
+                break
+            if dispatcher.is_done and not door.has_ready and not door.waits:
+                run.outcomes.finished = await maybe_deferred_to_future(Deferred.fromCoroutine(self._write_manifest()))
+                break
+            self._keep_manifest()
+            door.find_lost()
+            if dispatcher.is_done:
+                await maybe_deferred_to_future(run.wakeup.wait(LOOK_EVERY_SECONDS))
+            else:
+                await maybe_deferred_to_future(Deferred.fromCoroutine(dispatcher.step()))
+
+    async def verify(self) -> AsyncIterator[BulkItem]:
+        """Re-reads the output, several files at once, and asks nobody."""
+        run = self._run
+        assert run is not None
+        pending: deque[tuple[Entry, Deferred[VerifyResult]]] = deque()
+        while not run.stopping:
+            while len(pending) < VERIFY_AHEAD and (entry := self._dispatcher.take()) is not None:
+                task = (verify, entry, self.folder, self._ledger, run.stopping.is_set)
+                pending.append((entry, run.threads.in_thread(*task, hashing=True)))
+            if not pending:
+                run.outcomes.finished = await maybe_deferred_to_future(Deferred.fromCoroutine(self._write_manifest()))
+                break
+            entry, result = pending.popleft()
+            try:
+                found = await maybe_deferred_to_future(result)
+            except BulkError as error:
+                found = VerifyResult(error.status, error=error)
+            yield self._rows.verified(entry, found)
+
+    # -- the manifest ----------------------------------------------------------------------------------------------
+
+    def _keep_manifest(self) -> None:
+        """Writes it beside the transfers, when it is due."""
+        manifest, run = self._manifest, self._run
+        if manifest is not None and self._writing is None and run is not None and time.monotonic() >= manifest.due:
+            self._writing = Deferred.fromCoroutine(self._write(manifest, run))
+
+    async def _write_manifest(self) -> bool:
+        """As it is at the end; False when the run is stopped meanwhile."""
+        manifest, run = self._manifest, self._run
+        assert run is not None
+        if manifest is not None:
+            if self._writing is not None:
+                await self._writing
+            if not await self._write(manifest, run) and not run.stopping:
+                run.outcomes.count_unwritten()
+        return not run.stopping
+
+    async def _write(self, manifest: Manifest, run: Run) -> bool:
+        task = partial(manifest.write, shared=not self.folder.is_ours_alone)
+        try:
+            await run.threads.in_thread(task, run.stopping.is_set, hashing=True)
+        except Stopped:
+            pass  # it holds what has a hash by now
+        except DiskError as error:
+            logger.error("%s", error)
+            return False
+        finally:
+            self._writing = None
+        return True
+
+    def is_done(self, name: str) -> bool:
+        """The ledger knows the file, it is there, or was taken away, and nothing waits to be handed on."""
+        run = self._run
+        line = self._ledger.find(name) if run is not None else None
+        if run is None or line is None or (run.handover is not None and run.handover.wants(line)):
+            return False
+        return line.is_elsewhere or self.folder.lstat(name) is not None
+
+    async def end(self) -> None:
+        """The crawl has ended: entries never begun are left, not failed."""
+        run, source = self._run, self.source
+        if run is None or self.slots is None:
+            self.folder.close()
+            return
+        if not run.outcomes.finished and not run.stopping:
+            # Scrapy closed while nothing was under way: it is told, as every stop is.
+            run.stopping.stop(Stopped())
+        if self._sums is not None and (gaps := self._sums.gaps):
+            logger.warning("%s", gaps)
+        if source.duplicates:
+            run.crawler.stats.set_value("bulk/duplicates", source.duplicates)
+        if run.stopping:
+            await maybe_deferred_to_future(Deferred.fromCoroutine(self._write_manifest()))
+        self._dispatcher.abandon()
+        self._rows.count_rest()
+        await self._rows.passed.acknowledge_rest()
+        run.outcomes.count_entries(source.owed)
+        if left := source.waiting + self._dispatcher.unchecked:
+            run.outcomes.count_left(left)
+        run.outcomes.count_given_up(source.given_up)
+        for subscriber in self._at_end:
+            subscriber()
+        await source.end()
+        if run.handover is not None:
+            run.handover.close()
+
+
+def _fits(stage: StagedFolder, on_disk: Callable[[Download, float], bool], download: Download, now: float) -> bool:
+    if on_disk(download, now):
+        return True
+    return stage.make_room_on_disk(download.entry.name) and on_disk(download, now)
+
+
+def _admits(stage: StagedFolder, download: Download) -> bool:
+    return stage.admits(download.entry.name, lambda: download.size)

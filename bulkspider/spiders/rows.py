@@ -1,0 +1,148 @@
+"""The rows of the spider `bulk`: each entry becomes one item, and BulkPipeline counts it.
+
+A file that is fetched becomes an item with an empty status, which BulkPipeline finishes; then, or when the entry ended
+without a file, the item is its row. What somebody else's pipeline drops or breaks is counted all the same, and so is
+what is still on its way when the crawl ends. Makes no requests (`door.py` does).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from scrapy import signals
+from twisted.internet.defer import Deferred
+
+from bulkspider.disk.ledger import LedgerLine
+from bulkspider.disk.proof import VerifyResult
+from bulkspider.entries.entry import Entry
+from bulkspider.entries.redaction import error_of
+from bulkspider.errors import BulkError
+from bulkspider.items import BulkItem
+from bulkspider.run.download import Download, row_of
+from bulkspider.run.run import Run
+from bulkspider.spiders.passed import PassedItems
+
+if TYPE_CHECKING:
+    from bulkspider.disk.folder import Folder
+
+# Rows of what earlier runs have done, gathered before Scrapy is given one after the other.
+ROWS_AHEAD = 64
+
+
+class Rows:
+    """One per crawl of the spider (`dispatch.underway.Listener`). wanted: somebody wants a row for each entry that an
+    earlier run did. passed: what follows once an item has passed all pipelines. finishing: the downloads that
+    BulkPipeline has not finished yet."""
+
+    def __init__(self, run: Run, folder: Folder, passed: PassedItems, *, wanted: bool) -> None:
+        self.passed = passed
+        self.finishing: dict[Download, None] = {}
+        self._run = run
+        self._folder = folder
+        self._wanted = wanted
+        self._ready: deque[BulkItem] = deque()
+        # On their way to BulkPipeline, where they are counted; by line and name.
+        self._uncounted: dict[tuple[int, str], BulkItem] = {}
+        run.outcomes.on_outcome(self._counted)
+        run.crawler.signals.connect(self._dropped, signals.item_dropped)
+        run.crawler.signals.connect(self._dropped, signals.item_error)
+
+    # -- for whoever gives them to Scrapy --------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        """What is ready."""
+        return len(self._ready) + len(self.passed)
+
+    def take(self) -> Any:
+        """The next item that is ready, or what a subclass has made of a file; None when there is nothing."""
+        return self._ready.popleft() if self._ready else self.passed.take()
+
+    @property
+    def waits(self) -> bool:
+        """Something is in the pipelines, or being parsed, and somebody waits for it."""
+        return self.passed.waits
+
+    def are_all_through(self) -> None:
+        """Scrapy has nothing in hand."""
+        self.passed.are_all_through()
+
+    # -- the end of an entry ---------------------------------------------------------------------------------------
+
+    def finish(self, download: Download) -> Deferred[LedgerLine | None]:
+        """Fires when BulkPipeline has finished the file (`dispatch.fetch.Door.finish`)."""
+        verdict = download.verdict = Deferred[LedgerLine | None]()
+        download.item = row_of(download.entry, self._folder, download=download)
+        self._put(download.item)
+        self.finishing[download] = None
+        verdict.addBoth(self._finished, download)
+        return verdict
+
+    def _finished(self, result: Any, download: Download) -> Any:
+        self.finishing.pop(download, None)
+        return result
+
+    @property
+    def busy(self) -> bool:
+        return len(self._ready) >= ROWS_AHEAD
+
+    def proven(self, entry: Entry, line: LedgerLine) -> bool:
+        wanted = self._wanted or (line.owed and self._run.owes_items)
+        if wanted:
+            item = row_of(entry, self._folder, line=line)
+            item.already = True
+            self._put(item)
+        return wanted
+
+    def ended(self, entry: Entry, error: BulkError, download: Download | None) -> None:
+        row = row_of(entry, self._folder, download=download, error=error)
+        if download is not None and download.item is not None:
+            # The item that was to be finished is on its way already, and becomes the row.
+            download.item.become(row)
+        else:
+            self._put(row)
+
+    def verified(self, entry: Entry, found: VerifyResult) -> BulkItem:
+        """The row of a file that was re-read."""
+        item = row_of(entry, self._folder, found.status)
+        item.error = error_of(found.error) if found.error is not None else None
+        item.proof_by = found.proof_by
+        item.size, item.flags, item.checksums = found.size, list(found.flags), dict(found.digests)
+        item.sha256 = found.digests.get("sha256")
+        return item
+
+    def bad_line(self, line: int, name: str, error: BulkError) -> None:
+        """A line of the list that is no entry, and was passed over."""
+        self._put(BulkItem(line=line, name=name, status="failed", error=error_of(error)))
+
+    def _put(self, item: BulkItem) -> None:
+        self._uncounted[item.line, item.name] = item
+        self._ready.append(item)
+        self.passed.sent(item)
+        self._run.wakeup.set()
+
+    # -- items that never come to BulkPipeline -----------------------------------------------------------------------
+
+    def _counted(self, item: BulkItem) -> None:
+        self._uncounted.pop((item.line, item.name), None)
+
+    def _dropped(self, item: Any) -> None:
+        """Somebody's pipeline dropped the item, or broke; the file may have no name yet, or the row not be counted."""
+        if not isinstance(item, BulkItem):
+            return
+        if item.status and (item.line, item.name) in self._uncounted:
+            self._run.outcomes.count(item)
+        elif not item.status and (download := self._run.downloads.at(item.path)) is not None:
+            self.lose(download)
+
+    def lose(self, download: Download) -> None:
+        """Nobody will finish its file."""
+        if download.verdict is not None and not download.verdict.called:
+            download.item = None
+            download.verdict.errback(BulkError("another component dropped the item", code="dropped"))
+
+    def count_rest(self) -> None:
+        """The crawl has ended: rows that never came to BulkPipeline are counted all the same."""
+        for item in list(self._uncounted.values()):
+            if item.status:
+                self._run.outcomes.count(item)

@@ -1,0 +1,166 @@
+"""How far a list is, told from what is on disk: the list, the ledger, the parts, and what a run has left.
+
+Takes no lock and changes nothing, so it may be asked while a run works in the folder. What is done is judged as a dry
+run does, by ledger and file; nothing is hashed and nobody is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bulkspider.disk.folder import PRIVATE, open_ours
+from bulkspider.disk.ledger import Ledger, LineVerdict, judge_line
+from bulkspider.disk.part import bytes_held
+from bulkspider.entries.entry import Entry, url_key
+from bulkspider.errors import DiskError, Kind, cure
+from bulkspider.failures import Failed, load_failures
+from bulkspider.lists.source import ListSource
+from bulkspider.options import human, plural
+from bulkspider.status.record import LIVE
+
+# A run writes every two seconds, unless its disk does not answer; one that was killed leaves what it said last.
+STALE_SECONDS = 20.0
+STALE_HERE_SECONDS = 600.0
+
+
+@dataclass
+class Status:
+    """failed: codes, of entries that are not done. bytes_left: as far as the list gives sizes; unsized: entries
+    without. holder: who works in the folder now, None if nobody does. live: what that run has said last, empty if
+    nothing.
+    """
+
+    title: str
+    root: str
+    entries: int = 0
+    done: int = 0
+    left: int = 0
+    bytes_on_disk: int = 0
+    bytes_left: int = 0
+    unsized: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    permanent: int = 0
+    holder: str | None = None
+    live: dict[str, Any] = field(default_factory=dict)
+
+    def has_failed(self, failed: Failed) -> None:
+        self.failed[failed.code] += 1
+        self.permanent += failed.permanent
+
+    @property
+    def exit_status(self) -> int:
+        """What a run that ended now would end with, unproven files apart."""
+        if self.left or self.failed.total() > self.permanent:
+            return Kind.RETRY.exit_status
+        return Kind.PERMANENT.exit_status if self.permanent else 0
+
+    def to_json(self) -> str:
+        """For programs. waiting: the hosts that are waited for."""
+        numbers = {
+            "entries": self.entries,
+            "done": self.done,
+            "failed": self.failed.total(),
+            "left": self.left,
+            "running": len(self.live.get("running", ())),
+            "waiting": [origin for origin, _, _ in self.live.get("waiting", ())],
+            "bytes_on_disk": self.bytes_on_disk,
+            "bytes_left": self.bytes_left,
+        }
+        more = {
+            "failed_by_code": dict(self.failed),
+            "speed": self.live.get("speed", 0),
+            "is_running": bool(self.holder),
+        }
+        return json.dumps(numbers | more)
+
+    def lines(self) -> Iterator[str]:
+        """For people."""
+        failed = f", {self.failed.total():,} failed" if self.failed else ""
+        entries = plural(self.entries, "entry", "entries")
+        yield f"{self.title}: {entries}: {self.done:,} done{failed}, {self.left:,} left"
+        without = f", and {plural(self.unsized, 'file', 'files')} of unknown size" if self.unsized else ""
+        yield f"in {self.root}: {human(self.bytes_on_disk)}; to fetch: {human(self.bytes_left)}{without}"
+        for code, times in self.failed.most_common():
+            what = cure(code)
+            yield f"failed last time: {times:,} with {code}{f' ({what})' if what else ''}"
+        if self.holder is None:
+            yield "no run works there now"
+            return
+        running = f": {plural(len(self.live['running']), 'file', 'files')}" if "running" in self.live else ""
+        speed = f", {human(self.live['speed'])}/s" if "speed" in self.live else ""
+        seconds = self.live.get("seconds_left")
+        rest = f", about {seconds // 60} min left" if seconds else ""
+        yield f"a run works there ({self.holder}){running}{speed}{rest}"
+        for origin, wait, why in self.live.get("waiting", ()):
+            yield f"waiting for {origin}: {wait} s{f' ({why})' if why else ''}"
+
+
+def look(source: ListSource, root: str) -> Status:
+    """The status of a checked list in its output folder. Raises DiskError when something of ours cannot be read."""
+    status = Status(source.title, os.path.abspath(root), source.entries)
+    status.live = _live(root)
+    if status.live:
+        status.holder = f"pid {status.live['pid']} on {status.live['host']}"
+    failures = load_failures(root)
+    ledger = Ledger(Path(root) / PRIVATE)
+    ledger.load()
+    try:
+        while (entry := source.take()) is not None:
+            _count(status, entry, ledger, failures)
+    finally:
+        ledger.close()
+    return status
+
+
+def _count(status: Status, entry: Entry, ledger: Ledger, failures: dict[str, Failed]) -> None:
+    path = os.path.join(status.root, entry.name)
+    failed = failures.get(entry.name)
+    if (line := ledger.find(entry.name)) is not None:
+        found = None
+        with suppress(OSError):
+            found = os.lstat(path)
+        proof = judge_line(line, key=url_key(entry.url), stat=found, size=entry.size, digests=dict(entry.digests))
+        if proof is LineVerdict.PROVEN:
+            if found is not None:  # a command may have taken it away
+                status.bytes_on_disk += line.size
+            if failed is not None and failed.code == "then_failed":
+                status.has_failed(failed)  # the file is there, but was not handed on
+            else:
+                status.done += 1
+            return
+    held, is_foreign = bytes_held(path)
+    held = 0 if is_foreign else held
+    status.bytes_on_disk += held
+    if entry.size is None:
+        status.unsized += 1
+    else:
+        status.bytes_left += max(0, entry.size - held)
+    if failed is None:
+        status.left += 1
+    else:
+        status.has_failed(failed)
+
+
+def _live(root: str) -> dict[str, Any]:
+    """What the run that works there has said last; empty where none does."""
+    try:
+        with open(open_ours(os.path.join(root, PRIVATE, LIVE), os.O_RDONLY), encoding="utf-8") as file:
+            live = json.load(file)
+        age = time.time() - live["time"]
+        if live["host"] == socket.gethostname():
+            os.kill(live["pid"], 0)  # raises an OSError where there is no such process
+            return dict(live) if age < STALE_HERE_SECONDS else {}
+        return dict(live) if age < STALE_SECONDS else {}
+    except PermissionError:  # of somebody else, but there
+        return dict(live)
+    except (DiskError, OSError, ValueError, KeyError, TypeError):
+        return {}

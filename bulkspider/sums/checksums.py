@@ -1,0 +1,155 @@
+"""Checksum files: SHA256SUMS and its kin, given as `-a sums=PATH` or a URL.
+
+Decides which line of such a file speaks of which entry. Its grammar is `entries/sumsfile.py`; what follows from a hash
+that differs is `protocol/digests.py`'s.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from scrapy import Request
+from scrapy.utils.defer import maybe_deferred_to_future
+from twisted.internet.threads import deferToThread
+
+from bulkspider.entries.entry import Entry, redact, without_userinfo
+from bulkspider.entries.sumsfile import parse_sums
+from bulkspider.errors import UsageError
+from bulkspider.protocol.digests import SIGNED_SUMS, SUMS
+from bulkspider.sums.signature import Signed
+
+if TYPE_CHECKING:
+    from scrapy.crawler import Crawler
+
+logger = logging.getLogger(__name__)
+
+
+class Sums:
+    """Hashes by file name. where: the file they come from, for messages. by: who states them, SUMS or SIGNED_SUMS."""
+
+    def __init__(self, known: Mapping[str, tuple[str, str]], where: str, by: str = SUMS) -> None:
+        self._known = dict(known)
+        self._where = where
+        self._by = by
+        self._asked = 0
+        self._unknown = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def add_to(self, entry: Entry) -> Entry:
+        """The entry with its hash from the checksum file: by its name, else by the end of its URL's path, the longer
+        the better, else by the last part of name or URL. A hash of the same kind in the list itself stands, unless the
+        checksum file is signed."""
+        self._asked += 1
+        for name in _names_of(entry):
+            if found := self._known.get(name):
+                return self._with(entry, *found)
+        self._unknown += 1
+        return entry
+
+    def _with(self, entry: Entry, algorithm: str, value: str) -> Entry:
+        listed = dict(entry.digests).get(algorithm)
+        if listed is not None and self._by != SIGNED_SUMS:
+            return entry
+        if listed not in (None, value):
+            logger.warning(
+                "%s: the list has another %s than %s, whose signature is good; the signed one counts",
+                *(entry.name, algorithm, self._where),
+            )
+        digests = {**dict(entry.digests), algorithm: value}
+        return replace(entry, digests=tuple(digests.items()), stated_by=((algorithm, self._by),))
+
+    @property
+    def gaps(self) -> str | None:
+        """What a person should know of the entries that were asked for and are not in it."""
+        if not self._unknown:
+            return None
+        some = f"{self._unknown:,} of {self._asked:,} entries"
+        return f"{self._where} has no line for {some}: these were not compared with it"
+
+
+def _names_of(entry: Entry) -> Iterator[str]:
+    yield entry.name
+    path = unquote(urlsplit(entry.url).path).strip("/")
+    while "/" in path:
+        yield path
+        path = path.partition("/")[2]
+    yield entry.name.rpartition("/")[2]
+    yield path
+
+
+@dataclass(frozen=True, slots=True)
+class SumsFile:
+    """Where a checksum file is: a path or a URL, and how it is signed, if it is to be."""
+
+    place: str
+    signed: Signed | None = None
+
+    @property
+    def is_remote(self) -> bool:
+        """It, or its signature, is to be fetched."""
+        return _is_url(self.place) or (self.signed is not None and _is_url(self.signed.signature))
+
+    def read(self) -> Sums:
+        """Raises UsageError when it cannot be read or its signature is not good, ListError when a line is none."""
+        signature = None
+        if self.signed is not None and self.signed.signature is not None:
+            signature = _read(self.signed.signature, "signature")
+        return self._parse(_read(self.place, "checksum file"), signature)
+
+    async def fetch(self, crawler: Crawler) -> Sums:
+        """The same, by the crawl's own downloader where a URL is given."""
+        signature = None
+        if self.signed is not None and self.signed.signature is not None:
+            signature = await _get(crawler, self.signed.signature, "signature")
+        data = await _get(crawler, self.place, "checksum file")
+        return await maybe_deferred_to_future(deferToThread(self._parse, data, signature))
+
+    def _parse(self, data: bytes, signature: bytes | None) -> Sums:
+        where, by = redact(self.place), SUMS
+        if self.signed is not None:
+            data, by = self.signed.check(data, signature, where), SIGNED_SUMS
+        text = data.decode("utf-8", "surrogateescape")
+        hint = urlsplit(self.place).path if _is_url(self.place) else self.place
+        return Sums(parse_sums(text.splitlines(), hint, where), where, by)
+
+
+def sums_file(place: str | None, signature: str | None, keyring: str | None) -> SumsFile | None:
+    """What the arguments sums, sums_sig and keyring say. Raises UsageError."""
+    if place is None and (signature or keyring):
+        raise UsageError(f"argument {'sums_sig' if signature else 'keyring'}: of which file? Say sums=FILE")
+    if signature and not keyring:
+        raise UsageError("argument sums_sig: whose signature is good? Say keyring=FILE, the keys that you trust")
+    if not place:
+        return None
+    return SumsFile(place, Signed.by(signature, keyring) if keyring else None)
+
+
+def _is_url(place: str | None) -> bool:
+    return place is not None and place.startswith(("http://", "https://"))
+
+
+def _read(path: str, what: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise UsageError(f"{path}: no such {what} ({error.strerror}); correct its path") from error
+
+
+async def _get(crawler: Crawler, place: str, what: str) -> bytes:
+    if not _is_url(place):
+        return _read(place, what)
+    request = Request(without_userinfo(place), dont_filter=True, meta={"allow_offsite": True})
+    try:
+        response = await crawler.engine.download_async(request)
+    except Exception as error:
+        raise UsageError(f"{redact(place)}: the {what} could not be fetched ({redact(str(error))})") from error
+    if response.status != 200:
+        raise UsageError(f"{redact(place)}: the {what} could not be fetched ({response.status})")
+    return response.body

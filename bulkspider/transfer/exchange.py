@@ -1,0 +1,445 @@
+"""One question to an origin and the head of its answer: what every request of ours does, whatever becomes of the body.
+
+`Exchange` asks for a transfer and says what each answer means (`protocol/plan.py`); carrying that out is the
+transfer's work. `Probe` is the attempt of a dry run: one exchange, of which only the head counts.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from scrapy.http import Headers
+from scrapy.utils.defer import maybe_deferred_to_future
+from twisted.internet.defer import CancelledError
+
+from bulkspider.entries.entry import Entry, origin_of, redact
+from bulkspider.entries.redaction import hider
+from bulkspider.entries.urls import same_origin
+from bulkspider.errors import AttemptError, BulkError, Kind, VersionConflict, too_large, too_large_for_stage
+from bulkspider.hosts.limits import seconds_to_wait
+from bulkspider.hosts.pieces import PIECES
+from bulkspider.hosts.pieces import REFUSALS as PIECES_REFUSALS
+from bulkspider.options import human
+from bulkspider.protocol import plan
+from bulkspider.protocol.byteranges import ByteRange
+from bulkspider.protocol.digests import linked
+from bulkspider.protocol.plan import Answer, Ask, Complete, Expected, Fail, PartState, Verdict, Write
+from bulkspider.protocol.servertext import READ_MAX, excerpt, meaning_of, quote
+from bulkspider.run.origins import Outcome
+from bulkspider.transfer.destinations import add_secrets, check_redirect, secrets_of, states_checksums
+
+if TYPE_CHECKING:
+    from scrapy import Request
+    from twisted.internet.defer import Deferred
+
+    from bulkspider.auth.grants import Grant
+    from bulkspider.run.download import Download
+    from bulkspider.run.run import Run
+    from bulkspider.wire import Head
+
+logger = logging.getLogger(__name__)
+
+# A refusal is not waited for longer than this to hear its reasons.
+HEAR_SECONDS = 2.0
+# What is said of one file, and not of its host, also with a time to wait (RFC 9110 §15.5; RFC 7725).
+OF_ONE_FILE = (400, 401, 404, 405, 410, 451)
+# Statuses from here on come with a reason (RFC 9110 §15.5, §15.6).
+REFUSALS = 400
+UNAUTHORIZED = 401
+
+
+class Redirected(Exception):
+    """The answer is a redirect: Scrapy's middleware follows it, with a new Request that comes back to us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What was asked, the head of the answer, and what the answer means. Its body is still to be read, or dropped."""
+
+    asked: Ask
+    head: Head
+    verdict: Verdict
+
+
+class _Sender:
+    """Sends a request as often as it is needed, with the secrets that its host may see; with new ones after a 401.
+
+    listed_url: the URL or mirror of the list that led to the request. granted: what BULK_AUTH gave for it last.
+    pending: what is waited for, to be cancelled.
+    """
+
+    def __init__(self, run: Run, entry: Entry, listed_url: str, request: Request) -> None:
+        self.granted: Grant | None = None
+        self.pending: Deferred[Any] | None = None
+        self._run = run
+        self._entry = entry
+        self._listed_url = listed_url
+        self._request = request
+
+    async def send(self, asked: Ask, method: str = "GET") -> Head:
+        """The head of the answer. Raises AttemptError."""
+        origin, grants = origin_of(self._listed_url), self._run.grants
+        granted = self.granted = await self.wait(grants.get(origin))
+        head = await self._send(asked, method)
+        if granted is None or not self.shows_granted:
+            return head
+        if head.status != UNAUTHORIZED:
+            granted.worked = True
+            return head
+        renewed = await self.wait(grants.get(origin, granted))
+        if renewed is None or renewed is granted:
+            return head
+        head.drop()
+        self.granted = renewed
+        head = await self._send(asked, method)
+        renewed.worked = renewed.worked or head.status != UNAUTHORIZED
+        return head
+
+    @property
+    def shows_granted(self) -> bool:
+        """The request's host may see what is for the origin of the list."""
+        return self._run.trusted.may_see(self._listed_url, self._request.url)
+
+    async def _send(self, asked: Ask, method: str) -> Head:
+        request = self._request if method == "GET" else self._request.replace(method=method)
+        return cast("Head", await self.wait(self._run.wire.exchange(request, self.headers(asked))))
+
+    async def wait(self, pending: Deferred[Any]) -> Any:
+        self.pending = pending
+        try:
+            return await maybe_deferred_to_future(pending)
+        finally:
+            self.pending = None
+
+    def headers(self, asked: Ask) -> Headers:
+        """The request's own headers, with what the plan asks for and the secrets that its host may see."""
+        headers, url = Headers(), self._request.url
+        dict.update(headers, self._request.headers)  # names and values are in their normal form already
+        for name in ("Range", "If-Range"):
+            headers.pop(name, None)
+        fields = self.granted.fields if self.granted is not None else None
+        add_secrets(headers, self._entry, self._listed_url, url, self._run.trusted, fields)
+        for name, value in asked.headers().items():
+            headers[name] = value
+        if states_checksums(headers, url):
+            headers["x-amz-checksum-mode"] = "ENABLED"
+        return headers
+
+    @property
+    def secrets(self) -> list[str]:
+        """What the request gave away to its host, which may repeat it."""
+        fields = self.granted.fields if self.granted is not None else None
+        return secrets_of(self.headers(Ask()), self._entry, fields)
+
+    def cancel(self) -> None:
+        if self.pending is not None:
+            self.pending.cancel()
+
+
+class Exchange:
+    """The questions of one transfer, one after the other.
+
+    source: the origin that is asked, `host:port`. head: of the last answer that was judged. stopped: why nothing more
+    is asked.
+    """
+
+    def __init__(self, run: Run, download: Download, request: Request) -> None:
+        self.source = origin_of(request.url)
+        self.head: Head | None = None
+        self.stopped: BulkError | None = None
+        self._run = run
+        self._download = download
+        self._request = request
+        self._sender = _Sender(run, download.entry, download.url, request)
+
+    def stop(self, error: BulkError) -> None:
+        """Ends the waiting for an answer at once."""
+        if self.stopped is None or not isinstance(error, VersionConflict):
+            self.stopped = error
+        self._sender.cancel()
+
+    async def ask(self, asked: Ask, known: PartState) -> Reply:
+        """Asks, and judges the answer by what is `known` of the object. Raises Redirected, AttemptError."""
+        head = self.head = await self.send(asked)
+        if head.status in plan.REDIRECTS and head.answer.location:
+            head.drop()
+            check_redirect(self._request.url, head.status, head.answer.location)
+            self._note_link(head)
+            raise Redirected
+        self._note_link(head)
+        return self.judge(asked, head, known)
+
+    def _note_link(self, head: Head) -> None:
+        """What the entry's own host says of the file counts, also when another host sends it; the last time it said
+        anything, and nothing of what it said in earlier attempts."""
+        digests, size = linked(head.fields) if head.status in plan.REDIRECTS else ({}, None)
+        is_first = not self._request.meta.get("redirect_urls")
+        if is_first or ((digests or size is not None) and same_origin(self._download.url, self._request.url)):
+            self._download.is_linked(digests, size)
+
+    def judge(self, asked: Ask, head: Head, known: PartState) -> Reply:
+        """What an answer means, as if `asked` had been the question."""
+        verdict = plan.judge(known, asked, head.answer, self.expected)
+        match verdict:
+            case Write(total=total) | Complete(total):
+                folder = self._download.folder
+                error = too_large(total, folder.capacity, self._run.options.max_size)
+                if error := error or too_large_for_stage(total, folder.stage_max):
+                    verdict = Fail(error)
+            case Fail(error) if error.http_status in self._run.origins[self.source].profile.busy:
+                # Another status would say so; at this host it is this one.
+                error.kind, error.origin_wide = Kind.RETRY, True
+        refused = isinstance(verdict, Fail) and (verdict.error.http_status or 0) >= REFUSALS
+        if isinstance(verdict, Fail) and refused and self.source != origin_of(self._download.url):
+            verdict.error.message += f" ({self._behind_redirect(head.status)})"
+        return Reply(asked, head, verdict)
+
+    def _behind_redirect(self, status: int) -> str:
+        """Which host refused, when it is not the one of the list; and what may be the reason."""
+        where = f"{self.source}, whereto a redirect led"
+        has_secrets = self._download.entry.headers or self._sender.granted is not None
+        if status in (401, 403) and has_secrets and not self._sender.shows_granted:
+            where += "; it is not in BULK_TRUSTED_HOSTS, so it got no header of the list and none of BULK_AUTH"
+        return where
+
+    @property
+    def expected(self) -> Expected:
+        """What the list says of the entry."""
+        return expected_of(self._download)
+
+    async def send(self, asked: Ask, method: str = "GET") -> Head:
+        """The head of the answer, not judged. Raises AttemptError, or why we were stopped."""
+        if self.stopped is not None:
+            raise self.stopped
+        began = time.monotonic()
+        try:
+            head = await self._sender.send(asked, method)
+            # What AutoThrottle goes by: the time to the head, as with Scrapy's own handlers.
+            self._request.meta["download_latency"] = time.monotonic() - began
+            if head.status not in plan.REDIRECTS:
+                self._tell_origin(head.status)
+            if head.status < REFUSALS and (wait := seconds_to_wait(head.status, head.fields, time.time())) is not None:
+                self._run.origins[self.source].rest(wait, self._run.clock.now())
+            return head
+        except (BulkError, CancelledError):
+            if self.stopped is not None:
+                raise self.stopped from None
+            raise
+
+    def _tell_origin(self, status: int) -> None:
+        """Who is asked has answered; the list's own host, if it sent us there, works as well."""
+        for name in {self.source, self._download.origin}:
+            self._run.origins[name].heard(status, self._run.clock.now())
+
+    async def hear(self, head: Head, error: AttemptError) -> None:
+        """Adds to a refusal what the server itself said about it; the body is read or dropped."""
+        if not plan.explains(error):
+            head.drop()
+            return
+        body = await self._sender.wait(head.read_beginning(READ_MAX, HEAR_SECONDS))
+        self._run.outcomes.count_bytes(len(body))
+        said = None
+        if head.answer.encoding is None:
+            entry = self._download.entry
+            urls = (self._request.url, self._download.url, entry.url)
+            said = _reason(head, body, self._sender.secrets, urls)
+            quote(error, said)
+        plan.learn_meaning(error, meaning_of(head.status, head.fields, said))
+
+
+def expected_of(download: Download) -> Expected:
+    """What the list says of its entry."""
+    entry = download.entry
+    return Expected(
+        name=entry.name,
+        url_path=urlsplit(entry.url).path,
+        size=entry.size if entry.size is not None else download.linked_size,
+        size_by="the list" if entry.size is not None else "the redirect",
+        has_digest=download.has_listed_hash,
+        pages=download.takes_pages,
+    )
+
+
+class Bound:
+    """How many bytes one transfer asks its origin for at once (`hosts/pieces.py`)."""
+
+    def __init__(self, run: Run, download: Download, source: str) -> None:
+        self._source = source
+        self._pieces = run.origins[source].pieces
+        self._chosen = run.options.range_max or None
+        self._may_renew = run.options.fresh_url is not None
+        self._download = download
+        self._tried: int | None = None
+        self._has_piece = False
+
+    @property
+    def most(self) -> int:
+        """Bytes; 0 for any number. Of the answer to a POST no Range can be asked for."""
+        if self._download.entry.asked is not None:
+            return 0
+        limits = (self._chosen, self._pieces.limit, self._tried or self._download.range_max)
+        return min((limit for limit in limits if limit is not None), default=0)
+
+    def lower(self, asked: Ask, error: AttemptError) -> bool:
+        """After a refusal: whether it is worth asking again, for less."""
+        download, pieces = self._download, self._pieces
+        if download.entry.asked is not None or self._has_piece or download.refused_whole_and_in_pieces == self._source:
+            return False
+        if error.http_status == 403 and self._may_renew and not download.refreshed_in_vain:
+            return False  # the link may have expired: a fresh one comes first
+        lengths = [length for length in (asked.length, self._tried) if length is not None]
+        piece = pieces.next_try(error, min(lengths, default=None), self._rest(asked))
+        if piece is None:
+            if asked.bounded:
+                pieces.all_refused()
+                download.refused_whole_and_in_pieces = self._source
+            return False
+        if error.http_status == 403 and pieces.gives_all:
+            # It gives all of others, so it may be busy, and being asked on would make that worse: a piece that is
+            # still shorter is for the entry's next turn.
+            download.range_max = piece
+            if self._tried is not None:
+                return False
+        self._tried = piece
+        download.part.state.without_range = False
+        logger.info("%s: %s; asking for no more than %s at once", download.entry.name, redact(str(error)), human(piece))
+        return True
+
+    def lower_after_416(self, reply: Reply) -> bool:
+        """RFC 9110 §15.5.17 says that the bytes do not exist. Where they do, the range was too long; a file that is
+        short is sooner asked for as a whole."""
+        rest = self._rest(reply.asked)
+        if reply.head.status != 416 or (self._tried is None and (rest is None or rest <= PIECES[-1])):
+            return False
+        return self.lower(reply.asked, AttemptError("the origin answered 416", code="bad_range", http_status=416))
+
+    def answered(self, asked: Ask, *, piece: bool) -> None:
+        """What was asked for comes. piece: as a piece that we had bounded."""
+        if piece:
+            self._has_piece = True
+            # Where it gives all of other files, only the longest is remembered: it costs the next file nothing.
+            if self._tried is not None and (not self._pieces.gives_all or self._tried == PIECES[0]):
+                self._pieces.found(self._tried)
+        elif asked.length is None:
+            self._pieces.gives_all = True
+
+    def _rest(self, asked: Ask) -> int | None:
+        total = self._download.part.state.total
+        if total is None:
+            total = self._download.entry.size
+        return None if total is None else total - asked.want
+
+
+def with_retry_after(error: AttemptError, head: Head) -> AttemptError:
+    """The error, with the pause that its answer asks for (`hosts/limits.py`). A status that is final otherwise says
+    "later" with it; where it speaks of one file, that file waits alone."""
+    if error.http_status is not None:
+        error.retry_after = seconds_to_wait(head.status, head.fields, time.time())
+    if error.retry_after is not None and error.code == f"http_{error.http_status}":
+        error.kind = Kind.RETRY
+        error.origin_wide = error.http_status not in OF_ONE_FILE
+    return error
+
+
+def _reason(head: Head, body: bytes, secrets: Sequence[str], urls: Sequence[str]) -> str | None:
+    """What the server said, without the secrets of the request that it may repeat."""
+    return excerpt(body, head.fields.get("content-type"), hider(secrets, tuple(urls)))
+
+
+# ------------------------------------------------------------------------------------------------------- a dry run
+
+# A GET, because a signed link refuses HEAD; of one byte, because a server may send ten gigabytes otherwise.
+PROBE = Ask(first=0, end=1)
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeResult:
+    """What one answer says. size: bytes, None when it does not tell. ranges: a download could be resumed; None
+    where that cannot be told, and does not matter, because the file is empty."""
+
+    size: int | None = None
+    ranges: bool | None = False
+    error: AttemptError | None = None
+
+
+def understand(answer: Answer, judge: Callable[[Ask], Verdict]) -> ProbeResult:
+    """What the answer to PROBE says of the whole file. judge: what it means, as if that had been the question."""
+    if answer.status == 416:
+        # A Range that an empty file cannot satisfy; or a server that knows no ranges and says so in a strange way.
+        total = answer.content_range.total if answer.content_range is not None else None
+        return ProbeResult(total, ranges=None if total == 0 else False)
+    ranges = answer.content_range is not None
+    verdict = judge(PROBE if ranges else Ask())
+    match verdict:
+        case Fail(error):
+            return ProbeResult(error=error)
+        case Write(total=total) | Complete(total):
+            size = None if answer.encoding else total
+        case _:
+            size = None
+    return ProbeResult(size, ranges=None if size == 0 else ranges and isinstance(verdict, Write))
+
+
+class Probe:
+    """The attempt of a dry run: asks as a transfer does, and takes only what the head of the answer says. The size is
+    in the part's state then, and `ranges` in the download."""
+
+    asking = True
+
+    def __init__(self, run: Run, download: Download, request: Request, span: ByteRange) -> None:
+        self.download = download
+        self._run = run
+        self._exchange = Exchange(run, download, request)
+        self._pieces = run.origins[self._exchange.source].pieces
+
+    @property
+    def head(self) -> Head | None:
+        return self._exchange.head
+
+    async def _ask_for_all(self, size: int) -> None:
+        """A first byte is given by hosts that refuse the whole file; whether this one does is found out by its larger
+        files (`hosts/pieces.py`)."""
+        head = await self._exchange.send(Ask())
+        head.drop()
+        if head.status in PIECES_REFUSALS:
+            self._pieces.found(PIECES[0])
+
+    async def perform(self) -> Outcome:
+        """As `Transfer.perform`."""
+        run, download, exchange = self._run, self.download, self._exchange
+        run.transfers.enter(self)
+        download.attempts += 1
+        try:
+            if run.stopping:
+                raise run.stopping.error
+            head = (await exchange.ask(PROBE, PartState())).head
+            found = understand(head.answer, lambda asked: exchange.judge(asked, head, PartState()).verdict)
+            if found.error is not None:
+                await exchange.hear(head, found.error)
+                raise with_retry_after(found.error, head)
+            head.drop()
+            if found.ranges and (rest := found.size) is not None and self._pieces.asks_for_all(rest):
+                await self._ask_for_all(rest)
+        except Redirected:
+            download.attempts -= 1
+            raise
+        except BulkError as error:
+            return Outcome(error=error)
+        finally:
+            run.transfers.leave(self)
+        download.part.learn(total=found.size)
+        download.ranges = found.ranges
+        download.range_max = self._pieces.limit
+        return Outcome(fetched=True)
+
+    def stop(self, error: BulkError) -> None:
+        """Ends the waiting for the answer at once."""
+        self._exchange.stop(error)
+
+    def tick(self, now: float) -> None:
+        """There is no body to look after."""

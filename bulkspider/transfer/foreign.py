@@ -1,0 +1,170 @@
+"""Bytes on disk that we cannot vouch for, compared with the origin's: only it can say what they are worth.
+
+A foreign file (DESIGN, "foreign") is compared by samples: it is continued, adopted, or kept as `.old`. Holes in a part
+that should have none are compared byte by byte: either the file system stores zeros like that, or another program has
+changed the part.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from scrapy.utils.defer import maybe_deferred_to_future
+
+from bulkspider.errors import AttemptError, VersionConflict
+from bulkspider.protocol import plan
+from bulkspider.protocol.plan import Ask, AskAgain, Complete, Fail, LearnLength, NoPieces, PartState, Restart, Write
+from bulkspider.transfer.body import Body
+from bulkspider.transfer.exchange import Bound, Exchange, Reply, with_retry_after
+
+if TYPE_CHECKING:
+    from bulkspider.disk.leftovers import Foreign
+    from bulkspider.protocol.byteranges import ByteRange
+    from bulkspider.run.download import Download
+    from bulkspider.run.run import Run
+
+logger = logging.getLogger(__name__)
+
+
+class ForeignComparison:
+    """The foreign file of a download, until it is known what becomes of it."""
+
+    def __init__(self, run: Run, download: Download, exchange: Exchange, body: Body, bound: Bound) -> None:
+        self._run = run
+        self._download = download
+        self._part = download.part
+        self._exchange = exchange
+        self._body = body
+        self._bound = bound
+
+    async def meet(self, foreign: Foreign) -> Reply | None:
+        """Compares the file with the origin. The reply to go on with; None: ask for what is missing now."""
+        part = self._part
+        if foreign.usable == 0:
+            # Nothing of it can count. It stays where it is until the origin has answered.
+            reply = await self._exchange.ask(plan.ask(part.state, overlap=0, most=self._bound.most), part.state)
+            if isinstance(reply.verdict, Write):
+                await self._refuse("it holds nothing that can be continued")
+            return reply
+        compared: list[tuple[int, int]] = []
+        for offset, length in plan.samples(foreign.usable):
+            reply = await self._exchange.ask(Ask(first=offset, end=offset + length, want=offset), part.state)
+            if isinstance(reply.verdict, NoPieces):
+                # Nothing can be compared, nor continued. This very answer is the file.
+                await self._refuse("the origin has no ranges to compare it by")
+                return self._exchange.judge(Ask(), reply.head, part.state)
+            if reply.head.status == 416:
+                reply.head.drop()
+                await self._refuse("the object is shorter")
+                return None
+            if not isinstance(reply.verdict, Write):
+                return reply
+            if difference := await self._compare(foreign, reply, reply.verdict, offset, length):
+                await self._refuse(difference)
+                return None
+            compared.append((offset, offset + length))
+        if foreign.size == foreign.usable == part.state.total and not foreign.is_part:
+            self._download.flags.add("adopted")
+            await maybe_deferred_to_future(self._run.threads.in_thread(part.foreign.adopt))
+            self._download.resumed.found(part.state.have, compared)
+            return replace(reply, asked=Ask(), verdict=Complete(foreign.size))
+        logger.info("%s: continuing the %d bytes that were there", self._download.entry.name, foreign.usable)
+        await maybe_deferred_to_future(self._run.threads.in_thread(part.foreign.take_over))
+        self._download.resumed.found(part.state.have, compared)
+        self._download.largest = foreign.usable
+        return None
+
+    async def _compare(self, foreign: Foreign, reply: Reply, verdict: Write, offset: int, length: int) -> str | None:
+        """How the file differs from one sample of the object; None when it does not."""
+        part, head, total = self._part, reply.head, verdict.total
+        ours = await maybe_deferred_to_future(self._run.threads.in_thread(part.read, offset, length))
+        if head.answer.content_range is None or total is None or foreign.size > total or len(ours) != length:
+            head.drop()
+            return f"it has {foreign.size} bytes, the object has {total}"
+        if await self._body.read(head, verdict) != ours:
+            return f"it differs near byte {offset}"
+        if part.state.validators.contradicts(head.answer.validators):
+            raise AttemptError("the object changes while it is compared", code="changed")
+        part.learn(total=total, validators=head.answer.validators)
+        return None
+
+    async def _refuse(self, why: str) -> None:
+        logger.info(
+            "%s: the file that was there is not a part of this one (%s); it is kept as .old",
+            self._download.entry.name,
+            why,
+        )
+        self._download.set_aside = why
+        await maybe_deferred_to_future(self._run.threads.in_thread(self._part.foreign.refuse))
+        self._part.state.total = None
+        self._part.state.validators = plan.Validators()
+
+
+class Holes:
+    """The holes of a part of which all bytes were written."""
+
+    def __init__(
+        self, run: Run, download: Download, exchange: Exchange, body: Body, span: ByteRange, bound: Bound
+    ) -> None:
+        self._run = run
+        self._download = download
+        self._exchange = exchange
+        self._body = body
+        self._span = span
+        self._bound = bound
+
+    async def compare(self, known: Callable[[], PartState]) -> None:
+        """Asks for what belongs there, judging the answers by what is `known`. Raises VersionConflict when it is not
+        what is on disk: somebody has punched or truncated the part."""
+        part = self._download.part
+        holes = await maybe_deferred_to_future(self._run.threads.in_thread(part.doubtful_ranges))
+        if not holes:
+            return
+        logger.info("%s: the part has holes; what belongs there is asked for again", self._download.entry.name)
+        try:
+            for first, end in holes:
+                at = first
+                while at < end:
+                    at = await self._compare(at, end, known())
+        except VersionConflict:
+            part.checkpoints.refute()
+            what = "another program changed the part during the download"
+            raise VersionConflict(what, differ=True, outside=True) from None
+        # The same bytes as the origin's, so the holes are zeros, as on every file of this file system.
+        self._download.folder.zeros_are_holes = True
+
+    async def _compare(self, first: int, end: int, known: PartState) -> int:
+        """Compares bytes on disk with the origin's, from `first` on; how far it came."""
+        state = self._download.part.state
+        asked = Ask()
+        if not state.without_range:
+            asked = plan.ask(known, overlap=0, first=first, end=end, most=self._bound.most)
+        reply = await self._exchange.ask(asked, known)
+        if isinstance(reply.verdict, NoPieces):
+            reply = self._exchange.judge(Ask(), reply.head, state)
+        head = reply.head
+        match reply.verdict:
+            case Write(fresh=False) as verdict:
+                self._span.end = verdict.end
+                ending = await self._body.write(head, verdict, reply.asked)
+                if ending.error is not None:
+                    raise ending.error
+                return self._span.at
+            case Write():
+                head.drop()
+                raise VersionConflict("the object changed")
+            case Restart(why):
+                head.drop()
+                raise VersionConflict(why)
+            case Fail(error):
+                head.drop()
+                raise with_retry_after(error, head)
+            case AskAgain(why) | LearnLength(why) | NoPieces(why):
+                head.drop()
+                raise AttemptError(why, code="bad_range")
+            case Complete():
+                head.drop()
+                raise AttemptError("the answer is of no use for a comparison", code="bad_range")

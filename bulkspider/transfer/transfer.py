@@ -1,0 +1,405 @@
+"""The transfer: one attempt at one entry, from the request to its outcome.
+
+It asks what `protocol/plan.py` says, carries the verdict out to the letter (write, set aside, ask again, give up) and
+reports an Outcome. It knows no retry, no pause and no next attempt: `run/origins.py` and `dispatch/` do. `exchange.py`
+asks for it, `body.py` moves the bytes, `foreign.py` compares what somebody else left on disk, `length.py` finds out a
+length that was not told.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from scrapy.utils.defer import maybe_deferred_to_future
+
+from bulkspider.entries.entry import redact
+from bulkspider.errors import AttemptError, BulkError, DiskError, Kind, VersionConflict
+from bulkspider.protocol import plan
+from bulkspider.protocol.byteranges import ByteRange
+from bulkspider.protocol.digests import from_headers
+from bulkspider.protocol.plan import Ask, AskAgain, Complete, Fail, LearnLength, NoPieces, Restart, Write
+from bulkspider.run.origins import Outcome
+from bulkspider.transfer.body import Body
+from bulkspider.transfer.exchange import Bound, Exchange, Redirected, Reply, with_retry_after
+from bulkspider.transfer.foreign import ForeignComparison, Holes
+from bulkspider.transfer.length import learn_length, prove_length
+
+if TYPE_CHECKING:
+    from scrapy import Request
+
+    from bulkspider.run.download import Download
+    from bulkspider.run.run import Run
+    from bulkspider.wire import Head
+
+logger = logging.getLogger(__name__)
+
+# From here on losing a file at 99 % hurts.
+LARGE_BYTES = 1 << 30
+# A safety limit: the plan alone ends every loop.
+MAX_EXCHANGES = 16
+
+
+class Transfer:
+    """One attempt."""
+
+    def __init__(self, run: Run, download: Download, request: Request, span: ByteRange | None = None) -> None:
+        self.span = span or ByteRange()
+        self.download = download
+        self._run = run
+        self._part = download.part
+        self._exchange = Exchange(run, download, request)
+        self._body = Body(run, download, request, self.span)
+        self._bound = Bound(run, download, self._exchange.source)
+        self._final_url = redact(request.url)
+
+    @property
+    def head(self) -> Head | None:
+        """The answer that decided it, for the Response that Scrapy sees."""
+        return self._exchange.head
+
+    async def perform(self) -> Outcome:
+        """Makes the attempt. Never raises for what networks, origins and disks do: that is in the Outcome."""
+        run, download = self._run, self.download
+        run.transfers.enter(self)
+        download.transfers.add(self)
+        download.attempts += 1
+        run.crawler.stats.inc_value("bulk/attempts")
+        outcome = Outcome()
+        try:
+            if run.stopping:
+                raise run.stopping.error
+            if not self._part.finds_nothing():
+                await maybe_deferred_to_future(run.threads.in_thread(self._part.open))
+            outcome = await self._attempt()
+            if outcome.fetched:
+                holes = Holes(run, download, self._exchange, self._body, self.span, self._bound)
+                await holes.compare(lambda: self._known)
+        except Redirected:
+            download.attempts -= 1
+            raise
+        except VersionConflict as found:
+            self._go_on_with_one(found)
+        except BulkError as error:
+            outcome = Outcome(error=error)
+        finally:
+            run.transfers.leave(self)
+            run.downloads.count_resumed(download)
+            download.transfers.discard(self)
+            self.span.flowing = False
+        stopped = self._exchange.stopped
+        if stopped is not None and not outcome.fetched:
+            # Stopped for a disagreement it has not failed: there is more to ask for, by one alone.
+            outcome = Outcome(error=None if isinstance(stopped, VersionConflict) else stopped)
+        if outcome.fetched and download.mixed:
+            outcome = Outcome()
+        try:
+            outcome = await self._settle(outcome)
+        except DiskError as error:
+            outcome = Outcome(error=error)
+        if isinstance(outcome.error, DiskError):
+            run.disk_failed(outcome.error)
+        if isinstance(outcome.error, AttemptError):
+            download.broken += 1
+        return outcome
+
+    def _meet_part(self) -> None:
+        download, state = self.download, self._part.state
+        download.resumed.found(state.have)
+        download.largest = state.have.count
+        if state.have:
+            self._run.origins[download.origin].served()
+        if self._part.lookup.url_changed:
+            download.flags.add("url-changed")
+            logger.warning(
+                "%s: its part was begun from another URL; it is compared with the new one first", download.entry.name
+            )
+
+    async def _settle(self, outcome: Outcome) -> Outcome:
+        """Keeps what came, in the state too; tells whether the part grew."""
+        have = self._part.state.have.count
+        gained = max(0, have - self.download.largest) if self._brought_something else 0
+        self.download.largest = max(have, self.download.largest)
+        if not outcome.fetched:
+            await maybe_deferred_to_future(self._run.threads.in_thread(self._keep))
+        return Outcome(fetched=outcome.fetched, grew=gained > 0, gained=gained, error=outcome.error)
+
+    @property
+    def _brought_something(self) -> bool:
+        """What the part has more than before is this transfer's work, and the next attempt goes on from it."""
+        return self.download.entry.asked is None
+
+    def _keep(self) -> None:
+        with self.download.hashing:
+            self._part.end_attempt(in_use=lambda: bool(self.download.transfers))
+
+    def stop(self, error: BulkError) -> None:
+        """Ends the attempt at once; every byte that was received is kept."""
+        self._exchange.stop(error)
+        self._body.stop(error)
+
+    def tick(self, now: float) -> None:
+        """Four times a second, while a body flows: saves the state when that is due, looks after the flow."""
+        if self.asking:
+            return
+        if self._part.checkpoints.save_is_due:
+            # What goes wrong here goes wrong again, and is told, with the next byte or at the end of the attempt.
+            self._run.threads.in_thread(self._part.checkpoints.save).addErrback(lambda _: None)
+        self._run.downloads.hash_beside(self.download, now)
+        self._body.tick(now)
+
+    @property
+    def asking(self) -> bool:
+        """True while there is no body to read: connecting, waiting for the answer, or looking at it."""
+        return not self._body.is_flowing
+
+    # ---------------------------------------------------------------------------------------------- the attempt
+
+    async def _attempt(self) -> Outcome:
+        if self.download.entry.asked is not None:
+            await self._forget_earlier_answers()
+        if not self.download.resumed.is_known:
+            self._meet_part()
+        if self.download.mixed:
+            await self._mend()
+        self._know_origin()
+        for _ in range(MAX_EXCHANGES):
+            if self._part.foreign.found is not None:
+                foreign = ForeignComparison(self._run, self.download, self._exchange, self._body, self._bound)
+                reply = await foreign.meet(self._part.foreign.found)
+            else:
+                reply = await self._exchange.ask(self._next_ask(), self._known)
+            outcome = await self._carry_out(reply) if reply is not None else None
+            while outcome is not None and reply is not None and self._goes_on(reply.asked, outcome):
+                reply = await self._exchange.ask(self._next_piece(), self._known)
+                outcome = await self._carry_out(reply)
+            if outcome is not None:
+                return outcome
+        # Unlike an object that was begun anew too often: the next attempt may be answered rightly.
+        raise AttemptError("the origin's answers make no sense together", code="unstable", kind=Kind.RETRY)
+
+    async def _carry_out(self, reply: Reply) -> Outcome | None:
+        """The verdict's orders. None: ask again. Raises the error of a refusal."""
+        head, verdict, state = reply.head, reply.verdict, self._part.state
+        if isinstance(verdict, LearnLength):
+            head.drop()
+            if self._bound.lower_after_416(reply):
+                return None
+            verdict = await learn_length(self._exchange, state, reply.asked)
+        match verdict:
+            case Write():
+                self.download.flags |= verdict.flags
+                return await self._write(head, verdict, reply.asked)
+            case Complete(total):
+                head.drop()
+                self._part.learn(total=total)
+                return Outcome(fetched=True)
+            case AskAgain() if self._bound.lower_after_416(reply):
+                head.drop()
+                return None
+            case AskAgain(why, rung, without_range):
+                head.drop()
+                if rung is not None:
+                    state.rung = rung
+                    self._run.origins[self._exchange.source].understands(rung)
+                state.without_range = state.without_range or without_range
+                logger.info("%s: %s; asking again", self.download.entry.name, why)
+                return None
+            case Restart(why):
+                head.drop()
+                await self._begin_anew(why)
+                return None
+            case NoPieces(why):
+                # The answer to a piece that `_next_ask` does not ask for.
+                head.drop()
+                raise AttemptError(why, code="bad_range")
+            case Fail(error, flags):
+                self.download.flags |= flags
+                await self._exchange.hear(head, error)
+                with_retry_after(error, head)
+                if self._bound.lower(reply.asked, error):
+                    return None
+                raise error
+
+    async def _write(self, head: Head, verdict: Write, asked: Ask) -> Outcome | None:
+        """Takes the body; when it is of another version than the disk, the file is begun anew."""
+        state = self._part.state
+        try:
+            return await self._take(head, verdict, asked)
+        except VersionConflict as found:
+            if self._exchange.stopped is not None or self.download.transfers != {self}:
+                raise
+            again = plan.restart(state, found.message)
+            if isinstance(again, Restart):
+                await self._begin_anew(again.why)
+                return None
+            if self._part.checkpoints.refuted:
+                await self._begin_anew()
+            raise again.error from None
+
+    async def _forget_earlier_answers(self) -> None:
+        """A request that is no plain GET, such as a POST: no Range of its answer can be asked for (RFC 9110 §14.2), and
+        two answers need not be the same. So each attempt takes all of one answer, and nothing that was there counts."""
+        download, part = self.download, self._part
+        if part.state.have:
+            restarts = part.state.restarts
+            await self._begin_anew()
+            part.state.restarts = restarts  # nothing has changed on the server
+        part.foreign.distrust()
+        part.state.without_range = True
+        download.resumed.found([])
+
+    def _know_origin(self) -> None:
+        """What the part was begun with counts only where it came from (FAULTS 12); what If-Range an origin
+        understands, we may have found out before (FAULTS 11)."""
+        state = self._part.state
+        if state.have and state.source not in (None, self._exchange.source):
+            state.validators = plan.Validators()
+        state.rung = max(state.rung, self._run.origins[self._exchange.source].kind)
+
+    def _next_ask(self) -> Ask:
+        """From the first hole on; past the end of the hole only to compare."""
+        state, overlap = self._part.state, self._run.options.resume_overlap
+        self.span.at = state.have.front
+        self.span.end = end = state.have.next_after(self.span.at)
+        if end is not None:
+            end = min(end + overlap, state.have.end_of(end))
+        return plan.ask(state, overlap=overlap, end=end, most=self._bound.most)
+
+    @property
+    def _is_alone(self) -> bool:
+        """No other connection fills the file, so any answer may be of use."""
+        return self.download.transfers == {self}
+
+    def _goes_on(self, asked: Ask, outcome: Outcome) -> bool:
+        """A piece is here, and there is more to ask for where it came from."""
+        return asked.bounded and not outcome.fetched and outcome.error is None and self.span.rest > 0
+
+    def _next_piece(self) -> Ask:
+        """What is left of the span, and a little more where others are at work or have been, to be compared with what
+        they brought; as much as the origin gives at once."""
+        overlap, total, end = self._run.options.resume_overlap, self._part.state.total, self.span.end
+        assert end is not None
+        end = min(end + overlap, total or end)
+        return plan.ask(
+            self._known, overlap=overlap, first=self.span.at, end=end, most=self._bound.most, alone=self._is_alone
+        )
+
+    @property
+    def _known(self) -> plan.PartState:
+        """What an answer is judged by."""
+        return self._part.state
+
+    async def _take(self, head: Head, verdict: Write, asked: Ask) -> Outcome:
+        """The body, into the part, and what its end says. Raises VersionConflict when it differs from the disk."""
+        download, part = self.download, self._part
+        if verdict.fresh:
+            await self._begin_anew("the object changed")
+        state = part.state
+        if not state.have or not (state.validators.etag or state.validators.last_modified):
+            part.learn(validators=head.answer.validators)
+        part.learn(total=verdict.total, source=self._exchange.source)
+        download.final_url = self._final_url
+        _warn_of_no_ranges(download, head, verdict)
+        await _find_room(self._run, download, head)
+        expect_digests(download, head)
+        piece = asked.bounded and head.answer.content_range is not None
+        if head.answer.content_range is None or self.span.end is None:
+            self.span.end = verdict.total if piece and verdict.total is not None else verdict.end
+        self._bound.answered(asked, piece=piece)
+        ending = await self._body.write(head, verdict, asked)
+        if ending.error is not None:
+            raise ending.error
+        if ending.total is None:
+            return self._more(verdict)
+        total = ending.total
+        expected = self._exchange.expected
+        download.length_proven = not ending.unproven or total == expected.size
+        if not download.length_proven:
+            if total < (expected.size or 0):
+                raise AttemptError(f"the connection was closed at byte {total}", code="lost")
+            # Neither a Range nor HEAD speaks of the answer to a POST.
+            proven = await prove_length(self._exchange, total) if download.entry.asked is None else None
+            if proven is not None:
+                download.length_proven, total = True, proven
+        if state.have.end > total:
+            await self._begin_anew()
+            raise AttemptError(f"the object ended at byte {total}, before what was on disk", code="changed")
+        if expected.size is not None and total != expected.size:
+            raise AttemptError(
+                f"the origin sent {total} bytes, {expected.size_by} says {expected.size}", code="size_mismatch"
+            )
+        part.learn(total=total)
+        return Outcome(fetched=True) if state.complete else self._more(verdict)
+
+    def _more(self, verdict: Write) -> Outcome:
+        """The answer is done and there is more to ask for. If it brought nothing new, that is an error, unless another
+        connection took over what it was to bring."""
+        if self.download.entry.asked is not None:
+            raise AttemptError("206 with a part of the answer, and no other part can be asked for", code="bad_range")
+        taken_over = self.span.end is not None and verdict.end is not None and self.span.end < verdict.end
+        if taken_over or self._part.state.have.count > self.download.largest:
+            return Outcome()
+        raise AttemptError(
+            f"the answer ended at byte {self.span.at} and brought nothing that was not there", code="no_progress"
+        )
+
+    def _go_on_with_one(self, found: VersionConflict) -> None:
+        """Connections of one file that do not agree on it end together; one alone finds out what is right."""
+        download = self.download
+        if self._exchange.stopped is None and found.outside:
+            logger.warning("%s: %s; it is fetched again", download.entry.name, found.message)
+        elif self._exchange.stopped is None:
+            logger.warning("%s: its connections disagree: %s; going on with one", download.entry.name, found.message)
+        download.undivided = True
+        download.mixed = download.mixed or found.differ
+        download.stop_transfers(VersionConflict(found.message), but=self)
+
+    async def _mend(self) -> None:
+        """Two of its connections brought different bytes for the same place."""
+        verdict = plan.restart(self._part.state, "the bytes on disk are of two versions, or were changed by somebody")
+        if isinstance(verdict, Fail):
+            await self._begin_anew()
+            raise verdict.error
+        await self._begin_anew(verdict.why)
+
+    async def _begin_anew(self, why: str | None = None) -> None:
+        """Sets aside what is on disk. why: for the log."""
+        if why is not None:
+            logger.info("%s: %s; begun anew", self.download.entry.name, why)
+        await maybe_deferred_to_future(self._run.threads.in_thread(self.download.begin_anew))
+
+
+async def _find_room(run: Run, download: Download, head: Head) -> None:
+    """Before the first byte of many: a disk that fills up in the middle of 64 files helps none of them."""
+    if download.part.state.total is None:
+        return
+    if not run.downloads.fits(download, run.clock.now()):
+        await maybe_deferred_to_future(run.threads.in_thread(download.part.checkpoints.old.drop))
+        if not run.downloads.fits(download, run.clock.now()):
+            head.drop()
+            raise AttemptError(
+                f"no room for its {download.remaining} bytes on the file system of {download.folder.root}",
+                code="no_space",
+            )
+    if run.options.preallocate:
+        await maybe_deferred_to_future(run.threads.in_thread(download.part.preallocate))
+
+
+def _warn_of_no_ranges(download: Download, head: Head, verdict: Write) -> None:
+    """RFC 9110 §14.3: such a file can only be fetched in one go."""
+    if head.answer.accept_ranges == "none" and (verdict.total or 0) > LARGE_BYTES:
+        logger.warning(
+            "%s: %d bytes, and the origin does not resume; a lost connection will begin it anew",
+            download.entry.name,
+            verdict.total,
+        )
+
+
+def expect_digests(download: Download, head: Head) -> None:
+    """The hashes that the answer states are compared at the file's end (RFC 9530)."""
+    stated = from_headers(head.fields)
+    if head.answer.encoding is None or head.status == 206:
+        download.expect(dict(stated.representation))
+    if head.status == 200 and head.answer.encoding is None and not head.answer.has_content_range:
+        download.expect(dict(stated.content))

@@ -1,0 +1,98 @@
+"""The listing of a bucket: what S3, and those who speak as it does, answer in the place of an index page.
+
+Both versions of ListObjects are read (Amazon S3 API Reference): the second goes on with a token, the first after the
+last key. A listing has the keys and sizes of up to a thousand objects. Its ETag is not taken for an MD5: of objects in
+several parts, or encrypted ones, it is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
+
+from parsel import Selector
+
+# Of a query that a listing is asked with: what is meant, and which page of it. The rest divides it into folders.
+_QUESTION = ("list-type", "prefix")
+_PAGE = ("continuation-token", "marker")
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """One page. root: the URL of the bucket, with '/' at its end. prefix: of all keys. objects: (key, size). next_url:
+    of the next page, None at the last one."""
+
+    root: str
+    prefix: str
+    objects: tuple[tuple[str, int], ...]
+    next_url: str | None
+
+    def urls(self) -> Iterator[tuple[str, str, int]]:
+        """(key, URL, size) of each object; what stands for a folder alone is left out."""
+        for key, size in self.objects:
+            if not key.endswith("/"):
+                # S3 takes '+' in a path for a blank.
+                yield key, self.root + quote(key, safe="/~"), size
+
+
+def is_listing(body: bytes) -> bool:
+    """It begins as a listing does."""
+    return b"<ListBucketResult" in body[:1024]
+
+
+def is_refusal(body: bytes) -> bool:
+    """S3 says that there is no such object, or that it may not be seen, as it does of a folder."""
+    return body[:1024].lstrip().startswith((b"<?xml", b"<Error>")) and b"<Error>" in body[:1024]
+
+
+def read_listing(body: bytes, url: str) -> Listing:
+    """url: where it came from. Raises ValueError when it is damaged."""
+    if b"<!DOCTYPE" in body[:1024] or b"</ListBucketResult>" not in body[-1024:]:
+        raise ValueError("the listing of the bucket is damaged or cut off")
+    page = Selector(body=body, type="xml")
+    page.remove_namespaces()
+
+    def text(name: str) -> str:
+        return page.xpath(f"string(/ListBucketResult/{name})").get() or ""
+
+    objects = []
+    for row in page.xpath("/ListBucketResult/Contents"):
+        key, size = row.xpath("string(Key)").get() or "", row.xpath("string(Size)").get() or ""
+        if not key or not size.isdecimal():
+            raise ValueError("an object of the bucket has no key or no size")
+        objects.append((key, int(size)))
+    parts = urlsplit(url)
+    # The name of the bucket stands in the path, or in the host.
+    first = parts.path.strip("/").partition("/")[0]
+    path = f"/{first}/" if first and first == quote(text("Name")) else "/"
+    root = f"{parts.scheme}://{parts.netloc}{path}"
+    next_url = None
+    if text("IsTruncated") == "true":
+        if token := text("NextContinuationToken"):
+            next_url = _ask(url, {"continuation-token": token})
+        else:
+            next_url = _ask(url, {"marker": text("NextMarker") or (objects[-1][0] if objects else "")})
+        if next_url == url or not objects:
+            raise ValueError("the listing of the bucket does not go on")
+    return Listing(root, text("Prefix"), tuple(objects), next_url)
+
+
+def whole_question(url: str) -> str | None:
+    """The same question without what divides the bucket into folders; None when nothing does."""
+    names = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
+    return _ask(url, {}) if names - {*_QUESTION, *_PAGE} else None
+
+
+def listing_below(url: str) -> str:
+    """What asks the bucket of a host for all that is below the path of `url`."""
+    parts = urlsplit(url)
+    prefix = unquote(parts.path).strip("/")
+    query = urlencode({"list-type": "2", "prefix": f"{prefix}/" if prefix else ""}, quote_via=quote)
+    return urlunsplit((parts.scheme, parts.netloc, "/", query, ""))
+
+
+def _ask(url: str, page: dict[str, str]) -> str:
+    parts = urlsplit(url)
+    asked = [(name, value) for name, value in parse_qsl(parts.query, keep_blank_values=True) if name in _QUESTION]
+    return urlunsplit((parts.scheme, parts.netloc, parts.path, urlencode([*asked, *page.items()], quote_via=quote), ""))

@@ -1,0 +1,98 @@
+"""The fallback: the handler of the requests that are not ours, which serves them as if we were not installed.
+
+One per crawl, while Scrapy makes one handler of ours for each scheme. It treats the handlers that the project has
+configured as Scrapy itself would: made before the crawl begins, because some wait for its first signal, or at their
+first request where they are lazy; handlers of the style before Scrapy 2.14, and such that cannot be made, included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+from scrapy.exceptions import NotConfigured, NotSupported
+from scrapy.utils.defer import deferred_from_coro, ensure_awaitable, maybe_deferred_to_future
+from scrapy.utils.misc import build_from_crawler, load_object
+from twisted.internet.defer import CancelledError
+
+from bulkspider.errors import BulkError, Stopped
+
+if TYPE_CHECKING:
+    from scrapy import Request
+    from scrapy.crawler import Crawler
+    from scrapy.http import Response
+
+    from bulkspider.options import Options
+
+logger = logging.getLogger(__name__)
+
+
+class Fallback:
+    """The download handlers for http and https that were configured, else Scrapy's own."""
+
+    def __init__(self, crawler: Crawler, options: Options) -> None:
+        self._crawler = crawler
+        self._paths = {**crawler.settings.getdict("DOWNLOAD_HANDLERS_BASE"), **options.fallbacks}
+        self._handlers: dict[str, Any] = {}
+        self._unusable: dict[str, str] = {}
+        self._cancelled_by: Callable[[], BulkError | None] | None = None
+        self._running: set[Any] = set()
+        for scheme in ("http", "https"):
+            self._make(scheme, lazy=False)
+
+    async def download_request(self, request: Request) -> Response:
+        """What the configured handler answers. Raises NotSupported when there is none."""
+        scheme = urlsplit(request.url).scheme
+        if scheme not in self._handlers:
+            self._make(scheme, lazy=True)
+        if scheme in self._unusable:
+            raise NotSupported(f"Unsupported URL scheme '{scheme}': {self._unusable[scheme]}")
+        download = self._handlers[scheme].download_request
+        # Handlers of the style before Scrapy 2.14 want the spider too.
+        arguments = () if inspect.iscoroutinefunction(download) else (self._crawler.spider,)
+        if self._cancelled_by is None:
+            return cast("Response", await ensure_awaitable(download(request, *arguments)))
+        running = deferred_from_coro(ensure_awaitable(download(request, *arguments)))
+        self._running.add(running)
+        try:
+            return cast("Response", await maybe_deferred_to_future(running))
+        except (asyncio.CancelledError, CancelledError):
+            raise self._cancelled_by() or Stopped() from None
+        finally:
+            self._running.discard(running)
+
+    def make_cancellable(self, why: Callable[[], BulkError | None]) -> None:
+        """From now on `cancel` ends downloads under way, which fail with `why`. A crawl of others waits for its pages,
+        as Scrapy does."""
+        self._cancelled_by = why
+
+    def cancel(self) -> None:
+        for running in list(self._running):
+            running.cancel()
+
+    async def close(self) -> None:
+        """Closes them all, once."""
+        while self._handlers:
+            _, handler = self._handlers.popitem()
+            if hasattr(handler, "close"):
+                await ensure_awaitable(handler.close())
+
+    def _make(self, scheme: str, *, lazy: bool) -> None:
+        """lazy: also such as are to be made at their first request only."""
+        path = self._paths.get(scheme)
+        if scheme in self._unusable:
+            return
+        try:
+            if path is None:
+                raise NotConfigured("no download handler")
+            handler = load_object(path)
+            if lazy or not getattr(handler, "lazy", True):
+                self._handlers[scheme] = build_from_crawler(handler, self._crawler)
+        except Exception as error:
+            if not isinstance(error, NotConfigured):
+                logger.error('Loading "%s" for scheme "%s"', path, scheme, exc_info=True)
+            self._unusable[scheme] = str(error)

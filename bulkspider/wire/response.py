@@ -1,0 +1,305 @@
+"""The head of an answer, and the connection that has its body: delivered by Twisted, or given away to a thread."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any, cast
+
+from OpenSSL import SSL
+from twisted.internet import error as net
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.tcp import Connection as TcpConnection
+from twisted.protocols.tls import TLSMemoryBIOProtocol
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
+
+from bulkspider.errors import AttemptError
+from bulkspider.protocol.plan import Answer, End, join_headers
+from bulkspider.wire.failures import find_refusal
+from bulkspider.wire.tls import TlsStream, take_socket
+
+# Larger socket reads than Twisted's 64 KiB cost less CPU; still larger ones, more memory than they save.
+READ_BYTES = 256 * 1024
+# An unwanted body of up to so many bytes is read to its end, so that its connection can be used again.
+DRAIN_MAX_BYTES = 64 * 1024
+
+
+class Receiver:
+    """Who takes a body: `reactor.py`."""
+
+    def received(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def ended(self, how: End) -> None:
+        raise NotImplementedError
+
+    def abort(self, error: AttemptError) -> None:
+        """The body goes beyond the limits (`limits.py`)."""
+        raise NotImplementedError
+
+
+class Head:
+    """The head of an answer, with its body still in the socket."""
+
+    def __init__(self, response: IResponse) -> None:
+        self._response = cast(Any, response)
+        self._taken = False
+        pairs = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, values in response.headers.getAllRawHeaders()
+            for value in values
+        ]
+        self.status: int = response.code
+        self.pairs = pairs
+        self.fields = join_headers(pairs)
+        length = None if response.length is UNKNOWN_LENGTH else cast(int, response.length)
+        self.answer = Answer.parse(self.status, self.fields, length=length)
+        self.connection = _Connection(response)
+
+    def deliver(self, receiver: Receiver) -> None:
+        """Lets the body flow to `receiver`, which hears of its end by `ended`."""
+        self._taken = True
+        if self._response.length == 0:
+            receiver.ended(End.FRAMED)
+            return
+        self._response.deliverBody(_Body(receiver, self.connection))
+
+    @property
+    def socket_can_be_taken(self) -> bool:
+        """The body is the next `length` bytes of a TCP socket, maybe under TLS, and none of them has been read."""
+        return self._response.length not in (0, UNKNOWN_LENGTH) and not self._taken and self.connection.can_be_taken
+
+    def take_socket(self) -> tuple[bytes, socket.socket, TlsStream | None]:
+        """What the reactor has read of the body already, a twin of the socket that has the rest, and its TLS.
+
+        The reactor reads no more from this connection; `connection.close` ends it. The body is asked for and paused
+        within one turn of the reactor, so it reads nothing in between.
+        """
+        self._taken = True
+        first = _First()
+        self._response.deliverBody(first)
+        return b"".join(first.pieces), *self.connection.give_away()
+
+    def read_beginning(self, most: int, seconds: float) -> Deferred[bytes]:
+        """The first `most` bytes of a body that is not wanted otherwise, or what has come of it after `seconds`.
+
+        Fires always, also with nothing; may be cancelled. The rest is dropped, as by `drop`.
+        """
+        length = self._response.length
+        if self._taken or length == 0:
+            return succeed(b"")
+        self._taken = True
+        beginning = _Beginning(
+            *(most, self.connection), runs_dry=length is not UNKNOWN_LENGTH and length <= DRAIN_MAX_BYTES
+        )
+        self._response.deliverBody(beginning)
+        beginning.end_after(seconds)
+        return beginning.done
+
+    def drop(self) -> None:
+        """The body is not wanted: short ones are left to run dry so that the connection lives on, others are cut."""
+        if self._taken or self._response.length == 0:
+            return
+        self._taken = True
+        if self._response.length is UNKNOWN_LENGTH or self._response.length > DRAIN_MAX_BYTES:
+            self.connection.abort()
+            return
+        self._response.deliverBody(Protocol())
+
+
+class _Body(Protocol):
+    """Twisted's body protocol, told apart into the ways a body can end."""
+
+    def __init__(self, receiver: Receiver, connection: _Connection) -> None:
+        self._receiver = receiver
+        self._connection = connection
+
+    def dataReceived(self, data: bytes) -> None:
+        self._receiver.received(data)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        if reason.check(ResponseDone):
+            self._receiver.ended(End.FRAMED)
+        elif reason.check(PotentialDataLoss):
+            # Delimited by close: Twisted says the same for a proper end and for a broken one.
+            self._receiver.ended(self._connection.how_it_closed())
+        elif (refusal := find_refusal(reason.value)) is not None:
+            self._receiver.abort(refusal)
+        else:
+            self._receiver.ended(End.LOST)
+
+
+class _Beginning(Protocol):
+    """Takes the beginning of a body; lets the rest run dry, or ends the connection."""
+
+    def __init__(self, most: int, connection: _Connection, *, runs_dry: bool) -> None:
+        self.done: Deferred[bytes] = Deferred(lambda _: self._end(abort=True))
+        self._most = most
+        self._connection = connection
+        self._runs_dry = runs_dry
+        self._data = b""
+        self._timer: Any = None
+
+    def end_after(self, seconds: float) -> None:
+        if not self.done.called:
+            from twisted.internet import reactor
+
+            self._timer = cast(Any, reactor).callLater(seconds, self._end, abort=True)
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self.done.called:
+            self._data += data[: self._most - len(self._data)]
+            if len(self._data) >= self._most:
+                self._end(abort=not self._runs_dry)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._end(abort=False)
+
+    def _end(self, *, abort: bool) -> None:
+        if self.done.called:
+            return
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        if abort:
+            self._connection.abort()
+        self.done.callback(self._data)
+
+
+class _First(Protocol):
+    """Takes what is there when it is connected."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def dataReceived(self, data: bytes) -> None:
+        self.pieces.append(data)
+
+
+class _Connection:
+    """The transport under a response. Private names: Response._transport, its _producer, wrappedProtocol,
+    tcp.Connection.socket, TLSMemoryBIOProtocol._lostTLSConnection."""
+
+    def __init__(self, response: IResponse) -> None:
+        self._proxy: Any = getattr(response, "_transport", None)
+        self._transport: Any = getattr(self._proxy, "_producer", None)
+        self._tls_layer: Any = None
+        self._tls: Any = None
+        self._watch: _CloseWatch | None = None
+        if self._transport is None:
+            return
+        for layer in (self._transport, getattr(self._transport, "protocol", None)):
+            if isinstance(layer, Protocol) and hasattr(layer, "getHandle"):
+                self._tls_layer = layer
+                self._tls = layer.getHandle()
+        self._watch = _CloseWatch.of(self._transport, self._tls)
+
+    def how_it_closed(self) -> End:
+        if self._watch is None:
+            return End.CLOSED if self._tls is None else End.LOST
+        return self._watch.how()
+
+    def read_in_pieces(self, size: int) -> None:
+        """How many bytes one read takes at most. Twisted's `bufferSize`; over TLS it gives records of 16 KiB anyway."""
+        if self._transport is not None and self._tls is None:
+            self._transport.bufferSize = min(size, READ_BYTES)
+
+    @property
+    def is_tls(self) -> bool:
+        return self._tls is not None
+
+    @property
+    def _tcp(self) -> Any:
+        """The TCP connection itself: below TLS, or TLS was started on it (in a proxy's tunnel)."""
+        for layer in (self._transport, getattr(self._tls_layer, "transport", None)):
+            if isinstance(layer, TcpConnection):
+                return layer
+        return None
+
+    @property
+    def can_be_taken(self) -> bool:
+        """Its bytes can be read past Twisted."""
+        if not self._is_ours or self._tcp is None or not hasattr(self._tcp, "socket"):
+            return False
+        if self._tls is None:
+            return True
+        layer = self._tls_layer
+        return isinstance(layer, TLSMemoryBIOProtocol) and not layer._lostTLSConnection and TlsStream.fits(self._tls)
+
+    def give_away(self) -> tuple[socket.socket, TlsStream | None]:
+        """A twin of the socket, and its TLS. Twisted keeps the original, and leaves both alone until `close`. Raises
+        AttemptError when this process may have no more sockets."""
+        try:
+            taken = take_socket(self._tcp, self._tls_layer)
+        except OSError as error:
+            self.abort()
+            raise AttemptError(f"no socket ({error.strerror})", code="lost") from error
+        self.pause()
+        return taken
+
+    @property
+    def _is_ours(self) -> bool:
+        """False once Twisted has read the answer to its end, maybe before we took the first byte of it: then the
+        connection lies in the pool or serves another request, and whoever paused it would hang that one."""
+        return self._transport is not None and self._proxy._producer is not None
+
+    def close(self) -> None:
+        """Ends the connection in good order, without waiting for the peer to do so too."""
+        if self._is_ours:
+            self._transport.loseConnection()
+            if self._tls_layer is not None:
+                self._tls_layer.transport.loseConnection()
+
+    def pause(self) -> None:
+        if self._is_ours:
+            self._transport.pauseProducing()
+
+    def resume(self) -> None:
+        if self._is_ours and not getattr(self._transport, "disconnecting", False):
+            self._transport.resumeProducing()
+
+    def abort(self) -> None:
+        """Drops the connection now, with everything that is in flight."""
+        if self._is_ours:
+            self._transport.abortConnection()
+
+
+class _CloseWatch:
+    """Learns why a connection ends, which Twisted does not tell a body delimited by close. One per connection, however
+    many answers it carries. Private name: wrappedProtocol, by which the HTTP protocol is found under the TLS one."""
+
+    def __init__(self, inner: Callable[[Failure], None], tls: Any) -> None:
+        self._inner = inner
+        self._tls = tls
+        self._reason: Failure | None = None
+        self._notified = False
+
+    @classmethod
+    def of(cls, transport: Any, tls: Any) -> _CloseWatch | None:
+        protocol: Any = getattr(transport, "wrappedProtocol", None) or getattr(transport, "protocol", None)
+        while hasattr(protocol, "wrappedProtocol"):
+            protocol = protocol.wrappedProtocol
+        if protocol is None:
+            return None
+        watch = getattr(protocol.connectionLost, "__self__", None)
+        if not isinstance(watch, cls):
+            watch = cls(protocol.connectionLost, tls)
+            protocol.connectionLost = watch.connection_lost
+        return watch
+
+    def connection_lost(self, reason: Failure = connectionDone) -> None:
+        self._reason = reason
+        if self._tls is not None:
+            # RFC 9112 §9.8: only close_notify proves that a body delimited by close is whole.
+            self._notified = bool(self._tls.get_shutdown() & SSL.RECEIVED_SHUTDOWN)
+        self._inner(reason)
+
+    def how(self) -> End:
+        if self._notified:
+            return End.NOTIFIED
+        if self._tls is not None or (self._reason is not None and not self._reason.check(net.ConnectionDone)):
+            return End.LOST
+        return End.CLOSED

@@ -1,0 +1,68 @@
+"""The benchmark's harness: it runs, it measures, and it proves the copies."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+RUN = Path(__file__).parent / "run.py"
+NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
+
+pytestmark = pytest.mark.skipif(
+    not (NGINX and shutil.which("curl") and shutil.which("openssl")), reason="needs nginx, curl and openssl"
+)
+
+
+def bench(folder: Path, *arguments: str) -> dict[str, Any]:
+    figures = folder / "figures.json"
+    command = [sys.executable, str(RUN), "--rounds", "1", "--json", str(figures), "--where", str(folder), *arguments]
+    for client in ("bulkspider", "curl -Z"):
+        command += ["--client", client]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found: dict[str, Any] = json.loads(figures.read_text())
+    assert all("problem" not in row for s in found["scenarios"].values() for row in s["rows"].values()), done.stdout
+    return found
+
+
+@pytest.mark.parametrize("scenario", ["http", "https"])
+def test_every_program_is_measured_and_its_copies_are_proven(tmp_path: Path, scenario: str) -> None:
+    found = bench(tmp_path, "--scenario", scenario, "--size-factor", "0.0005")
+    rows = found["scenarios"][scenario]["rows"]
+    assert rows.keys() == {"bulkspider", "curl -Z"}
+    for row in rows.values():
+        assert row["wall"] > 0
+        assert row["cpu_per_gb"] > 0
+        assert row["peak"] > 1_000_000
+    assert rows["curl -Z"]["wall_ratio"] == 1
+    assert found["versions"].keys() >= {"Python", "Scrapy", "Twisted", "bulkspider", "curl -Z"}
+    assert found["machine"]["cores"] >= 1
+
+
+def test_lists_are_measured_without_being_fetched(tmp_path: Path) -> None:
+    found = bench(tmp_path, "--scenario", "list", "--scenario", "rerun", "--size-factor", "0.0005")
+    for row in found["scenarios"]["list"]["rows"].values():
+        assert row["first_request"] > 0
+    assert found["scenarios"]["rerun"]["rows"]["50 entries"]["entries_per_second"] > 0
+
+
+def test_a_wrong_copy_is_not_counted(tmp_path: Path) -> None:
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "import nginx\n"
+        "folder = Path(sys.argv[2])\n"
+        "(folder / 'a').write_bytes(b'right')\n"
+        "right = nginx.hashes(folder, ['a'])\n"
+        "(folder / 'a').write_bytes(b'wrong')\n"
+        "assert nginx.hashes(folder, ['a']) != right\n"
+        "(folder / 'a').unlink()\n"
+        "assert nginx.hashes(folder, ['a']) != right\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(RUN.parent), str(tmp_path)], check=True, timeout=30)

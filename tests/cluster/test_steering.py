@@ -1,0 +1,362 @@
+"""A job from outside: what `scrapy bulkqueue` says of it, and that workers obey. Through the front door."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+from scrapy.settings import Settings
+
+from bulkspider.commands.bulkqueue import Command
+from bulkspider.queue.job import Job
+from support.faults import status
+from support.faulty import Exchange, FaultyOrigin, correct, make_body
+from support.holding import Holds, stall_until
+from support.ondisk import wait_for as until
+from support.redisserver import Forwarder, RedisServer, Sentinel
+from support.workers import Cluster, Throttled, lines_of
+
+KIB = 1024
+BODY = make_body(200 * KIB)
+
+
+@dataclass
+class Told:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def queue(cluster: Cluster, *words: str, environment: Mapping[str, str] | None = None) -> Told:
+    """`scrapy bulkqueue …`, as Scrapy's command line runs it. Without an environment queue and job are options."""
+    where = [] if environment is not None else ["--queue", cluster.redis.url]
+    named = [] if words[0] == "list" else ["--job", cluster.job]
+    out, err = io.StringIO(), io.StringIO()
+    parser = argparse.ArgumentParser(conflict_handler="resolve")
+    command = Command()
+    command.settings = Settings()
+    command.add_options(parser)
+    options, rest = parser.parse_known_args([*words, *where, *named])
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(out), redirect_stderr(err):
+        patched.chdir(cluster.folder)
+        patched.delenv("BULK_QUEUE", raising=False)
+        for name, value in (environment or {}).items():
+            patched.setenv(name, value)
+        command.run([word for word in words if word in rest], options)
+    return Told(command.exitcode, out.getvalue(), err.getvalue())
+
+
+def state(cluster: Cluster) -> tuple[int, dict[str, object]]:
+    """What `status --json` ends with, and says."""
+    done = queue(cluster, "status", "--json")
+    return done.returncode, json.loads(done.stdout)
+
+
+def write_list(cluster: Cluster, lines: list[str]) -> str:
+    (cluster.folder / "files.txt").write_text("\n".join(["name url", *lines]) + "\n")
+    return "files.txt"
+
+
+def test_status_and_late_workers_say_how_the_job_stands(tmp_path: Path) -> None:
+    with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
+        origin.add("a.bin", Throttled(10_000 * KIB), BODY)
+        for name, code in (("gone.bin", 404), ("away.bin", 410)):
+            origin.add(name, status(code), BODY)
+        lines = [f"{name} {origin.url(name)}" for name in ("a.bin", "gone.bin", "away.bin")]
+        assert queue(cluster, "push", write_list(cluster, lines)).returncode == 0
+        told, said = state(cluster)
+        assert (told, said["left"], said["over"]) == (3, 3, False)
+        assert cluster.wait(cluster.start()).status == 4
+        told, said = state(cluster)
+        assert (told, said["done"], said["dead"], said["left"], said["over"]) == (4, 1, 2, 0, True)
+        assert said["workers"] == [], "it has ended"
+        watched = queue(cluster, "status", "--watch")
+        assert (watched.returncode, "given up" in watched.stdout) == (4, True)
+        late = cluster.wait(cluster.start())
+        assert (late.status, late.rows) == (4, [])
+
+        assert queue(cluster, "dead", "--reason", "http_410").stdout.split("\t")[:2] == ["away.bin", "http_410"]
+        assert queue(cluster, "dead", "--host", "elsewhere.example").stdout == ""
+        (row,) = map(json.loads, queue(cluster, "dead", "--json", "--reason", "404").stdout.splitlines())
+        assert (row["name"], row["code"]) == ("gone.bin", "http_404")
+        origin.add("gone.bin", Throttled(10_000 * KIB), BODY)
+        assert "1 entry in the queue again" in queue(cluster, "retry", "--reason", "http_404").stdout
+        assert cluster.wait(cluster.start()).status == 0
+        assert "nov: 2 done, 0 left, 1 given up" in queue(cluster, "list").stdout
+        (listed,) = map(json.loads, queue(cluster, "list", "--json").stdout.splitlines())
+        assert (listed["job"], listed["done"]) == ("nov", 2)
+
+
+def test_a_paused_job_begins_nothing_and_a_drained_one_ends_its_workers(tmp_path: Path) -> None:
+    bodies = {f"{n}.bin": BODY for n in range(4)}
+    with FaultyOrigin() as origin, Cluster(tmp_path, settings={"CONCURRENT_REQUESTS": "1"}) as cluster:
+        drained = threading.Event()
+
+        def held(exchange: Exchange) -> None:
+            reply = correct(exchange)
+            exchange.promise(reply)
+            exchange.send(reply.body[: 100 * KIB])
+            stall_until(exchange, drained.is_set)
+            exchange.send(reply.body[100 * KIB :])
+
+        cluster.push(lines_of({origin: bodies}, lambda: held), cap=1)
+        assert "paused" in queue(cluster, "pause").stdout
+        worker = cluster.start()
+        cluster.wait_for(lambda job: len(job.status().workers) == 1)
+        assert state(cluster)[1]["order"] == "pause"
+        assert not origin.requests
+        assert queue(cluster, "resume").returncode == 0
+        origin.wait_until(lambda o: len(o.requests) == 1)
+        assert "draining" in queue(cluster, "drain").stdout
+        drained.set()
+        ended = cluster.wait(worker)
+        assert ended.status == 3, ended.log
+        assert "is to end when what runs is finished" in ended.log
+        assert [row["status"] for row in ended.rows] == ["complete"], "what ran was finished"
+        told, said = state(cluster)
+        assert (told, said["left"]) == (3, 3)
+        assert queue(cluster, "resume").returncode == 0
+        assert cluster.wait(cluster.start()).status == 0
+        cluster.assert_all_done(bodies)
+
+
+def test_a_cancelled_job_stops_its_workers_which_keep_what_they_have(tmp_path: Path) -> None:
+    with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
+        held = Holds(100 * KIB, cluster.output / "a.bin.part")
+        origin.add("a.bin", held.behaviour(), BODY)
+        cluster.push([f"a.bin {origin.url('a.bin')}"])
+        worker = cluster.start()
+        held.wait()
+        assert "cancelled" in queue(cluster, "cancel").stdout
+        ended = cluster.wait(worker)
+        assert (ended.status, [row["status"] for row in ended.rows]) == (3, ["interrupted"])
+        assert "was cancelled" in ended.log
+        assert cluster.wait(cluster.start()).status == 3, "it stays cancelled"
+        queue(cluster, "resume")
+        ended = cluster.wait(cluster.start())
+        assert (ended.status, ended.row("a.bin")["resumed_from"] > 0) == (0, True)
+
+
+def test_a_lowered_cap_holds_for_what_was_handed_back(tmp_path: Path) -> None:
+    bodies = {f"{n}.bin": make_body(300 * KIB + n, str(n)) for n in range(6)}
+    with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
+        lowered = threading.Event()
+        throttle = Throttled(100 * KIB)
+
+        def first_held(exchange: Exchange) -> None:
+            if lowered.is_set():
+                throttle(exchange)
+            else:
+                exchange.promise(correct(exchange))
+                exchange.stall()
+
+        cluster.push(lines_of({origin: bodies}, lambda: first_held), cap=6)
+        first = cluster.start()
+        cluster.wait_for(lambda job: job.status().running == 6)
+        assert queue(cluster, "caps", "default=0").returncode == 0
+        first.signal(signal.SIGTERM)
+        assert cluster.wait(first).status == 143
+        lowered.set()
+        asked = len(origin.requests)
+        second = cluster.start()
+        cluster.wait_for(lambda job: len(job.status().workers) == 1)
+        told, said = state(cluster)
+        assert (told, said["left"], said["running"]) == (3, 6, 0), "what was handed back is not shown as running"
+        assert len(origin.requests) == asked
+        assert queue(cluster, "caps", "default=2").returncode == 0
+        assert cluster.wait(second).status == 0
+        assert throttle.most == 2
+        cluster.assert_all_done(bodies)
+
+
+def test_entries_that_the_queue_has_lost_are_never_success(tmp_path: Path) -> None:
+    with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
+        bodies = {f"{n}.bin": make_body(10 * KIB + n, str(n)) for n in range(6)}
+        cluster.push(lines_of({origin: bodies}, lambda: Throttled(10_000 * KIB)))
+        with cluster.ask() as job:
+            # As an eviction for want of memory does.
+            for key in job._redis.scan_iter(f"{job._prefix}q:*"):
+                job._redis.delete(key)
+            job._redis.delete(job._key("hosts"))
+        ended = cluster.wait(cluster.start())
+        assert ended.status == 3, ended.log
+        assert "6 entries are missing" in ended.log
+        assert "push its list again" in ended.log
+        shown = queue(cluster, "status")
+        assert (shown.returncode, "6 entries are missing" in shown.stdout) == (3, True)
+        with cluster.ask() as job:
+            job._redis.delete(job._key("meta"))
+        assert queue(cluster, "status").returncode == 1
+        assert queue(cluster, "drop").returncode == 0, "whatever state it is in"
+        with cluster.ask() as job:
+            assert job._redis.keys("*") == []
+
+
+def test_a_push_that_was_broken_off_is_told_and_repeated(tmp_path: Path) -> None:
+    with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
+        bodies = {f"{n}.bin": make_body(10 * KIB + n, str(n)) for n in range(4)}
+        lines = lines_of({origin: bodies}, lambda: Throttled(10_000 * KIB))
+        cluster.push(lines[:2])
+        with cluster.ask() as job:
+            job._redis.hset(job._key("meta"), "push:files.txt", 1)
+        told = queue(cluster, "status")
+        assert (told.returncode, "the push of files.txt has not ended" in told.stdout) == (3, True)
+        ended = cluster.wait(cluster.start())
+        assert (ended.status, len(ended.rows)) == (3, 2)
+        assert "the push of files.txt was broken off; push that list again" in ended.log
+        assert "2 entries pushed, 2 were there already" in queue(cluster, "push", write_list(cluster, lines)).stdout
+        assert cluster.wait(cluster.start()).status == 0
+        cluster.assert_all_done(bodies)
+
+
+def test_a_job_that_its_redis_has_lost_goes_on_once_its_list_is_pushed_again(tmp_path: Path) -> None:
+    with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
+        held = Holds(100 * KIB, cluster.output / "a.bin.part")
+        origin.add("a.bin", held.behaviour(), BODY)
+        origin.add("b.bin", Throttled(10_000 * KIB), BODY)
+        lines = [f"{name} {origin.url(name)} size={len(BODY)}" for name in ("a.bin", "b.bin")]
+        cluster.push(lines)
+        worker = cluster.start()
+        held.wait()
+        cluster.wait_for(lambda job: job.status().done == 1)
+        with cluster.ask() as job:
+            job._redis.flushall()
+        cluster.wait_for(lambda job: "is lost: this Redis knows nothing of it" in cluster.logs())
+        assert queue(cluster, "push", write_list(cluster, lines)).returncode == 0
+        ended = cluster.wait(worker)
+        assert ended.status == 0, ended.log
+        assert "dropped" not in ended.log
+        assert (cluster.output / "a.bin").read_bytes() == BODY
+        assert len([r for r in origin.requests if r.path.endswith("b.bin")]) == 1, "the ledger proves it"
+
+
+def test_a_queue_needs_no_secret_on_the_command_line(tmp_path: Path) -> None:
+    with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
+        origin.add("a.bin", Throttled(10_000 * KIB), BODY)
+        cluster.redis.kill()
+        cluster.redis = RedisServer(tmp_path, "--requirepass", "sesame")
+        with cluster.redis:
+            where = f"redis://127.0.0.1:{cluster.redis.port}/0"
+            secret = where.replace("//", "//:sesame@")
+            (tmp_path / "address").write_text(f"# of the queue\n{secret}\n")
+            (tmp_path / "netrc").write_text("machine 127.0.0.1 login default password sesame\n")
+            (tmp_path / "netrc").chmod(0o600)
+            ways = (
+                {"BULK_QUEUE": secret},
+                {"BULK_QUEUE": f"@{tmp_path}/address"},
+                {"BULK_QUEUE": where, "NETRC": f"{tmp_path}/netrc"},
+            )
+            assert (
+                queue(
+                    cluster, "push", write_list(cluster, [f"a.bin {origin.url('a.bin')}"]), environment=ways[0]
+                ).returncode
+                == 0
+            )
+            for way in ways:
+                told = queue(cluster, "status", environment=way)
+                assert (told.returncode, "sesame" in told.stdout + told.stderr) == (3, False), told.stderr
+                assert "nov: 0 done, 1 left" in queue(cluster, "list", environment=way).stdout
+            refused = queue(cluster, "status", environment={"BULK_QUEUE": where, "NETRC": "/dev/null"})
+            assert (refused.returncode, "refused the password" in refused.stderr) == (1, True), refused.stderr
+            command = [sys.executable, "-m", "scrapy", "bulk", "-a", "job=nov", "-o", str(cluster.output)]
+            done = subprocess.run(
+                command,
+                cwd=tmp_path,
+                env={**os.environ, **ways[1]},
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+            assert "sesame" not in done.stderr
+        assert (cluster.output / "a.bin").read_bytes() == BODY
+        cluster.redis = RedisServer(tmp_path)
+    none = queue(cluster, "status", environment={})
+    assert (none.returncode, "BULK_QUEUE" in none.stderr) == (1, True)
+
+
+def test_what_a_redis_may_throw_away_is_told_and_a_cluster_is_refused(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    write_list(cluster, ["a.bin http://h.example/a.bin"])
+    with RedisServer(tmp_path, "--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru") as cluster.redis:
+        told = queue(cluster, "push", "files.txt")
+        assert (told.returncode, "maxmemory-policy allkeys-lru" in told.stdout) == (0, True)
+    (tmp_path / "nodes").mkdir()
+    with RedisServer(tmp_path / "nodes", "--cluster-enabled", "yes") as cluster.redis:
+        told = queue(cluster, "push", "files.txt")
+        assert (told.returncode, "is a node of a Redis Cluster" in told.stderr) == (1, True), told.stderr
+        late = cluster.wait(cluster.start())
+        assert (late.status, "is a node of a Redis Cluster" in late.log) == (1, True)
+
+
+def test_after_a_failover_a_worker_goes_on_at_the_new_master(tmp_path: Path) -> None:
+    """Its connection leads to a server that has become a replica: it answers READONLY, for ever."""
+    bodies = {f"{n}.bin": make_body(150 * KIB + n, str(n)) for n in range(6)}
+    (tmp_path / "two").mkdir()
+    with (
+        FaultyOrigin() as origin,
+        Cluster(tmp_path) as cluster,
+        RedisServer(tmp_path / "two") as two,
+        Forwarder(cluster.redis.port) as address,
+    ):
+        one = cluster.redis
+        cluster.push(lines_of({origin: bodies}, lambda: Throttled(100 * KIB)), cap=2)
+        worker = cluster.start("-a", f"queue=redis://127.0.0.1:{address.port}/0")
+        cluster.wait_for(lambda job: job.status().running == 2)
+        with Job(one.url, "nov") as first, Job(two.url, "nov") as second:
+            second._redis.replicaof("127.0.0.1", one.port)
+            cluster.wait_for(lambda job: second._redis.hlen(job._key("known")) == 6)
+            # As managed services do it: no write is answered until another one is the master.
+            first._redis.client_pause(20_000, all=False)
+            second._redis.replicaof("NO", "ONE")
+            address.target = two.port
+            first._redis.replicaof("127.0.0.1", two.port)
+        ended = cluster.wait(worker)
+        assert ended.status == 0, ended.log
+        cluster.redis = two
+        cluster.assert_all_done(bodies)
+        one.kill()
+
+
+def test_sentinels_are_asked_where_the_master_is(tmp_path: Path) -> None:
+    bodies = {f"{n}.bin": make_body(150 * KIB + n, str(n)) for n in range(6)}
+    for name in ("two", "sentinel"):
+        (tmp_path / name).mkdir()
+    settings = {"BULK_LEASE": "20"}
+    with (
+        FaultyOrigin() as origin,
+        Cluster(tmp_path, settings=settings) as cluster,
+        RedisServer(tmp_path / "two") as two,
+    ):
+        one = cluster.redis
+        cluster.push(lines_of({origin: bodies}, lambda: Throttled(100 * KIB)), cap=2)
+        with Job(two.url, "nov") as second, Sentinel(tmp_path / "sentinel", one) as sentinel:
+            second._redis.replicaof("127.0.0.1", one.port)
+            cluster.wait_for(lambda job: second._redis.hlen(job._key("known")) == 6)
+            address = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
+            cluster.wait_for(lambda job: "slave0" in job._redis.info("replication"))
+            told = queue(cluster, "status", environment={"BULK_QUEUE": address})
+            assert "0 done, 6 left" in told.stdout, told.stderr
+            worker = cluster.start("-a", f"queue={address}")
+            cluster.wait_for(lambda job: job.status().running == 2)
+            # As soon as the Sentinel knows of the replica it can make it the master.
+            with redis.Redis(port=sentinel.port) as watching:
+                until(lambda: len(watching.sentinel_slaves("mymaster")) == 1)
+            one.kill()
+            ended = cluster.wait(worker)
+            assert ended.status == 0, ended.log
+            cluster.redis = two
+            cluster.assert_all_done(bodies)

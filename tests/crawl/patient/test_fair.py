@@ -1,0 +1,95 @@
+"""Whose fault a failure is: of one file, of its host, or of this machine; and that nobody else pays for it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from support.crawl import Bulk
+from support.faults import status
+from support.faulty import Exchange, FaultyOrigin, good, make_body
+
+BODY = make_body(50_000)
+
+
+def codes(rows: list[dict[str, object]]) -> dict[object, object]:
+    return {row["name"]: row["error"]["code"] if row["error"] else None for row in rows}  # type: ignore[index]
+
+
+def challenge(exchange: Exchange) -> None:
+    """AWS WAF before a site."""
+    exchange.send_status(202)
+    exchange.header("x-amzn-waf-action", "challenge")
+    exchange.header("Content-Length", 0)
+    exchange.end_headers()
+
+
+def test_bad_urls_hold_up_nobody_and_end_with_their_own_errors(bulk: Bulk) -> None:
+    bad = {
+        **{f"broken{n}.bin": status(500) for n in range(3)},
+        "key.bin": status(403, body=b"<Error><Code>AccessDenied</Code></Error>"),
+        "forbidden.bin": status(403),
+        "browser.bin": challenge,
+        "staged.bin": status(202),
+    }
+    with FaultyOrigin(bad, default=good, resource=BODY) as origin:
+        fine = [f"fine{n}.bin" for n in range(40)]
+        bulk.write_list({name: origin.url(name) for name in (*bad, *fine)})
+        settings = {"BULK_RETRY_TIMES": "2", "BULK_RETRY_DELAY": "0.1", "BULK_ORIGIN_PATIENCE": "3"}
+        ended = bulk.run(settings=settings)
+        assert ended.status == 3, ended.log
+        assert codes(ended.rows) == {
+            **dict.fromkeys(fine),
+            **dict.fromkeys(("broken0.bin", "broken1.bin", "broken2.bin"), "http_500"),
+            "key.bin": "http_403",
+            "forbidden.bin": "http_403",
+            "browser.bin": "bot_challenge",
+            "staged.bin": "not_yet",
+        }
+        assert max(len(origin.requests_for(f"broken{n}.bin")) for n in range(3)) <= 4
+        assert len(origin.requests_for("key.bin")) == 1
+        assert len(origin.requests_for("forbidden.bin")) <= 9, "each of a few tries also asks for pieces"
+        assert "once more when all others are through" in ended.log
+        last_good = max(request.time for request in origin.requests if "fine" in request.path)
+        first_end = min(r.time for r in origin.requests_for("broken0.bin")[2:])
+        assert last_good < first_end + 30, "nobody waited for them"
+
+
+def test_a_port_that_speaks_no_tls_is_told_at_once(bulk: Bulk) -> None:
+    def refuse() -> None:
+        """What a server of http says to the beginning of a TLS handshake."""
+        while True:
+            try:
+                connection, _ = plain.accept()
+            except OSError:
+                return
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+
+    with socket.create_server(("127.0.0.2", 0)) as plain, FaultyOrigin(default=good, resource=BODY) as origin:
+        threading.Thread(target=refuse, daemon=True).start()
+        port = plain.getsockname()[1]
+        bulk.write_list({"a.bin": f"https://127.0.0.2:{port}/a.bin", "b.bin": origin.url("b.bin")})
+        ended = bulk.run()
+        plain.shutdown(socket.SHUT_RDWR)
+        assert codes(ended.rows) == {"a.bin": "no_tls", "b.bin": None}, ended.log
+        assert "what to do: write http:// in the list" in ended.log
+
+
+def test_a_host_that_takes_connections_and_never_answers_leaves_the_places_to_others(bulk: Bulk) -> None:
+    with (
+        socket.create_server(("127.0.0.2", 0), backlog=64) as mute,
+        FaultyOrigin(default=good, resource=BODY) as origin,
+    ):
+        port = mute.getsockname()[1]
+        silent = {f"mute{n}.bin": f"http://127.0.0.2:{port}/{n}" for n in range(20)}
+        fine = {f"fine{n}.bin": origin.url(f"fine{n}.bin") for n in range(20)}
+        bulk.write_list({**silent, **fine})
+        settings = {"CONCURRENT_REQUESTS": "4", "CONCURRENT_REQUESTS_PER_DOMAIN": "4", "BULK_HEADERS_TIMEOUT": "600"}
+        process = bulk.start(settings=settings)
+        origin.wait_until(lambda o: len(o.requests) == 20 and all(r.ended for r in o.requests))
+        process.terminate()
+        ended = bulk.wait(process)
+        assert ended.status == 143, ended.log
+        assert sum(row["status"] == "complete" for row in ended.rows) >= 19

@@ -1,0 +1,125 @@
+"""A power cut at any moment: what is there afterwards claims nothing that is not so, and the files can be ended from it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bulkspider.disk import state as state_module
+from bulkspider.disk.commit import CommitRequest, Committer
+from bulkspider.disk.folder import Folder
+from bulkspider.disk.ledger import Ledger
+from bulkspider.disk.part import Part
+from bulkspider.disk.proof import Proof
+from bulkspider.protocol.ranges import Ranges
+from support.faulty import make_body
+from support.volatile import Recorder, image
+
+KEY = "k" * 64
+KIB = 1024
+BODIES = {
+    "a.bin": make_body(400 * KIB, "a"),
+    "deep/b.bin": make_body(300 * KIB, "b"),
+    "small.bin": make_body(900, "small"),
+}
+STEP = 24 * KIB
+
+
+def holes(have: Ranges, total: int) -> list[tuple[int, int]]:
+    at, found = 0, []
+    while at < total:
+        held = have.end_of(at)
+        if held > at:
+            at = held
+            continue
+        end = have.next_after(at) or total
+        found.append((at, min(end, total)))
+        at = end
+    return found
+
+
+def end_file(folder: Folder, ledger: Ledger, committer: Committer, name: str, *, checkpoint: int = 64 * KIB) -> None:
+    """Writes what is missing of a file, and gives it its name."""
+    body = BODIES[name]
+    part = Part(folder, name, KEY, checkpoint=checkpoint)
+    part.open()
+    if part.foreign.found is not None:
+        part.foreign.refuse()
+    part.learn(total=len(body))
+    chance = random.Random(name)
+    pieces = [
+        (at, min(at + STEP, end)) for first, end in holes(part.state.have, len(body)) for at in range(first, end, STEP)
+    ]
+    chance.shuffle(pieces)  # as several connections bring them
+    for number, (first, end) in enumerate(pieces):
+        part.write(body[first:end], first)
+        if number % 3 == 2:
+            part.checkpoints.save()
+    committer.submit(CommitRequest(part, ledger, KEY, Proof("complete", {}))).result(timeout=30)
+
+
+def run(root: Path) -> None:
+    folder = Folder(root)
+    ledger, committer = Ledger(folder.private, dir_fd=folder.private_fd), Committer()
+    try:
+        ledger.load()
+        for name in BODIES:
+            if ledger.find(name) is None:
+                end_file(folder, ledger, committer, name)
+    finally:
+        committer.close()
+        ledger.close()
+        folder.close()
+
+
+@pytest.mark.timeout(3600)
+def test_what_a_power_cut_leaves_is_true_and_can_be_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    images = 5_000 if pytestconfig.getoption("--long") else 25
+    root = tmp_path / "out"
+    root.mkdir()
+    with monkeypatch.context() as patched:
+        recorder = Recorder(root, patched)
+        run(root)
+    kinds = {event.kind for event in recorder.events}
+    assert kinds >= {"write", "sync", "syncdir", "link", "rename"}, kinds
+    assert all((root / name).read_bytes() == body for name, body in BODIES.items())
+    monkeypatch.setattr(state_module, "BOOT_ID", "after the power cut")
+    claimed = proven = 0
+    for number in range(images):
+        chance = random.Random(number)
+        end = chance.randint(1, len(recorder.events))
+        there = tmp_path / "image"
+        shutil.rmtree(there, ignore_errors=True)
+        there.mkdir()
+        image(recorder, end, chance, there)
+        where = f"image {number}, after {end} of {len(recorder.events)} events"
+        for name, body in BODIES.items():
+            named = there / name
+            assert not named.exists() or named.read_bytes() == body, f"{where}: {name} is wrong"
+        folder = Folder(there)
+        ledger = Ledger(folder.private, dir_fd=folder.private_fd)
+        ledger.load()
+        for name, body in BODIES.items():
+            if ledger.find(name) is not None:
+                assert (there / name).exists(), f"{where}: the ledger claims {name}"
+                proven += 1
+                continue
+            part = Part(folder, name, KEY, checkpoint=1 << 40)
+            part.open()
+            if part.foreign.found is None:
+                for first, last in part.state.have:
+                    assert part.read(first, last - first) == body[first:last], f"{where}: {name} claims {first}-{last}"
+                    claimed += last - first
+            part.close()
+        ledger.close()
+        folder.close()
+        run(there)
+        assert all((there / name).read_bytes() == body for name, body in BODIES.items()), f"{where}: not ended"
+    assert claimed, "no image had a part that knew of durable bytes"
+    assert proven
+    print(f"{images} images of {len(recorder.events)} events")
