@@ -218,8 +218,8 @@ class Slots:
         if trial:
             origin.trials += 1
             self._tried[origin] += 1
-        if slot not in self._named:
-            origin.asked(self._clock.now())
+        origin.paced = slot not in self._named
+        origin.asked(now)
         origin.begins(now, further=further)
         return Place(slot, origin, now, holders, shared=holders > 1, trial=trial)
 

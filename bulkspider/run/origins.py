@@ -87,7 +87,8 @@ class Origin:
     run. connections: requests that are with it now. trials: those of them that began before it was known to work.
     usual_speed: bytes per second that one connection brings, judged by files of late. kind: the strongest If-Range that
     it is known to answer rightly. gain: whether a second connection helps. small_in_a_row: small files that came in one
-    go, without anything else between. record: what it did in this run.
+    go, without anything else between. paced: it gets the time between two requests that it asks for; not where the user
+    has said something of its slot. record: what it did in this run.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class Origin:
         self.trials = 0
         self.usual_speed: float | None = None
         self.small_in_a_row = 0
+        self.paced = True
         self.record = Record()
         self._next_request_at = 0.0
         self._retry_after_max = options.retry_after_max
@@ -158,7 +160,13 @@ class Origin:
 
     def asked(self, now: float) -> None:
         """A request begins."""
-        self._next_request_at = now + self.profile.interval_seconds
+        self._next_request_at = now + (self.profile.interval_seconds if self.paced else 0.0)
+
+    def reserve(self, now: float) -> float:
+        """Seconds until an attempt that has its place may ask for something more."""
+        at = max(now, self._next_request_at)
+        self.asked(at)
+        return at - now
 
     def begins(self, now: float, *, further: bool = False) -> None:
         """An attempt begins here. further: one more connection of a file, which asks nobody whether it is up."""

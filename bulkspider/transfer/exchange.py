@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from scrapy.http import Headers
 from scrapy.utils.defer import maybe_deferred_to_future
-from twisted.internet.defer import CancelledError
+from twisted.internet.defer import CancelledError, Deferred
 
 from bulkspider.entries.entry import Entry, origin_of, redact
 from bulkspider.entries.redaction import hider
@@ -35,7 +35,6 @@ from bulkspider.transfer.destinations import add_secrets, check_redirect, secret
 
 if TYPE_CHECKING:
     from scrapy import Request
-    from twisted.internet.defer import Deferred
 
     from bulkspider.auth.grants import Grant
     from bulkspider.run.download import Download
@@ -80,6 +79,9 @@ class _Sender:
         self._entry = entry
         self._listed_url = listed_url
         self._request = request
+        self._origin = run.origins[origin_of(request.url)]
+        # With its place an attempt got the right to one request at the origin of the list.
+        self._may_ask = not request.meta.get("redirect_urls")
 
     async def send(self, asked: Ask, method: str = "GET") -> Head:
         """The head of the answer. Raises AttemptError."""
@@ -106,8 +108,20 @@ class _Sender:
         return self._run.trusted.may_see(self._listed_url, self._request.url)
 
     async def _send(self, asked: Ask, method: str) -> Head:
+        await self._wait_for_turn()
         request = self._request if method == "GET" else self._request.replace(method=method)
         return cast("Head", await self.wait(self._run.wire.exchange(request, self.headers(asked))))
+
+    async def _wait_for_turn(self) -> None:
+        """An origin may want some time between any two requests, also those of one attempt."""
+        at_once, self._may_ask = self._may_ask, False
+        if not at_once and (seconds := self._origin.reserve(self._run.clock.now())) > 0:
+            turn: Deferred[None] = Deferred()
+            timer = self._run.clock.call_later(seconds, turn.callback, None)
+            try:
+                await self.wait(turn)
+            finally:
+                timer.cancel()
 
     async def wait(self, pending: Deferred[Any]) -> Any:
         self.pending = pending

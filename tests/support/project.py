@@ -90,6 +90,7 @@ class Project:
             env=_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            pipesize=1 << 20,  # a test that waits for something else reads it only at the end
             stderr=subprocess.STDOUT,
             text=True,
         )

@@ -36,6 +36,7 @@ class Shell:
             env={**environment, "COLUMNS": "80", "NETRC": str(self.folder / "netrc"), "PYTHONWARNINGS": "default"},
             stdin=stdin,
             stdout=subprocess.PIPE,
+            pipesize=1 << 20,  # a test that waits for something else reads it only at the end
             stderr=subprocess.PIPE,
         )
 

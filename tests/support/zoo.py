@@ -275,7 +275,7 @@ def as_body(exchange: Exchange, resource: Resource, behaviour: object) -> None:
 #: What the user's table of hosts says of these addresses, as the package's does of the real names.
 TABLE = f"""
 ["127.0.1.4"]
-requests_per_minute = {60 / (CommonCrawl.INTERVAL_SECONDS * 1.5):.0f}
+requests_per_minute = {60 / (CommonCrawl.INTERVAL_SECONDS * 2.5):.0f}
 busy = [403]
 ["127.0.1.10"]
 connections = 2

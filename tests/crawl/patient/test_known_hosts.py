@@ -73,6 +73,24 @@ def test_a_table_of_hosts_caps_what_the_user_wants(tmp_path):
         assert agents == {f"bulkspider/{__version__} (me@example.org)"}
 
 
+def test_the_requests_of_one_attempt_keep_their_distance_too(tmp_path):
+    """A file that was there is compared in several places: each is a request, and their host has asked for time."""
+    bulk = Bulk(tmp_path)
+    body = make_body(200_000)
+    (tmp_path / "hosts.toml").write_text('["127.0.0.3"]\nrequests_per_minute = 200\nbusy = [403]\n')
+    with FaultyOrigin(default=good, resource=body, host="127.0.0.3") as origin:
+        bulk.write_list({name: origin.url(name) for name in ("a.bin", "b.bin")})
+        bulk.output.mkdir()
+        for name in ("a.bin", "b.bin"):
+            (bulk.output / name).write_bytes(body[:150_000])
+        ended = bulk.run(settings={"BULK_HOSTS": "hosts.toml"})
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == ended.file("b.bin") == body
+        times = [request.time for request in origin.requests]
+        assert len(times) > 4
+        assert times[-1] - times[0] > (len(times) - 1) * 0.2, times
+
+
 def test_who_we_are_unless_a_project_says_otherwise(tmp_path):
     with FaultyOrigin({"a.bin": good}, resource=BODY) as origin:
         (tmp_path / "list.txt").write_text(f"name url\na.bin {origin.url('a.bin')}\n")
