@@ -102,8 +102,11 @@ class Crowd:
         # is refused again.
         says_more = not budget.forbidden and (budget.served_at is not None or not budget.refused)
         together = says_more and self.refuses(budget, connections, now)
+        several = together and len(self._refused_lately) >= SEVERAL_ENTRIES
+        # Two that were never served may both be missing.
+        together = several or (together and budget.served_at is not None)
         budget.refused = True
-        if together and len(self._refused_lately) >= SEVERAL_ENTRIES:
+        if several:
             self.careful = True
         if together and not self.careful:
             self.shrink(connections, now)

@@ -184,6 +184,10 @@ KEPT = {
         (*files(0, 1), *files(0, 1, fate=429), *files(0, 2, fate=500)),
         stops=((3.4, "kill"),),
     ),
+    # Two missing files, each 403, took the further connections of a large one away.
+    "two-missing-files-beside-a-large-one": WorldPlan(
+        20, (HostPlan("h.example", speed=2.0 * MIB),), (*files(0, 1, 125 * MIB), *files(0, 2, fate=403))
+    ),
     "breaks-after-a-few-bytes": WorldPlan(19, (HostPlan("h.example", burst=100_000),), files(0, 1, 400_000)),
 }
 
