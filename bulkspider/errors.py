@@ -495,7 +495,7 @@ class WorkerError(DiskError):
 
 
 # What an error number of the system is called here, and what its message says behind the path.
-_DISK_CODES = {
+DISK_CODES = {
     errno.ENOSPC: ("disk_full", "the file system is full; make room and run the same command again"),
     errno.EDQUOT: ("disk_full", "the disk quota is used up; make room and run the same command again"),
     errno.EROFS: ("read_only", "the file system is read-only; mount it writable or choose another output"),
@@ -515,7 +515,7 @@ _DISK_CODES = {
 def disk_error(error: OSError, path: str | os.PathLike[str]) -> DiskError:
     """The DiskError for an OSError met at `path`: which file, what is wrong, what to do."""
     what = os.strerror(error.errno) if error.errno else str(error)
-    code, sentence = _DISK_CODES.get(error.errno or 0, ("disk_error", what))
+    code, sentence = DISK_CODES.get(error.errno or 0, ("disk_error", what))
     return DiskError(f"{os.fspath(path)}: {sentence}", code=code)
 
 

@@ -137,9 +137,10 @@ class Committer:
                         break
                     taken = self._waiting.get_nowait()
             if group:
-                self._commit(group)
+                self.commit_together(group)
 
-    def _commit(self, group: list[CommitRequest]) -> None:
+    def commit_together(self, group: list[CommitRequest]) -> None:
+        """In the caller's thread: each request is done then, with its line or its error."""
         try:
             named = [(request, line) for request in self._flush(group) if (line := _name(request)) is not None]
             named = _flush_directories(named)

@@ -276,10 +276,19 @@ class PartFile:
                 what = f"{self._files.path(PART)}: another process is writing this part"
                 raise DiskError(what, code="part_in_use") from error
 
-    def write(self, write: Callable[..., int], fd: int, *args: Any) -> int:
-        """Calls `write(fd, *args)`, which writes some bytes to the part, and returns how many these were. Raises
-        ChangedOutside, and writes nothing."""
-        return self._changes.write(write, fd, *args)
+    def write(self, write: Callable[..., int], fd: int, at: int, *args: Any) -> int:
+        """Calls `write(fd, at, *args)`, which writes some bytes to offset `at` of the part, and returns how many these
+        were. Raises ChangedOutside, and writes nothing."""
+        return self._changes.write(write, fd, at, *args)
+
+    def reserve(self, fd: int, size: int) -> None:
+        """Reserves space for `size` bytes of the part's `fd` where the file system can. Raises ChangedOutside; OSError
+        when the disk is full."""
+
+        def act() -> None:
+            self.reserved = max(self.reserved, reserve(fd, size))
+
+        self._changes.change(fd, act)
 
     def truncate(self, size: int) -> None:
         self._changes.change(self.fd, lambda: os.ftruncate(self.fd, size))
@@ -429,25 +438,28 @@ class ChangeDetector:
     def begin(self, fd: int) -> None:
         """The file was opened, and is taken as it is."""
         with self._lock:
-            found = os.fstat(fd)
-            self._local = is_local(fd, found.st_dev)
-            self._seen = found.st_size, found.st_mtime_ns
+            self._local = is_local(fd, os.fstat(fd).st_dev)
+            self._seen = _size_and_time(fd)
 
     def resume(self, fd: int) -> None:
         """The file was opened again. Raises ChangedOutside when it is not as we closed it."""
         with self._lock:
             self._compare(fd)
 
-    def write(self, write: Callable[..., int], fd: int, *args: Any) -> int:
-        """Returns what `write(fd, *args)` returns. Raises ChangedOutside, and writes nothing."""
+    def write(self, write: Callable[..., int], fd: int, at: int, *args: Any) -> int:
+        """Returns what `write(fd, at, *args)` returns. Raises ChangedOutside, and writes nothing."""
         if not self._local:
-            return write(fd, *args)
+            return write(fd, at, *args)
         with self._lock:
-            self._compare(fd)
+            size = self._compare(fd)
             try:
-                return write(fd, *args)
-            finally:
+                count = write(fd, at, *args)
+            except BaseException:
                 self._note(fd)
+                raise
+            # The size that it has by our own doing: whoever truncates it before we look is found out, too.
+            self._seen = max(size, at + count), _size_and_time(fd)[1]
+            return count
 
     def change(self, fd: int, act: Callable[[], object]) -> None:
         """Calls `act`, which changes the file's size or time otherwise than by writing. Raises ChangedOutside."""
@@ -460,21 +472,25 @@ class ChangeDetector:
         """size: bytes that the whole file must have."""
         with self._lock:
             try:
-                self._compare(fd)
+                return self._compare(fd) == size
             except ChangedOutside:
                 return False
-            return os.fstat(fd).st_size == size
 
     def _note(self, fd: int) -> None:
         if self._local:
-            found = os.fstat(fd)
-            self._seen = found.st_size, found.st_mtime_ns
+            self._seen = _size_and_time(fd)
 
-    def _compare(self, fd: int) -> None:
-        if self._local and self._seen is not None:
-            found = os.fstat(fd)
-            if self._seen != (found.st_size, found.st_mtime_ns):
-                raise ChangedOutside
+    def _compare(self, fd: int) -> int:
+        """The file's size."""
+        found = _size_and_time(fd)
+        if self._local and self._seen is not None and self._seen != found:
+            raise ChangedOutside
+        return found[0]
+
+
+def _size_and_time(fd: int) -> tuple[int, int]:
+    found = os.fstat(fd)
+    return found.st_size, found.st_mtime_ns
 
 
 # Holes

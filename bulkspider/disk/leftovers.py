@@ -191,6 +191,9 @@ class Lookup:
             self._empty_inode = part.st_ino
             return Found.NOTHING
         file.open()
+        if ours:
+            # The first version wrote its states by way of this name; it was killed meanwhile.
+            files.remove(FIRST_TEMPORARY)
         if saved is not None and ours and "refuted" in saved:
             # The process that refuted it was killed before it could set it aside.
             return Spoiled(saved["refuted"])
@@ -219,7 +222,8 @@ JOURNAL = "begun"
 JOURNAL_MAX_BYTES = 16 << 20
 # The journal is rewritten without the parts that are closed when it has so many lines.
 _COMPACT_AFTER_LINES = 1000
-_TEMPORARY = re.compile(r"\.bulkspider\.[0-9a-f]{16}\.tmp|.+\.part\.json\.tmp")
+FIRST_TEMPORARY = ".part.json.tmp"
+_TEMPORARY = re.compile(rf"\.bulkspider\.[0-9a-f]{{16}}\.tmp|.+{re.escape(FIRST_TEMPORARY)}")
 
 
 def begin_journal(folder: Folder, writer: str | None) -> None:
@@ -238,7 +242,7 @@ class OpenParts:
         self._open: dict[str, int] = {}
         self._lines = 0
         self._left, unclean = self._take_over()
-        self._fd = self._create()
+        self.fd = self._create()
         if unclean:
             self._clean_up()
             if folder.is_ours_alone:
@@ -266,24 +270,24 @@ class OpenParts:
 
     def close(self) -> None:
         with self._lock:
-            if self._fd < 0:
+            if self.fd < 0:
                 return
             if not self._open:
                 with contextlib.suppress(OSError):
                     os.unlink(self._name, dir_fd=self._folder.private_fd)
-            os.close(self._fd)
-            self._fd = -1
+            os.close(self.fd)
+            self.fd = -1
 
     # When it cannot be written, the run goes on: the next one then compares more with the origin.
 
     def _write(self, data: bytes) -> None:
-        if self._fd >= 0:
+        if self.fd >= 0:
             with contextlib.suppress(OSError):
-                os.write(self._fd, data)
+                os.write(self.fd, data)
 
     def _rewrite(self) -> None:
         with contextlib.suppress(OSError):
-            os.ftruncate(self._fd, 0)
+            os.ftruncate(self.fd, 0)
         self._lines = len(self._open) + len(self._left)
         self._write(b"".join(_line(name, inode) for name, inode in {**self._left, **self._open}.items()))
 

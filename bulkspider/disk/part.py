@@ -25,7 +25,6 @@ from bulkspider.disk.files import (
     PartFile,
     doubtful_ranges,
     read_at,
-    reserve,
 )
 from bulkspider.disk.folder import Folder
 from bulkspider.disk.leftovers import CONTROL_FILES, Foreign, Found, Lookup, Spoiled
@@ -160,7 +159,7 @@ class Part:
         try:
             fd = self.fd
             while view:
-                done = self.put(os.pwrite, fd, view, at)
+                done = self.put(_pwrite, fd, at, view)
                 at += done
                 view = view[done:]
         except OSError as error:
@@ -168,16 +167,19 @@ class Part:
             raise self.files.error(error, PART) from error
         self.checkpoints.record(offset, at)
 
-    def put(self, write: Callable[..., int], fd: int, *args: Any) -> int:
-        """Calls `write(fd, *args)`, which writes some bytes to the part's `fd`, and returns how many these were; they
-        count as there when `checkpoints.record` is told. Raises VersionConflict when another program has changed the
-        part: then nothing of it can be trusted any more."""
+    def put(self, write: Callable[..., int], fd: int, at: int, *args: Any) -> int:
+        """Calls `write(fd, at, *args)`, which writes some bytes to offset `at` of the part's `fd`, and returns how many
+        these were; they count as there when `checkpoints.record` is told. Raises VersionConflict when another program
+        has changed the part: then nothing of it can be trusted any more."""
         try:
-            return self.file.write(write, fd, *args)
+            return self.file.write(write, fd, at, *args)
         except ChangedOutside:
             pass
+        raise self._changed_outside()
+
+    def _changed_outside(self) -> VersionConflict:
         self.checkpoints.refute()
-        raise VersionConflict(CHANGED, differ=True, outside=True)
+        return VersionConflict(CHANGED, differ=True, outside=True)
 
     def read(self, offset: int, length: int) -> bytes:
         """Bytes of the part, or of the foreign file, for a comparison. May be short at its end. Raises DiskError."""
@@ -231,7 +233,9 @@ class Part:
         total = self.state.total
         if total and self.file.reserved < total:
             try:
-                self.file.reserved = max(self.file.reserved, self.put(reserve, self.fd, total))
+                self.file.reserve(self.fd, total)
+            except ChangedOutside:
+                raise self._changed_outside() from None
             except OSError as error:
                 raise disk_error(error, self.files.path(PART)) from error
 
@@ -360,6 +364,10 @@ class ForeignFile:
                 foreign.clear_away(self._files)
             except OSError as error:
                 raise self._files.error(error, PART) from error
+
+
+def _pwrite(fd: int, at: int, data: memoryview) -> int:
+    return os.pwrite(fd, data, at)
 
 
 def bytes_held(path: str | os.PathLike[str]) -> tuple[int, bool]:

@@ -219,7 +219,7 @@ class _Queue:
     def write(self, text: str) -> int:
         whole, newline, self._begun = (self._begun + text).rpartition("\n")
         if newline:
-            self._above.append([Segment(_safe(whole) + "\n")])
+            self._above.append([Segment(safe(whole) + "\n")])
         return len(text)
 
     def flush(self) -> None:
@@ -229,7 +229,7 @@ class _Queue:
         return getattr(self._stream, name)
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """`text` with all escaped that moves the cursor or is not seen, but for colours, TABs and newlines."""
     # A carriage return has no use above the picture.
     pieces = _COLOUR.split(text.replace("\r", ""))

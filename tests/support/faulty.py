@@ -128,20 +128,20 @@ class FaultyOrigin:
         self.host = host
         self.port = 0
         self.at_connect = at_connect
-        self._default = default or not_found
+        self.default = default or not_found
         self._resource = _resource(make_body() if resource is None else resource)
         self._routes: dict[str, tuple[Behaviour, Resource]] = {}
         self._attempts: Counter[str] = Counter()
         self._changed = threading.Condition(threading.RLock())
         self._life: _Life | None = None
-        self._tls: ssl.SSLContext | None = None
+        self.tls: ssl.SSLContext | None = None
         if tls:
             self.certificate_path = Path(tempfile.mkstemp(suffix=".pem")[1])
             self.certificate_path.write_bytes(_certificate(expired=tls == "expired"))
-            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._tls.load_cert_chain(self.certificate_path)
-            self._tls.set_alpn_protocols(["http/1.1"])
-            self._tls.sslsocket_class = TlsSocket
+            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self.tls.load_cert_chain(self.certificate_path)
+            self.tls.set_alpn_protocols(["http/1.1"])
+            self.tls.sslsocket_class = TlsSocket
         for path, entry in (table or {}).items():
             if isinstance(entry, tuple):
                 self.add(path, *entry)
@@ -156,7 +156,7 @@ class FaultyOrigin:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.down()
-        if self._tls is not None:
+        if self.tls is not None:
             self.certificate_path.unlink(missing_ok=True)
         if error is None and self.errors:
             raise self.errors[0]
@@ -180,12 +180,12 @@ class FaultyOrigin:
 
     def show_certificate_of(self, other: FaultyOrigin) -> None:
         """New connections are shown another origin's certificate from now on."""
-        assert self._tls is not None
-        self._tls.load_cert_chain(other.certificate_path)
+        assert self.tls is not None
+        self.tls.load_cert_chain(other.certificate_path)
 
     def url(self, name: str) -> str:
         """The absolute URL of a name (which may have a query)."""
-        return f"{'https' if self._tls else 'http'}://{self.host}:{self.port}{quote(_key(name), safe='/?&=%~')}"
+        return f"{'https' if self.tls else 'http'}://{self.host}:{self.port}{quote(_key(name), safe='/?&=%~')}"
 
     def requests_for(self, name: str, method: str | None = "GET") -> list[Recorded]:
         """Recorded requests for one name, of one method (None: any)."""
@@ -207,7 +207,7 @@ class FaultyOrigin:
             self._attempts[recorded.path] += 1
             self.requests.append(recorded)
             self._changed.notify_all()
-            return self._routes.get(recorded.path, (self._default, self._resource))
+            return self._routes.get(recorded.path, (self.default, self._resource))
 
     def progress(self, recorded: Recorded, sent: int = 0, *, ended: bool = False) -> None:
         with self._changed:
@@ -222,7 +222,7 @@ class FaultyOrigin:
             return self.connections - 1
 
     def wrap(self, raw: socket.socket) -> socket.socket:
-        return raw if self._tls is None else self._tls.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+        return raw if self.tls is None else self.tls.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
 
 
 class TlsSocket(ssl.SSLSocket):
@@ -246,7 +246,7 @@ class _Life:
         # One end is never written, only closed; the other then wakes everything that polls.
         self.over, self._end = socket.socketpair()
         self._threads: set[threading.Thread] = set()
-        self._connections: set[_Connection] = set()
+        self.connections: set[_Connection] = set()
         self._lock = threading.Lock()
         self._ended = False
         self._start(self._accept)
@@ -255,7 +255,7 @@ class _Life:
         self._end.close()
         with self._lock:
             self._ended = True
-            connections = list(self._connections)
+            connections = list(self.connections)
         for connection in connections:
             connection.interrupt()
         while True:
@@ -283,7 +283,7 @@ class _Life:
                 if self._ended:
                     raw.close()
                     break
-                self._connections.add(connection)
+                self.connections.add(connection)
             self._start(partial(self._serve, connection))
         self._listening.close()  # refuses from now on
 
@@ -292,7 +292,7 @@ class _Life:
             connection.serve()
         finally:
             with self._lock:
-                self._connections.discard(connection)
+                self.connections.discard(connection)
 
     def _start(self, work: Callable[[], None]) -> None:
         def run() -> None:
@@ -378,7 +378,7 @@ class _Connection:
                 self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             else:
                 if how == "close" and isinstance(self.sock, ssl.SSLSocket):
-                    self._notify(self.sock)
+                    self.notify(self.sock)
                 socket.socket.shutdown(self.sock, socket.SHUT_WR)
                 self._linger()
         except OSError:
@@ -402,7 +402,7 @@ class _Connection:
         while time.monotonic() < deadline and any(fcntl.ioctl(self.sock, TIOCOUTQ, bytes(4))):
             self.pause(0.001)
 
-    def _notify(self, sock: ssl.SSLSocket) -> None:
+    def notify(self, sock: ssl.SSLSocket) -> None:
         """Sends close_notify without waiting for the client's."""
         sock.setblocking(False)
         while True:
@@ -482,7 +482,7 @@ class Exchange:
         self.attempt = self.recorded.attempt
         #: How many requests came before on this connection.
         self.on_connection = connection.requests
-        self._connection = connection
+        self.connection = connection
         self._head: list[str] = []
         self._headers_ended = False
         self._last_answer = self.version == "HTTP/1.0" or self.headers.get("connection", "").lower() == "close"
@@ -494,7 +494,7 @@ class Exchange:
 
     def run(self) -> None:
         self.behaviour(self)
-        if self._connection.open and self._last_answer:
+        if self.connection.open and self._last_answer:
             self.close()
 
     # Composing an answer
@@ -518,7 +518,7 @@ class Exchange:
     def _send_head(self, end: str = "") -> None:
         head = "".join(f"{line}\r\n" for line in self._head) + end
         self._head = []
-        self._connection.sock.sendall(head.encode("latin-1"))
+        self.connection.sock.sendall(head.encode("latin-1"))
 
     def send(self, data: bytes | memoryview) -> None:
         """Any bytes, anywhere, also between headers. After the headers of an answer to HEAD nothing is sent."""
@@ -528,16 +528,16 @@ class Exchange:
         view = memoryview(data)
         for start in range(0, len(view), _PIECE):
             piece = view[start : start + _PIECE]
-            self._connection.sock.sendall(piece)
+            self.connection.sock.sendall(piece)
             if self._headers_ended:
-                self._connection.origin.progress(self.recorded, len(piece))
+                self.connection.origin.progress(self.recorded, len(piece))
 
     def send_slowly(self, data: bytes | memoryview, rate: float) -> None:
         """The same at `rate` bytes per second, in at most twenty pieces a second."""
         size = max(1, int(rate / 20))
         for start in range(0, len(data), size):
             self.send(data[start : start + size])
-            self._connection.pause(min(size, len(data) - start) / rate)
+            self.connection.pause(min(size, len(data) - start) / rate)
 
     def chunked(
         self,
@@ -551,11 +551,11 @@ class Exchange:
             return
         for start in range(0, len(data), size):
             piece = bytes(data[start : start + size])
-            self._connection.sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
-            self._connection.origin.progress(self.recorded, len(piece))
+            self.connection.sock.sendall(b"%x\r\n%b\r\n" % (len(piece), piece))
+            self.connection.origin.progress(self.recorded, len(piece))
         if finish:
             fields = "".join(f"{name}: {value}\r\n" for name, value in trailers)
-            self._connection.sock.sendall(f"0\r\n{fields}\r\n".encode("latin-1"))
+            self.connection.sock.sendall(f"0\r\n{fields}\r\n".encode("latin-1"))
 
     def promise(self, reply: Reply) -> None:
         """Status and headers of a reply, not its body."""
@@ -583,14 +583,14 @@ class Exchange:
         self.end("close_without_notify")
 
     def end(self, how: Ending) -> None:
-        self._connection.end(how)
+        self.connection.end(how)
 
     def stall(self, until: threading.Event | None = None) -> None:
         """Says nothing more until the event is set; without one, until the client leaves or the server stops."""
         if until is None:
-            self._connection.pause(None)
+            self.connection.pause(None)
         while until is not None and not until.is_set():
-            self._connection.pause(0.01)
+            self.connection.pause(0.01)
 
 
 Behaviour = Callable[[Exchange], None]

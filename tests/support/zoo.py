@@ -62,7 +62,7 @@ class Earthdata(Host):
     def __init__(self) -> None:
         super().__init__(*self.addresses)
         data, login, cdn = self.servers
-        data._default, login._default, cdn._default = self.data, self.login, self.cdn
+        data.default, login.default, cdn.default = self.data, self.login, self.cdn
 
     def data(self, exchange: Exchange) -> None:
         if exchange.path == "/oauth":
@@ -139,7 +139,7 @@ class HuggingFace(Host):
 
     def __init__(self) -> None:
         super().__init__("127.0.1.6", "127.0.1.7")
-        self.servers[0]._default, self.servers[1]._default = self.resolve, self.bridge
+        self.servers[0].default, self.servers[1].default = self.resolve, self.bridge
         self._resolved = 0
         self._used: set[str] = set()
 

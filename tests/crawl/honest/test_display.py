@@ -28,7 +28,7 @@ from bulkspider.reporting import display
 from bulkspider.reporting.progress import how, log_line
 from bulkspider.reporting.snapshot import Meter, Running, View, Waiting, time_left
 from bulkspider.reporting.summary import SummaryLine
-from bulkspider.reporting.terminal import _safe
+from bulkspider.reporting.terminal import safe
 from bulkspider.text import visible
 from support.crawl import QUICK, Bulk
 from support.faulty import FaultyOrigin, good, make_body, not_found
@@ -674,4 +674,4 @@ def test_who_does_not_look_does_not_load_rich(bulk: Bulk) -> None:
 
 def test_what_others_write_to_stderr_keeps_its_colours_and_nothing_else() -> None:
     written = "\x1b[31mred\x1b[0m\t\u202eevil\x1b[2J\x00\r\nnext\x9b2J"
-    assert _safe(written) == "\x1b[31mred\x1b[0m\t\\u202eevil\\x1b[2J\\x00\nnext\\x9b2J"
+    assert safe(written) == "\x1b[31mred\x1b[0m\t\\u202eevil\\x1b[2J\\x00\nnext\\x9b2J"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +22,7 @@ from bulkspider.lists.formats.row import Row
 from bulkspider.lists.reader import Form
 from bulkspider.lists.source import ListSource, check_list
 from support.faulty import FaultyOrigin, good, make_body
+from support.memory import held_by_python
 from support.shell import Shell
 
 # Where they lie on the server, and what they hold; with a name that must be escaped in a URL.
@@ -620,15 +620,11 @@ def test_a_long_list_streams(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "list"
     path.write_text(text)
     del text
-    tracemalloc.start()
-    try:
+    with held_by_python() as held:
         source = check_list(str(path), tmp_path, reading=Reading.parse(arguments))
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert source.entries == count
     source.close()
-    assert peak < 4 * HEAD_BYTES + 60 * count
+    assert held.peak < 4 * HEAD_BYTES + 60 * count
 
 
 # --- The server's time -----------------------------------------------------------------------------------------------------

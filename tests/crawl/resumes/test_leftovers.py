@@ -11,7 +11,7 @@ import pytest
 
 from bulkspider.disk.commit import publish
 from bulkspider.disk.folder import Folder
-from bulkspider.disk.leftovers import begin_journal
+from bulkspider.disk.leftovers import OpenParts, begin_journal
 from bulkspider.disk.part import Part
 from support.crawl import Bulk, kill
 from support.faults import ignores_range, stall_after
@@ -166,8 +166,8 @@ def opened(root: Path) -> Folder:
 
 def dies(folder: Folder) -> None:
     """As after a kill -9: the kernel closes the files, and nothing else happens."""
-    assert folder.journal is not None
-    os.close(folder.journal._fd)  # type: ignore[attr-defined]
+    assert isinstance(folder.journal, OpenParts)
+    os.close(folder.journal.fd)
     folder.journal = None
     folder.close()
 

@@ -90,7 +90,7 @@ def broken_record(head: bytes) -> Behaviour:
         reply = correct(exchange)
         exchange.promise(reply)
         exchange.send(reply.body[:HELD])
-        socket.socket.sendall(exchange._connection.sock, head + bytes(5000))
+        socket.socket.sendall(exchange.connection.sock, head + bytes(5000))
         exchange.end("close_without_notify")
 
     return first(1, behaviour)
@@ -101,9 +101,9 @@ def notify_and_stay(exchange: Exchange) -> None:
     reply = correct(exchange)
     exchange.promise(reply)
     exchange.send(reply.body[:HELD])
-    sock = exchange._connection.sock
+    sock = exchange.connection.sock
     assert isinstance(sock, ssl.SSLSocket)
-    exchange._connection._notify(sock)
+    exchange.connection.notify(sock)
     exchange.stall()
 
 
@@ -157,7 +157,7 @@ def test_keys_change_in_the_middle_of_a_body(bulk: Bulk) -> None:
     heard: list[bytes | str] = []
 
     def new_keys(exchange: Exchange) -> None:
-        sock = exchange._connection.sock
+        sock = exchange.connection.sock
         assert isinstance(sock, ssl.SSLSocket)
         assert sock.version() == "TLSv1.3"
         library, connection = libssl_of(sock)
@@ -190,7 +190,7 @@ def test_a_renegotiation_in_the_middle_of_a_body(bulk: Bulk) -> None:
     handshakes: list[bool] = []
 
     def renegotiate(exchange: Exchange) -> None:
-        sock = exchange._connection.sock
+        sock = exchange.connection.sock
         assert isinstance(sock, ssl.SSLSocket)
         assert sock.version() == "TLSv1.2"
         library, connection = libssl_of(sock)
@@ -203,7 +203,7 @@ def test_a_renegotiation_in_the_middle_of_a_body(bulk: Bulk) -> None:
         sock.setblocking(False)
         sock.do_handshake()
         while under_way(connection):
-            assert wait(sock, select.POLLIN, exchange._connection.over, 20) == "ready"
+            assert wait(sock, select.POLLIN, exchange.connection.over, 20) == "ready"
             with contextlib.suppress(ssl.SSLWantReadError):
                 sock.recv(1)
         sock.setblocking(True)
@@ -211,8 +211,8 @@ def test_a_renegotiation_in_the_middle_of_a_body(bulk: Bulk) -> None:
         exchange.send(reply.body[HELD:])
 
     with FaultyOrigin({"a.bin": renegotiate}, resource=BODY, tls=True) as origin:
-        assert origin._tls is not None
-        origin._tls.maximum_version = ssl.TLSVersion.TLSv1_2
+        assert origin.tls is not None
+        origin.tls.maximum_version = ssl.TLSVersion.TLSv1_2
         bulk.write_list({"a.bin": origin.url("a.bin")})
         ended = bulk.run(settings=TRUST)
         assert ended.status == 0, ended.log

@@ -22,8 +22,8 @@ class Timer:
 class EventClock:
     """Seconds since the world began. Events of one instant happen in the order in which they were asked for."""
 
-    def __init__(self) -> None:
-        self._now = 0.0
+    def __init__(self, now: float = 0.0) -> None:
+        self._now = now
         self._number = 0
         self._events: list[tuple[float, int, Timer]] = []
 

@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from bulkspider.clock import Wakeup
+from bulkspider.clock import Clock, Wakeup
 from bulkspider.disk.ledger import LedgerLine
 from bulkspider.disk.proof import Refuted
 from bulkspider.dispatch.dispatcher import LOOK_EVERY_SECONDS, Dispatcher
@@ -129,7 +129,10 @@ class SeldomWakeup(Wakeup):
     """The engine looks every second whether there is something to do. Where nothing happens for long it is asked to
     look less and less often: else most of a world would be looks that find nothing."""
 
-    _seconds = 0.0
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(clock)
+        self._time = clock
+        self._seconds = 0.0
 
     def set(self) -> None:
         self._seconds = 0.0
@@ -140,12 +143,12 @@ class SeldomWakeup(Wakeup):
             return super().wait(seconds)
         longer = min(max(self._seconds * 1.5, seconds), LOOK_SELDOM_SECONDS)
         waiting = super().wait(longer)
-        waiting.addCallback(self._note, self._clock.now() + longer, longer)
+        waiting.addCallback(self._note, self._time.now() + longer, longer)
         return waiting
 
     def _note(self, result: None, end: float, seconds: float) -> None:
         """It has lasted to its end: nothing happened."""
-        self._seconds = seconds if self._clock.now() >= end else 0.0
+        self._seconds = seconds if self._time.now() >= end else 0.0
 
 
 class SimulatedDownloads:
@@ -417,6 +420,4 @@ def _outcome(error: BulkError) -> Any:
 
 def _forget(clock: EventClock) -> EventClock:
     """The same time, and no event left."""
-    later = EventClock()
-    later._now = clock.now()
-    return later
+    return EventClock(clock.now())

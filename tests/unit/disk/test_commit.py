@@ -133,7 +133,7 @@ def test_files_that_are_ready_together_share_their_flushes(
     group = [ready(folder, ledger, f"{n}.bin") for n in range(30)]
     group += [ready(folder, ledger, f"sub/{n}.bin") for n in range(30)]
     recorder = Recorder(monkeypatch)
-    committer._commit(group)
+    committer.commit_together(group)
     assert all(finished.done.done() for finished in group)
     assert [recorder.steps.count(("fsync", place)) for place in ("out/", "sub/")] == [1, 1]
     assert len([1 for step, what in recorder.steps if "sync" in step and "ledger" in what]) == 1
@@ -176,7 +176,7 @@ def failing_for(monkeypatch: pytest.MonkeyPatch, name: str, part: str, code: int
 
 
 def commit(committer: Committer, group: list[CommitRequest]) -> None:
-    committer._commit(group)
+    committer.commit_together(group)
 
 
 def test_bytes_that_cannot_be_made_durable_get_no_name(

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 import stat as stat_module
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from bulkspider.disk import ledger as ledger_module
 from bulkspider.disk.ledger import Ledger, LedgerLine, LineVerdict, judge_line
 from bulkspider.errors import DiskError, Kind
+from support.memory import held_by_python
 
 
 def line(name: str = "a/b.bin", **changes: Any) -> LedgerLine:
@@ -441,7 +441,8 @@ def test_a_line_takes_at_most_16_bytes_of_memory(tmp_path: Path) -> None:
     template = line("NAME").to_json().replace("NAME", "data/{0:08d}.bin", 1)
     before, after = template.split("{0:08d}")
     (tmp_path / "ledger.jsonl").write_text("".join(f"{before}{number:08d}{after}\n" for number in range(50_000)))
-    ledger = loaded(tmp_path)
+    with held_by_python() as held:
+        ledger = loaded(tmp_path)
     assert len(ledger) == 50_000
-    assert sum(map(sys.getsizeof, ledger._buckets)) <= 16 * 50_000
+    assert held.bytes <= 16 * 50_000
     assert ledger.find("data/00049999.bin") == line("data/00049999.bin")

@@ -19,7 +19,7 @@ from bulkspider.disk import state as state_module
 from bulkspider.disk.commit import publish
 from bulkspider.disk.folder import Folder
 from bulkspider.disk.part import Part
-from bulkspider.errors import DiskError, Kind, PartChanged
+from bulkspider.errors import DiskError, Kind, PartChanged, VersionConflict
 from bulkspider.protocol.plan import Validators
 from bulkspider.protocol.ranges import Ranges
 
@@ -519,6 +519,30 @@ def test_a_part_that_another_program_cut_is_not_published(folder: Folder) -> Non
         publish(part)
     assert raised.value.code == "part_changed"
     assert names(folder) == ["a.bin.part"]
+
+
+def test_a_state_of_the_first_version_that_a_kill_cut_off_goes(folder: Folder) -> None:
+    part = part_of(folder)
+    part.write(DATA, 0)
+    part.checkpoints.checkpoint()
+    part.close()
+    (folder.root / "a.bin.part.json.tmp").touch()
+    assert part_of(folder).state.have.count == len(DATA)
+    assert "a.bin.part.json.tmp" not in names(folder)
+
+
+def test_a_part_that_another_program_cut_right_after_a_write_is_found_out_by_the_next(folder: Folder) -> None:
+    """Its time of modification is seen only after both, so it tells nothing; the size that we made does."""
+    part = part_of(folder)
+
+    def written_and_cut(fd: int, at: int, data: bytes) -> int:
+        count = os.pwrite(fd, data, at)
+        os.truncate(folder.root / "a.bin.part", at + count - 100)
+        return count
+
+    part.put(written_and_cut, part.fd, 0, DATA)
+    with pytest.raises(VersionConflict, match="another program"):
+        part.write(DATA, len(DATA))
 
 
 def test_a_part_that_vanished_between_two_attempts_is_begun_anew(folder: Folder) -> None:

@@ -25,14 +25,14 @@ class Reading:
         self.rates = Rates(limit, per_host, 0.0)
         self.readers = [Reader(self.rates, self.clock, host) for host in hosts]
         self.spent = [0] * len(hosts)
-        self._turns = [(0.0, number) for number in range(len(hosts))]
+        self.turns = [(0.0, number) for number in range(len(hosts))]
 
     def read(self, count: int) -> int:
         """Whose turn is next reads so much; who it was."""
-        at, number = heapq.heappop(self._turns)
+        at, number = heapq.heappop(self.turns)
         self.clock.advance(max(0.0, at - self.clock.now()))
         self.spent[number] += count
-        heapq.heappush(self._turns, (self.clock.now() + self.readers[number].pay(count), number))
+        heapq.heappush(self.turns, (self.clock.now() + self.readers[number].pay(count), number))
         return number
 
 
@@ -63,7 +63,7 @@ def test_readers_get_the_same_whatever_one_read_brings(largest: int) -> None:
     reading = Reading(5_000_000, None, ["host"] * len(sizes))
     count = LIMITED_READ_BYTES
     while reading.clock.now() < 60:
-        _, number = reading._turns[0]
+        _, number = reading.turns[0]
         count = sizes[number]
         reading.read(count)
     spent = sorted(reading.spent)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,6 +11,7 @@ from bulkspider.walk.bucket import listing_below, read_listing, whole_question
 from bulkspider.walk.links import read_links
 from bulkspider.walk.start import Start, parse_plan
 from support.indexpages import FORMS
+from support.memory import held_by_python
 
 START = Start.parse("https://example.org/data/2024/")
 
@@ -95,12 +94,10 @@ def test_a_page_in_another_encoding() -> None:
 
 def test_a_page_with_very_many_links_needs_little_memory() -> None:
     page = FORMS["nginx"]("/data/2024/", [], [f"file-{number:07}.nc" for number in range(100_000)]).encode()
-    tracemalloc.start()
-    count = sum(map(len, read_links(page, "utf-8", "https://example.org/data/2024/")))
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    with held_by_python() as held:
+        count = sum(map(len, read_links(page, "utf-8", "https://example.org/data/2024/")))
     assert count == 100_001
-    assert peak < 2_000_000
+    assert held.peak < 2_000_000
 
 
 # --- Where a walk begins ----------------------------------------------------------------------------------------------
