@@ -314,6 +314,8 @@ class Origin:
                 return self._outage(error, budget, now)
             return self._spend(error, budget, now)
         crowded = self.crowd.refuses(budget, self.connections, now)
+        # Again, and never served, while others were: it says nothing of how many are too many.
+        crowded = crowded and (told or not budget.own or budget.served_at is not None)
         if crowded:
             self.crowd.shrink(self.connections, now)
         if budget.own:

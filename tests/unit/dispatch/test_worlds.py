@@ -188,6 +188,19 @@ KEPT = {
     "two-missing-files-beside-a-large-one": WorldPlan(
         20, (HostPlan("h.example", speed=2.0 * MIB),), (*files(0, 1, 125 * MIB), *files(0, 2, fate=403))
     ),
+    # Each "later" to one of two URLs that always say so took another connection from the large one.
+    "two-busy-urls-beside-a-large-one": WorldPlan(
+        20781,
+        (HostPlan("h.example", speed=0.2 * MIB),),
+        (
+            EntryPlan("a", 0, 110_901_585, fate=429),
+            EntryPlan("b", 0, 128_614_206),
+            EntryPlan("c", 0, 10_535_286, fate=429),
+        ),
+        total=32,
+        per_slot=16,
+        options={"segments": 4},
+    ),
     "breaks-after-a-few-bytes": WorldPlan(19, (HostPlan("h.example", burst=100_000),), files(0, 1, 400_000)),
 }
 
