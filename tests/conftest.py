@@ -23,10 +23,19 @@ from support.crawl import Bulk
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="the long forms of the crash tests: 20 files, 50 kills")
+    parser.addoption("--long", action="store_true", help="all tests, and the long forms of some: 20 files, 50 kills")
     parser.addoption(
         "--engines", action="store_true", help="also tests/engines, for the workflow engines that are here"
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: a test, or a module of them, that only runs with --long")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("long") is not None and not item.config.getoption("--long"):
+        pytest.skip("only with --long")
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

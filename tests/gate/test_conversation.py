@@ -20,6 +20,10 @@ from support import record
 from support.versions import PRESENT, Version
 
 
+# The frozen version as well, with every row: for whoever rebuilds the engine.
+pytestmark = pytest.mark.long
+
+
 @dataclass(frozen=True)
 class Table:
     """Rows of one crawl. counted: its stats are compared, too."""

@@ -16,7 +16,8 @@ from gate.scene import Scene
 from support import record
 from support.versions import PRESENT, Ended, Version
 
-pytestmark = pytest.mark.timeout(600)
+# The frozen version as well, with every row: for whoever rebuilds the engine.
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 
 SPIDERS = """
 import json

@@ -16,7 +16,7 @@ from support.world.hosts import Host
 from support.world.plans import EntryPlan, HostPlan, Outage, WorldPlan, draw
 from support.world.play import play, report, run_many, shrink
 
-IN_THE_CHECK, LONG = 400, 100_000
+IN_THE_CHECK, LONG = 1_000, 100_000
 PARTS = 2
 KIB, MIB = 1024, 1024 * 1024
 
