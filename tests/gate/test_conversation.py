@@ -19,7 +19,6 @@ from gate.scene import Scene
 from support import record
 from support.versions import PRESENT, Version
 
-
 # The frozen version as well, with every row: for whoever rebuilds the engine.
 pytestmark = pytest.mark.long
 
