@@ -29,7 +29,7 @@ from bulkspider.errors import AttemptError, Kind
 from bulkspider.text import visible
 
 if TYPE_CHECKING:
-    from bulkspider.clock import Clock, Timer
+    from bulkspider.clock import Clock
 
 # Fields are renewed so long before they expire, or a fifth of their life when that is less.
 RENEW_BEFORE_SECONDS = 30.0
@@ -136,7 +136,7 @@ class Grants:
             raise error
         return await answer if inspect.isawaitable(answer) else answer
 
-    def _answered(self, result: Grant | Failure | None, origin: str, timer: Timer) -> None:
+    def _answered(self, result: Grant | Failure | None, origin: str, timer: Any) -> None:
         timer.cancel()
         waiting = self._waiting.pop(origin)
         if isinstance(result, Failure):

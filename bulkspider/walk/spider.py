@@ -158,7 +158,7 @@ class WalkSpider(Spider):
     # -- pages -----------------------------------------------------------------------------------------------------
 
     async def read(self, response: Response, is_start: bool, tries: int, redirects: int) -> AsyncIterator[Request]:
-        """Callback: a page has come, or a redirect. tries: how many have failed before. redirects: how many led here."""
+        """Callback: a page has come, or a redirect. tries: so many have failed before. redirects: so many led here."""
         walk = self.walk
         try:
             if response.status in REDIRECTS:
