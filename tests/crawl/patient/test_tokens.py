@@ -141,6 +141,17 @@ def test_who_refuses_is_named_and_nobody_is_asked_again_and_again(bulk: Bulk) ->
         assert len(keycloak.grants) <= 4
 
 
+def test_a_host_behind_a_redirect_that_cannot_be_reached_is_named(bulk: Bulk) -> None:
+    with FaultyOrigin() as gone, FaultyOrigin() as origin:
+        origin.add("a", redirect_to(gone.url("a")))
+        gone.down()
+        bulk.write_list({"a": origin.url("a")})
+        ended = bulk.run(settings={"BULK_ORIGIN_PATIENCE": "0.3"})
+        assert ended.status == 3, ended.log
+        message = ended.rows[0]["error"]["message"]
+        assert f"the connection was refused (127.0.0.1:{gone.port}, whereto a redirect led)" in message
+
+
 HOOKS = """
 import asyncio
 import os
