@@ -247,6 +247,7 @@ def test_a_function_of_the_user(bulk: Bulk, hooks: Path, hook: str, says: str | 
             assert asked == [f"127.0.0.1:{origin.port} {refused}" for refused in calls]
         if hook == "broken":
             assert "no key for you" in ended.log
+            assert "BULK_AUTH=hooks.broken" in ended.log, "the name of a function is no secret: the line can be used"
         assert "a-secret-word" not in ended.log
 
 
