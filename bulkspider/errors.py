@@ -157,7 +157,8 @@ TABLE = {
     ),
     "auth": Row(
         Kind.RETRY,
-        "`BULK_AUTH` gave no credentials: what it raised; for good when the token server refuses the user",
+        "`BULK_AUTH` gave no credentials: what it raised, or that it did not answer; for good when the token server "
+        "refuses the user, or what it returned is nothing that it may return",
         "correct the user name or password, or look at what BULK_AUTH does",
     ),
     "robots": Row(
@@ -202,7 +203,8 @@ TABLE = {
     "digest_mismatch": Row(
         Kind.PERMANENT,
         "the bytes have another hash, twice",
-        "correct the hash in the list, or ask the server's owner; what came is in .part.old or .bad",
+        "correct the hash in the list, or ask the server's owner; what came is in .part.old or .bad; where only the "
+        "server says the hash, BULK_SERVER_DIGEST=warn keeps the file",
     ),
     "unproven": Row(
         Kind.PERMANENT,

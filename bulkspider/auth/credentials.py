@@ -22,6 +22,11 @@ def userinfo(url: str) -> str | None:
     return basic(unquote_to_bytes(name), unquote_to_bytes(password)) if raw else None
 
 
+def credentials_for(url: str) -> str | None:
+    """The Authorization value for a URL that the user gave: its own, or that of the netrc file for its host."""
+    return userinfo(url) or from_netrc(urlsplit(url).hostname or "")
+
+
 def from_netrc(host: str) -> str | None:
     """The Authorization value for a host named in $NETRC or ~/.netrc; its `default` is for nobody in particular."""
     known = login_of(host)

@@ -3,23 +3,27 @@
 BULK_AUTH names a function of the user, `function(origin, refused)`, plain or async: it returns a dict of header fields
 for that origin (`host:port`), with the key `expires_in` (seconds) if they expire, or None for an origin that needs
 none. Whoever wants them meanwhile waits for the one call (each token may be a session, and hosts count sessions). It is
-called again before they expire, and with refused=True after the origin answered 401 to them. What it raises is like an
-outage of the origin: its entries wait and it is asked again later; AuthRefused is for ever, so that a wrong password is
-not tried once for each of ten thousand entries.
+called again before they expire, and with refused=True after the origin answered 401 to them. What it raises, or no
+answer, is like an outage of the origin: its entries wait and it is asked again later. AuthRefused is for ever, so that
+a wrong password is not tried once for each of ten thousand entries; so is an answer that is none, which is a mistake in
+the user's code.
 """
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-import re
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
 
+from bulkspider.entries.fields import check_header
+from bulkspider.entries.names import EntryError
 from bulkspider.entries.urls import redact
 from bulkspider.errors import AttemptError, Kind
 from bulkspider.text import visible
@@ -33,15 +37,20 @@ RENEW_BEFORE_SECONDS = 30.0
 # are not the reason: a host that answers 401 for what a user may not have costs no log-in per file.
 MOST_RENEWALS = 5
 RENEWALS_APART_SECONDS = 10.0
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110 §5.5
+# Fields that expire at once, or have expired when they come, are used for so long all the same: not a call per request.
+LEAST_SECONDS = 0.5
+# A call that has not answered for so long has failed; what it hangs in may never end.
+CALL_SECONDS = 300.0
 
 Function = Callable[[str, bool], Any]
 
 
 class AuthRefused(Exception):
     """No credentials, for ever: the user name or the password is wrong, say. The message is shown."""
+
+
+class _NoAnswer(Exception):
+    """What BULK_AUTH returned is nothing that it may return."""
 
 
 @dataclass(slots=True, eq=False)
@@ -84,7 +93,8 @@ class Grants:
         else:
             self._waiting[origin] = [wanted]
             asked = deferred_from_coro(self._ask(origin, now, known if known is refused else None))
-            asked.addBoth(self._answered, origin)
+            timer = self._clock.call_later(CALL_SECONDS, asked.cancel)
+            asked.addBoth(self._answered, origin, timer)
         return wanted
 
     def _is_stale(self, known: Grant | None, refused: Grant | None, now: float) -> bool:
@@ -101,15 +111,10 @@ class Grants:
         answer = await self._call(self._function, origin, refused is not None)
         if answer is None:
             return None
-        fields = dict(answer)
-        seconds = fields.pop("expires_in", None)
-        for name, value in fields.items():
-            if not (isinstance(value, str) and _TOKEN.fullmatch(str(name))) or _CONTROL.search(value):
-                raise ValueError(f"{visible(str(name))!r} is no header field with a text")
+        fields, life = _read(answer)
         renew_at = None
-        if seconds is not None:
-            life = max(0.0, float(seconds))
-            renew_at = now + life - min(RENEW_BEFORE_SECONDS, life / 5)
+        if life is not None:
+            renew_at = max(now + life - min(RENEW_BEFORE_SECONDS, life / 5), self._clock.now() + LEAST_SECONDS)
         renewals = 0
         if refused is not None:
             renewals = 1 + (refused.renewals if now - refused.since < RENEWALS_APART_SECONDS else 0)
@@ -131,7 +136,8 @@ class Grants:
             raise error
         return await answer if inspect.isawaitable(answer) else answer
 
-    def _answered(self, result: Grant | Failure | None, origin: str) -> None:
+    def _answered(self, result: Grant | Failure | None, origin: str, timer: Any) -> None:
+        timer.cancel()
         waiting = self._waiting.pop(origin)
         if isinstance(result, Failure):
             error = self._error(origin, cast(BaseException, result.value))
@@ -144,9 +150,39 @@ class Grants:
 
     def _error(self, origin: str, why: BaseException) -> AttemptError:
         told = visible(redact(str(why)))
-        if isinstance(why, AuthRefused):
+        if isinstance(why, (AuthRefused, _NoAnswer)):
             error = AttemptError(f"no credentials for {origin} ({told})", code="auth", kind=Kind.PERMANENT)
             self._refused[origin] = error
             return error
-        told = f"{type(why).__name__}: {told}" if told else type(why).__name__
+        if isinstance(why, (CancelledError, asyncio.CancelledError)):
+            told = f"BULK_AUTH has not answered for {CALL_SECONDS:.0f} s"
+        else:
+            told = f"{type(why).__name__}: {told}" if told else type(why).__name__
         return AttemptError(f"no credentials for {origin} ({told})", code="auth", origin_wide=True)
+
+
+def _read(answer: object) -> tuple[dict[str, str], float | None]:
+    """The header fields of an answer, and for how many seconds they are good; None when it does not say. Raises
+    _NoAnswer, which shows no value: each may be a secret."""
+    if not isinstance(answer, Mapping):
+        raise _NoAnswer(f"BULK_AUTH returned {type(answer).__name__}; it is to return a dict of header fields, or None")
+    fields = dict(answer)
+    life = fields.pop("expires_in", None)
+    for name, value in fields.items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise _NoAnswer(
+                f"BULK_AUTH returned {visible(str(name))!r} as {type(value).__name__}; header fields are str"
+            )
+        try:
+            check_header(name, value)
+        except EntryError as error:
+            raise _NoAnswer(f"BULK_AUTH returned what is no field: {error.what}") from error
+    if life is None:
+        return fields, None
+    try:
+        seconds = float(life)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise _NoAnswer("BULK_AUTH returned an expires_in that is no number of seconds")
+    return fields, max(0.0, seconds)

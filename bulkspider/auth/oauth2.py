@@ -29,6 +29,7 @@ from twisted.internet.defer import DeferredLock
 from bulkspider.auth.credentials import basic, login_of
 from bulkspider.auth.grants import AuthRefused
 from bulkspider.auth.trusted import matches
+from bulkspider.entries.redaction import hider
 from bulkspider.entries.urls import slot_of
 from bulkspider.errors import UsageError
 from bulkspider.options import nearest
@@ -45,6 +46,10 @@ USER, PASSWORD = "BULK_OAUTH2_USER", "BULK_OAUTH2_PASSWORD"
 CLIENT_SECRET, REFRESH_TOKEN = "BULK_OAUTH2_CLIENT_SECRET", "BULK_OAUTH2_REFRESH_TOKEN"
 # For the whole exchange with the token server.
 TIMEOUT_SECONDS = 60
+# A token has a few KiB.
+MOST_BYTES = 1024 * 1024
+# Of what the token server says about a refusal.
+REASON_CHARACTERS = 200
 # Answers that say that the credentials are wrong, not that the server is (RFC 6749 §5.2).
 REFUSALS = (400, 401, 403)
 
@@ -88,6 +93,7 @@ class OAuth2:
         self._token: Token | None = None
         self._lock = DeferredLock()
         self._given: dict[str, Token] = {}
+        self._refusal = ""
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -136,7 +142,7 @@ class OAuth2:
             fields["refresh_token"] = client.refresh_token or ""
         answer = await self._ask(fields)
         if answer is None:
-            raise AuthRefused(f"{slot_of(client.token_url)} refuses the {_WORDS[client.grant]}")
+            raise AuthRefused(f"{slot_of(client.token_url)} refuses the {_WORDS[client.grant]}{self._refusal}")
         return answer
 
     async def _ask(self, fields: Mapping[str, str]) -> dict[str, Any] | None:
@@ -156,6 +162,7 @@ class OAuth2:
             # A slot of its own: those who wait for the token hold all places of the others.
             "download_slot": "bulk-auth",
             "download_timeout": TIMEOUT_SECONDS,
+            "download_maxsize": MOST_BYTES,
             "dont_redirect": True,
             "dont_retry": True,
             "dont_cache": True,
@@ -171,6 +178,8 @@ class OAuth2:
         assert self._crawler.engine is not None
         response = await self._crawler.engine.download_async(request)
         if response.status in REFUSALS:
+            sent = (client.secret, client.user, client.password, *fields.values())
+            self._refusal = _reason(response.body, [word for word in sent if word])
             return None
         try:
             answer = json.loads(response.body) if response.status == 200 else None
@@ -186,6 +195,19 @@ _WORDS = {
     "client_credentials": "client or its secret",
     "refresh_token": "refresh token",
 }
+
+
+def _reason(body: bytes, sent: Sequence[str]) -> str:
+    """What the server says of its refusal (RFC 6749 §5.2), in brackets: the client may be what it does not know, say.
+    sent: what it was told, and may repeat."""
+    try:
+        answer = json.loads(body)
+    except ValueError:
+        return ""
+    told = [answer.get(key) for key in ("error", "error_description")] if isinstance(answer, dict) else []
+    text = ": ".join(word for word in told if isinstance(word, str) and word)
+    text = hider(sent, ())(text)[:REASON_CHARACTERS]
+    return f" ({visible(text)})" if text else ""
 
 
 def _token_of(answer: Mapping[str, Any], began: float, refresh: str | None) -> Token:

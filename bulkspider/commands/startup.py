@@ -94,8 +94,10 @@ def _finish(process: CrawlerProcessBase, crawler: Crawler, refusal: _Refusal) ->
     gc.freeze()  # the interpreter is about to look through all of it once more, in vain
     if refusal.status is not None:
         return refusal.status
+    if process.bootstrap_failed:
+        return 1  # it may have no extensions that could be asked for
     run = crawler.get_extension(Run)
-    return run.outcomes.exit_status if run is not None and not process.bootstrap_failed else 1
+    return run.outcomes.exit_status if run is not None else 1
 
 
 @dataclass

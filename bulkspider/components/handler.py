@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import scrapy.exceptions
 from scrapy.exceptions import DownloadCancelledError, NotConfigured, NotSupported
@@ -43,6 +42,8 @@ from bulkspider.transfer.batch import Batch
 from bulkspider.transfer.exchange import Probe, Redirected
 from bulkspider.transfer.segment import Segment
 from bulkspider.transfer.transfer import Transfer
+from bulkspider.wire.exchange import refuse_downgrade
+from bulkspider.wire.fallback import OWN_PAGE
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -81,6 +82,8 @@ class BulkDownloadHandler:
     async def download_request(self, request: Request) -> Response:
         """The Response of `request`: with its body from the fallback, without one when it is ours."""
         if META not in request.meta:
+            if request.meta.get(OWN_PAGE) or self._run.guards_pages:
+                return await self._fallback.download_own(request, self._run.wire)
             return await self._fallback.download_request(request)
         bulk = request.meta[META]
         if isinstance(bulk, dict) and "entry" in bulk:
@@ -107,7 +110,7 @@ class BulkDownloadHandler:
         kind = Probe if bulk.get("probe") else Segment if attempt.further else Transfer
         transfer = kind(self._run, attempt.download, request, attempt.range)
         try:
-            _refuse_downgrade(request)
+            refuse_downgrade(request)
             outcome = await transfer.perform()
         except AttemptError as error:
             outcome = Outcome(error=error)
@@ -191,7 +194,7 @@ class BulkDownloadHandler:
         transfer = Transfer(run, download, request)
         try:
             earlier = meta[META].get(RESULT)
-            _refuse_downgrade(request)
+            refuse_downgrade(request)
             if earlier and earlier["status"] not in FINISHED:
                 # Tried again, or redirected: one request to those who sent it.
                 await run.threads.in_thread(download.part.open)
@@ -227,13 +230,6 @@ class BulkDownloadHandler:
         run.outcomes.count(item)
         tell(request, item)
         return _response(request, transfer, status=200)
-
-
-def _refuse_downgrade(request: Request) -> None:
-    """A redirect from https to http would send the file, and what it is, in the clear (RFC 9110 §15.4)."""
-    before = request.meta.get("redirect_urls", ())
-    if urlsplit(request.url).scheme == "http" and any(urlsplit(url).scheme == "https" for url in before):
-        raise AttemptError("redirected from https to http; that is not followed", code="insecure_redirect")
 
 
 def _exception(error: BulkError) -> Exception:

@@ -100,16 +100,21 @@ class Fields:
         self.segments = int(value)
 
     def put_header(self, name: str, value: str) -> None:
-        # Never show the value: it may be a secret.
-        if not _TOKEN.fullmatch(name):
-            raise EntryError(f"{show(name)} is not a header name", "write header:Name=Value, as in header:Accept=*/*")
-        if name.lower() in _OUR_HEADERS:
-            raise EntryError(f"header {name} is set by bulkspider itself", "remove it from the line")
-        if _FIELD_CONTROL.search(value):
-            raise EntryError(f"the value of header {name} holds a control character", "remove it")
+        check_header(name, value)
         header = (name, value.strip())
         if self._headers.setdefault(name.lower(), header)[1] != header[1]:
             raise EntryError(f"header {name} is given twice and differs", "keep one of the two")
+
+
+def check_header(name: str, value: str) -> None:
+    """Raises EntryError when it is no header field, or one that is ours to set."""
+    # Never show the value: it may be a secret.
+    if not _TOKEN.fullmatch(name):
+        raise EntryError(f"{show(name)} is not a header name", "write header:Name=Value, as in header:Accept=*/*")
+    if name.lower() in _OUR_HEADERS:
+        raise EntryError(f"header {name} is set by bulkspider itself", "remove it from the line")
+    if _FIELD_CONTROL.search(value):
+        raise EntryError(f"the value of header {name} holds a control character", "remove it")
 
 
 def unknown_key(key: str, known: Iterable[str]) -> EntryError:

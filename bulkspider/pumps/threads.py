@@ -49,7 +49,8 @@ class Threads:
         self._given_up: BulkError | None = None
 
     def in_own_thread(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        """For work that lasts as long as a transfer."""
+        """For work that lasts as long as a transfer, and for the user's own code, which may hang: what it holds, nobody
+        else waits for."""
         try:
             # What a transfer leaves behind is kept by one of these, whatever the system gives us later.
             self._disk.require_one()

@@ -49,8 +49,12 @@ TOP = 3
 SLOW_SHARE = 2 / 3
 # The speed of a smaller file is mostly the latency of the link.
 MIN_SPEED_BYTES = 1024 * 1024
-# A setting or argument whose value is a secret: -s HTTPAUTH_PASS=…
-_SECRET = re.compile(r"^((?:-s)?\w*(?:PASS|SECRET|TOKEN|KEY|AUTH|COOKIE|CREDENTIAL)\w*)=.+", re.IGNORECASE | re.DOTALL)
+# A setting or argument whose value is a secret: -s HTTPAUTH_PASS=… Ours of such names have the name of a function, or
+# the path of a file.
+_SECRET = re.compile(
+    r"^((?!(?:-[sa])?(?:BULK_AUTH|keyring)=)(?:-s)?\w*(?:PASS|SECRET|TOKEN|KEY|AUTH|COOKIE|CREDENTIAL)\w*)=.+",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 # Who stated a hash, and the flags that tell of proofs which are less than a good hash.

@@ -101,6 +101,8 @@ class Run:
         self.options = Options.from_settings(cast(Any, crawler.settings))
         self.of_a_list = False
         self.owes_items = False
+        # All pages of the crawl are asked for by us: no redirect leads them where it may not lead a file.
+        self.guards_pages = False
         self.clock: Clock = ReactorClock()
         self.wakeup = Wakeup(self.clock)
         self.stopping = Stopping()
@@ -111,7 +113,7 @@ class Run:
         self.threads = Threads(self.disk_failed)
         self.transfers = Transfers()
         self.downloads = Downloads(self)
-        self.grants = Grants(function_of(self.options, crawler), self.clock, self.threads.in_thread)
+        self.grants = Grants(function_of(self.options, crawler), self.clock, self.threads.in_own_thread)
         self.trusted = Trusted(self.options.trusted_hosts or ())
         self._limits = Limits(self.options, datetime.now)
         self.rates = Rates(*self._limits.now(), self.clock.now())

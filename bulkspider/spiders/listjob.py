@@ -159,7 +159,7 @@ class ListJob:
             held_back=run.rates.hold_back,
             may_connect=source.may_connect,
         )
-        fresh_urls = FreshUrls(self._prepared.list_path, options.fresh_url, run.threads.in_thread, source.reading)
+        fresh_urls = FreshUrls(self._prepared.list_path, options.fresh_url, run.threads.in_own_thread, source.reading)
         fetcher = Fetcher(
             *(run, door, self.slots),
             source=source,

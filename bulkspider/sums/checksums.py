@@ -16,11 +16,14 @@ from scrapy import Request
 from scrapy.utils.defer import maybe_deferred_to_future
 from twisted.internet.threads import deferToThread
 
+from bulkspider.auth.credentials import credentials_for
 from bulkspider.entries.entry import Entry, redact, without_userinfo
 from bulkspider.entries.sumsfile import parse_sums
 from bulkspider.errors import UsageError
 from bulkspider.protocol.digests import SIGNED_SUMS, SUMS
 from bulkspider.sums.signature import Signed
+from bulkspider.wire.failures import map_error
+from bulkspider.wire.fallback import OWN_PAGE
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -145,11 +148,18 @@ def _read(path: str, what: str) -> bytes:
 async def _get(crawler: Crawler, place: str, what: str) -> bytes:
     if not _is_url(place):
         return _read(place, what)
-    request = Request(without_userinfo(place), dont_filter=True, meta={"allow_offsite": True})
+    headers = {"Authorization": credentials} if (credentials := credentials_for(place)) else {}
+    request = Request(
+        without_userinfo(place),
+        headers=headers,
+        dont_filter=True,
+        meta={"allow_offsite": True, "referrer_policy": "no-referrer", OWN_PAGE: True},
+    )
     try:
         response = await crawler.engine.download_async(request)
     except Exception as error:
-        raise UsageError(f"{redact(place)}: the {what} could not be fetched ({redact(str(error))})") from error
+        told = redact(str(map_error(error)))
+        raise UsageError(f"{redact(place)}: the {what} could not be fetched ({told}); nothing was begun") from error
     if response.status != 200:
-        raise UsageError(f"{redact(place)}: the {what} could not be fetched ({response.status})")
+        raise UsageError(f"{redact(place)}: the {what} could not be fetched ({response.status}); nothing was begun")
     return response.body

@@ -110,7 +110,13 @@ class _Sender:
     async def _send(self, asked: Ask, method: str) -> Head:
         await self._wait_for_turn()
         request = self._request if method == "GET" else self._request.replace(method=method)
-        return cast("Head", await self.wait(self._run.wire.exchange(request, self.headers(asked))))
+        try:
+            return cast("Head", await self.wait(self._run.wire.exchange(request, self.headers(asked))))
+        except AttemptError as error:
+            source = origin_of(request.url)
+            if source not in error.message and source != origin_of(self._listed_url):
+                error.message += f" ({source}, whereto a redirect led)"
+            raise
 
     async def _wait_for_turn(self) -> None:
         """An origin may want some time between any two requests, also those of one attempt."""

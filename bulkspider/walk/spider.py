@@ -23,6 +23,7 @@ from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 from scrapy.spidermiddlewares.httperror import HttpError
 from scrapy.utils.defer import maybe_deferred_to_future
 from w3lib.http import basic_auth_header
+from w3lib.url import safe_url_string
 
 from bulkspider.clock import Wakeup
 from bulkspider.entries.entry import redact, without_userinfo
@@ -30,7 +31,9 @@ from bulkspider.entries.redaction import unexpected
 from bulkspider.errors import AttemptError, BulkError, DiskError, Kind, UsageError
 from bulkspider.hosts.limits import parse_retry_after
 from bulkspider.options import plural
+from bulkspider.protocol.plan import REDIRECTS
 from bulkspider.run.run import Run
+from bulkspider.transfer.destinations import check_redirect
 from bulkspider.walk.bucket import is_listing, is_refusal, listing_below, read_listing, whole_question
 from bulkspider.walk.links import read_links
 from bulkspider.walk.record import Record
@@ -113,6 +116,7 @@ class WalkSpider(Spider):
     async def start(self) -> AsyncIterator[Any]:
         run = self._run = cast(Run, self.crawler.get_extension(Run))
         run.take_charge()
+        run.guards_pages = True
         # What has come so far is of no use once the walk is stopped: no page is waited for.
         run.fallback.make_cancellable(lambda: run.stopping.reason)
         run.stopping.on_stop(lambda _: self._stop_waiting())
@@ -131,7 +135,7 @@ class WalkSpider(Spider):
         self.walk.signal = stopping.signal
         self.walk.finished = reason == "finished" and not stopping
 
-    def _request(self, url: str, *, is_start: bool = False, tries: int = 0) -> Request:
+    def _request(self, url: str, *, is_start: bool = False, tries: int = 0, redirects: int = 0) -> Request:
         headers: dict[str, Any] = {"Accept": "text/html,application/xml,*/*;q=0.8"}
         if (credentials := self.walk.start.credentials) is not None:
             headers["Authorization"] = basic_auth_header(*credentials)
@@ -140,20 +144,26 @@ class WalkSpider(Spider):
             callback=self.read,
             errback=self.failed,
             headers=headers,
-            meta={"dont_retry": True, "dont_cache": True, "allow_offsite": True, "referrer_policy": "no-referrer"},
-            cb_kwargs={"is_start": is_start, "tries": tries},
+            meta={
+                "dont_retry": True,
+                "dont_cache": True,
+                "allow_offsite": True,
+                "referrer_policy": "no-referrer",
+                "dont_redirect": True,
+                "handle_httpstatus_list": list(REDIRECTS),
+            },
+            cb_kwargs={"is_start": is_start, "tries": tries, "redirects": redirects},
         )
 
     # -- pages -----------------------------------------------------------------------------------------------------
 
-    async def read(self, response: Response, is_start: bool, tries: int) -> AsyncIterator[Request]:
-        """Callback: a page has come. tries: how many have failed before."""
+    async def read(self, response: Response, is_start: bool, tries: int, redirects: int) -> AsyncIterator[Request]:
+        """Callback: a page has come, or a redirect. tries: so many have failed before. redirects: so many led here."""
         walk = self.walk
         try:
-            if is_start:
-                walk.start = walk.start.moved_to(response.url)
-            elif not walk.start.is_on(response.url):
-                raise AttemptError(f"it leads elsewhere, to {redact(response.url)}", code="redirect")
+            if response.status in REDIRECTS:
+                yield self._redirected(response, is_start, redirects)
+                return
             reader = self._read_bucket if is_listing(response.body) else self._read_index
             async for request in reader(response):
                 yield request
@@ -166,6 +176,20 @@ class WalkSpider(Spider):
         except Exception as error:
             # Whatever it is, what the page would have led to is missing.
             self._cannot_read(response.url, BulkError(unexpected(error)))
+
+    def _redirected(self, response: Response, is_start: bool, redirects: int) -> Request:
+        """The request for where the page is. It is looked at first: elsewhere nothing is asked for, not even its
+        robots.txt, which Scrapy would ask for before we are asked. Raises AttemptError, UsageError."""
+        location = (response.headers.get("Location") or b"").decode("latin-1")
+        check_redirect(response.url, response.status, location)
+        if redirects >= self.settings.getint("REDIRECT_MAX_TIMES"):
+            raise AttemptError(f"too many redirects ({redirects})", code="redirect_loop")
+        url = response.urljoin(safe_url_string(location.encode("latin-1")))
+        if is_start:
+            self.walk.start = self.walk.start.moved_to(url)
+        elif not self.walk.start.is_on(url):
+            raise AttemptError(f"it leads elsewhere, to {redact(url)}", code="redirect")
+        return self._request(url, is_start=is_start, redirects=redirects + 1).replace(dont_filter=True)
 
     async def _read_index(self, response: Response) -> AsyncIterator[Request]:
         walk = self.walk
@@ -261,7 +285,8 @@ class WalkSpider(Spider):
             logger.info("%s: %s; again in %.0f s", redact(request.url), error, seconds)
             await self._pause(min(seconds, options.retry_after_max))
             if not self._run.stopping:
-                again = self._request(request.url, is_start=is_start, tries=tries + 1)
+                redirects = request.cb_kwargs["redirects"]
+                again = self._request(request.url, is_start=is_start, tries=tries + 1, redirects=redirects)
                 yield again.replace(dont_filter=True)
                 return
         self._cannot_read(request.url, error)

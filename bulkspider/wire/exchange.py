@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
 from scrapy.http import Headers
 from scrapy.utils.asyncio import is_asyncio_available
@@ -143,10 +144,8 @@ class Wire:
         connection = getattr(connection, "_clientProtocol", connection)
         address = connection.transport.getPeer().host
         origin = origin_of(request.url)
-        if not is_private(address):
-            self._private.discard(origin)
+        if not self.note_address(origin, address):
             return
-        self._private.add(origin)
         before = [origin_of(url) for url in request.meta.get("redirect_urls", ())]
         public = next((host for host in before if host not in self._private), None)
         if public is not None and not self._options.private_redirects:
@@ -155,6 +154,14 @@ class Wire:
                 f"redirected from {public} to {origin}, a private address ({address}); nothing was sent",
                 code="private_redirect",
             )
+
+    def note_address(self, origin: str, address: str) -> bool:
+        """An origin was reached at this address. True when that is a private one."""
+        if is_private(address):
+            self._private.add(origin)
+            return True
+        self._private.discard(origin)
+        return False
 
     def _wait_for(self, sent: Deferred[Any], waited: _Wait) -> None:
         """Cancels it when nothing has come of it until then."""
@@ -273,6 +280,14 @@ class _Wait:
     sent: Deferred[Any] | None = None
     is_connected: bool = False
     too_long: bool = False
+
+
+def refuse_downgrade(request: Request) -> None:
+    """A redirect from https to http would send the file, and what it is, in the clear (RFC 9110 §15.4). Raises
+    AttemptError."""
+    before = request.meta.get("redirect_urls", ())
+    if urlsplit(request.url).scheme == "http" and any(urlsplit(url).scheme == "https" for url in before):
+        raise AttemptError("redirected from https to http; that is not followed", code="insecure_redirect")
 
 
 def _address(request: Request) -> str:

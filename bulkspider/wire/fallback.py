@@ -10,16 +10,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from scrapy.exceptions import NotConfigured, NotSupported
+from scrapy.http import Headers
+from scrapy.responsetypes import responsetypes
 from scrapy.utils.defer import deferred_from_coro, ensure_awaitable, maybe_deferred_to_future
 from scrapy.utils.misc import build_from_crawler, load_object
 from twisted.internet.defer import CancelledError
 
+from bulkspider.entries.urls import origin_of
 from bulkspider.errors import BulkError, Stopped
+from bulkspider.wire.exchange import refuse_downgrade
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -27,6 +31,10 @@ if TYPE_CHECKING:
     from scrapy.http import Response
 
     from bulkspider.options import Options
+    from bulkspider.wire.exchange import Wire
+
+# A key of meta: the page is one that we ask for ourselves.
+OWN_PAGE = "bulk_own_page"
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +52,28 @@ class Fallback:
         for scheme in ("http", "https"):
             self._make(scheme, lazy=False)
 
+    async def download_own(self, request: Request, wire: Wire) -> Response:
+        """The page of a request that we make ourselves: a checksum file, an index page. Where a redirect leads it is
+        asked for as a file is, so not in the clear after https, and not at a private address after a public one.
+        Raises AttemptError."""
+        if not request.meta.get("redirect_urls"):
+            response = await self.download_request(request)
+            if response.ip_address is not None and not request.meta.get("proxy"):
+                wire.note_address(origin_of(request.url), str(response.ip_address))
+            return response
+        refuse_downgrade(request)
+        return await self._may_be_cancelled(self._follow(request, wire))
+
+    async def _follow(self, request: Request, wire: Wire) -> Response:
+        settings = self._crawler.settings
+        head = await maybe_deferred_to_future(wire.exchange(request, Headers(request.headers)))
+        most = request.meta.get("download_maxsize", settings.getint("DOWNLOAD_MAXSIZE"))
+        seconds = request.meta.get("download_timeout", settings.getfloat("DOWNLOAD_TIMEOUT"))
+        body = await maybe_deferred_to_future(head.read_whole(most, seconds))
+        headers = Headers([(name, value.encode("latin-1")) for name, value in head.pairs])
+        kind = responsetypes.from_args(headers=headers, url=request.url, body=body)
+        return kind(url=request.url, status=head.status, headers=headers, body=body)
+
     async def download_request(self, request: Request) -> Response:
         """What the configured handler answers. Raises NotSupported when there is none."""
         scheme = urlsplit(request.url).scheme
@@ -54,9 +84,12 @@ class Fallback:
         download = self._handlers[scheme].download_request
         # Handlers of the style before Scrapy 2.14 want the spider too.
         arguments = () if inspect.iscoroutinefunction(download) else (self._crawler.spider,)
+        return await self._may_be_cancelled(ensure_awaitable(download(request, *arguments)))
+
+    async def _may_be_cancelled(self, downloading: Awaitable[Response]) -> Response:
         if self._cancelled_by is None:
-            return cast("Response", await ensure_awaitable(download(request, *arguments)))
-        running = deferred_from_coro(ensure_awaitable(download(request, *arguments)))
+            return await downloading
+        running = deferred_from_coro(downloading)
         self._running.add(running)
         try:
             return cast("Response", await maybe_deferred_to_future(running))

@@ -100,6 +100,13 @@ class Head:
         beginning.end_after(seconds)
         return beginning.done
 
+    def read_whole(self, most: int, seconds: float) -> Deferred[bytes]:
+        """All of the body. Fails with AttemptError when it has more than `most` bytes (0: any number), takes longer, or
+        breaks off; may be cancelled."""
+        whole = _Whole(self.connection, most, seconds)
+        self.deliver(whole)
+        return whole.done
+
     def drop(self) -> None:
         """The body is not wanted: short ones are left to run dry so that the connection lives on, others are cut."""
         if self._taken or self._response.length == 0:
@@ -167,6 +174,45 @@ class _Beginning(Protocol):
         if abort:
             self._connection.abort()
         self.done.callback(self._data)
+
+
+class _Whole(Receiver):
+    """Gathers a body in memory."""
+
+    def __init__(self, connection: _Connection, most: int, seconds: float) -> None:
+        from twisted.internet import reactor
+
+        self.done: Deferred[bytes] = Deferred(lambda _: connection.abort())
+        self._connection = connection
+        self._most = most
+        self._pieces: list[bytes] = []
+        self._size = 0
+        late = AttemptError(f"not all of it came within {seconds:.0f} s", code="stall")
+        self._timer = cast(Any, reactor).callLater(seconds, self.abort, late) if seconds else None
+
+    def received(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._most and self._size > self._most:
+            self.abort(AttemptError(f"it has more than {self._most} bytes", code="too_large"))
+        elif not self.done.called:
+            self._pieces.append(data)
+
+    def ended(self, how: End) -> None:
+        if how is End.LOST:
+            self.abort(AttemptError("the connection was lost in the middle", code="lost"))
+        elif not self.done.called:
+            self._stop_timer()
+            self.done.callback(b"".join(self._pieces))
+
+    def abort(self, error: AttemptError) -> None:
+        if not self.done.called:
+            self._stop_timer()
+            self._connection.abort()
+            self.done.errback(error)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
 
 
 class _First(Protocol):

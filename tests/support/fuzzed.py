@@ -123,6 +123,8 @@ def state(data: bytes) -> None:
 def ledger(data: bytes) -> None:
     with contextlib.suppress(ValueError):
         found = LedgerLine.from_json(data)
+        assert all(isinstance(text, str) for text in (found.name, found.key, found.status))
+        assert type(found.size) is type(found.mtime_ns) is int
         LedgerLine.from_json(found.to_json())
 
 
@@ -147,6 +149,8 @@ DIGESTS = (
     b'ETag: "md5:3a393d7377617f182829554763015b1d"\r\nx-goog-hash: crc32c=n03x6A==,md5=Ojk9c3dhfxgoKVVHYwFbHQ==\r\n'
     b'x-amz-checksum-crc64nvme: rosUhgp5mIg=\r\nX-Linked-ETag: "' + SHA.encode() + b'"\r\nX-Linked-Size: 1000\r\n'
 )
+#: Damaged in a way that mutations of a few bytes seldom find.
+BROKEN_DIGESTS = DIGESTS.replace(b"sha-256=:", b"sha-256=:@,").replace(b"n03x6A==", b"n03")
 STATE = json.dumps(
     {
         "version": 1,
@@ -184,10 +188,10 @@ TARGETS: dict[str, tuple[Callable[[bytes], None], Sequence[bytes]]] = {
     "json-line": (json_line, [b'{"name": "a", "url": "https://h/x", "size": 5, "mirrors": [], "checksums": {"md5": null}}']),
     "checksum-file": (sums, [f"{SHA}  a\n{SHA[:32]} *b\n\\{SHA}  c\\nd\nMD5 (e) = {SHA[:32]}\n".encode()]),
     "content-range": (content_range, [b"bytes 5-9/10", b"bytes */10", b"bytes 0-0/*"]),
-    "head": (head, [HEAD, DIGESTS]),
+    "head": (head, [HEAD, DIGESTS, BROKEN_DIGESTS]),
     "server-text": (server_text, [b"<html><title>no</title><body>Go &amp; away</body></html>", b'{"error": "no"}']),
     "state": (state, [STATE]),
-    "ledger": (ledger, [LEDGER]),
+    "ledger": (ledger, [LEDGER, LEDGER.replace(b"5", b'"5"'), LEDGER.replace(b'"k"', b"[]")]),
     "control-file": (control, [b'{"rate_limit": "50M", "rate_limit_per_host": null}', b'{"rate_limit": 1e9}', b'{"rate_limit": 1e999}', b'{"rate_limit": -1}']),
     "size": (size, [b"64M", b"1.5G", b"4096", b"9" * 400, b"1" * 310 + b"T"]),
     **{f"list-{form}": (a_list(form), LISTS[form]) for form in ("list", *FORMATS)},

@@ -53,7 +53,8 @@ class Keycloak:
                 status(503)(exchange)
                 return
             answer = self._answer(asked)
-        body = json.dumps(answer or {"error": "invalid_grant"}).encode()
+        refusal = {"error": "invalid_grant", "error_description": f"no {asked.get('password')} for {USER}"}
+        body = json.dumps(answer or refusal).encode()
         exchange.send_status(200 if answer else 400)
         exchange.header("Content-Type", "application/json")
         exchange.header("Content-Length", len(body))

@@ -247,6 +247,22 @@ def test_what_is_no_index(shell: Shell, start: str, sentence: str) -> None:
         assert shell.files(hidden=True) == {}
 
 
+def test_where_a_redirect_leads_is_looked_at_before_anything_is_asked_for_there(shell: Shell) -> None:
+    with FaultyOrigin(default=serve("")) as other, FaultyOrigin() as origin:
+        origin.add("away/", redirect_to(other.url("away/")))
+        origin.add("data/", serve('<a href="sub/">'))
+        origin.add("data/sub/", redirect_to(other.url("data/sub/")))
+        origin.add("round/", redirect_to("/round/"))
+        said = walk(shell, origin, start="away/")
+        assert (said.status, "if that is the folder you mean, give this URL instead" in said.log) == (1, True), said.log
+        said = walk(shell, origin)
+        assert "it leads elsewhere, to http" in said.log
+        said = walk(shell, origin, "-s", "REDIRECT_MAX_TIMES=3", start="round/")
+        assert "too many redirects (3)" in said.log
+        assert len(origin.requests_for("round/")) == 4
+        assert other.requests == [], "not even robots.txt"
+
+
 def test_a_stop_during_the_walk_leaves_no_half_list(shell: Shell) -> None:
     with FaultyOrigin(tree(nginx, FEW, "data/")) as origin:
         assert walk(shell, origin).status == 0

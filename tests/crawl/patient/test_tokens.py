@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+from bulkspider.pumps.threads import DISK_THREADS
 from support.crawl import Bulk
 from support.faults import cut_after, in_turn, redirect_to, status, trickle
 from support.faulty import Exchange, FaultyOrigin, good, make_body
 from support.keycloak import PASSWORD, USER, Keycloak
+from support.ondisk import wait_for
 
 BODY = make_body(200_000)
 
@@ -104,12 +108,12 @@ def test_a_wrong_password_is_tried_once_and_a_token_server_that_is_down_is_waite
         ended = bulk.run(settings={"BULK_OAUTH2": oauth2(server, origin)})
         assert ended.status == 0, ended.log
         assert len(keycloak.grants) == 3
-        monkeypatch.setenv("BULK_OAUTH2_PASSWORD", "wrong")
+        monkeypatch.setenv("BULK_OAUTH2_PASSWORD", "wrong horse")
         bulk.output = bulk.folder / "again"
         refused = bulk.run(settings={"BULK_OAUTH2": oauth2(server, origin)})
         assert refused.status == 4, refused.log
         assert {row["error"]["code"] for row in refused.rows} == {"auth"}
-        assert "127.0.0.1 refuses the user name or the password" in refused.log
+        assert "127.0.0.1 refuses the user name or the password (invalid_grant: no *** for ada)" in refused.log
         assert len(keycloak.grants) == 4
 
 
@@ -137,8 +141,20 @@ def test_who_refuses_is_named_and_nobody_is_asked_again_and_again(bulk: Bulk) ->
         assert len(keycloak.grants) <= 4
 
 
+def test_a_host_behind_a_redirect_that_cannot_be_reached_is_named(bulk: Bulk) -> None:
+    with FaultyOrigin() as gone, FaultyOrigin() as origin:
+        origin.add("a", redirect_to(gone.url("a")))
+        gone.down()
+        bulk.write_list({"a": origin.url("a")})
+        ended = bulk.run(settings={"BULK_ORIGIN_PATIENCE": "0.3"})
+        assert ended.status == 3, ended.log
+        message = ended.rows[0]["error"]["message"]
+        assert f"the connection was refused (127.0.0.1:{gone.port}, whereto a redirect led)" in message
+
+
 HOOKS = """
 import asyncio
+import os
 CALLS = []
 
 def note(origin, refused):
@@ -162,7 +178,40 @@ def broken(origin, refused):
     raise LookupError("no key for you")
 
 def bad(origin, refused):
+    note(origin, refused)
     return {"X-Key": "a\\nb"}
+
+def text(origin, refused):
+    note(origin, refused)
+    return "Bearer a-secret-word"
+
+def octets(origin, refused):
+    note(origin, refused)
+    return {"X-Key": b"a-secret-word"}
+
+def soon(origin, refused):
+    note(origin, refused)
+    return {"X-Key": "renewed", "expires_in": "soon"}
+
+def ours(origin, refused):
+    note(origin, refused)
+    return {"Content-Length": "5"}
+
+def one(origin):
+    pass
+
+class Costly:
+    def __init__(self, crawler):
+        pass
+
+    def __call__(self, origin, refused):
+        pass
+
+def hangs(origin, refused):
+    note(origin, refused)
+    if not origin.endswith(":" + os.environ["GOOD_PORT"]):
+        import threading
+        threading.Event().wait()
 """
 
 
@@ -180,7 +229,8 @@ def hooks(bulk: Bulk, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("waits", None, ["False"]),
         ("nothing", "http_401", ["False"]),
         ("broken", "auth", None),
-        ("bad", "auth", []),
+        # A mistake in the user's code is told at once, and not waited for as an outage.
+        *((hook, "auth", ["False"]) for hook in ("bad", "text", "octets", "soon", "ours")),
     ],
 )
 def test_a_function_of_the_user(bulk: Bulk, hooks: Path, hook: str, says: str | None, calls: list[str] | None) -> None:
@@ -197,6 +247,29 @@ def test_a_function_of_the_user(bulk: Bulk, hooks: Path, hook: str, says: str | 
             assert asked == [f"127.0.0.1:{origin.port} {refused}" for refused in calls]
         if hook == "broken":
             assert "no key for you" in ended.log
+            assert "BULK_AUTH=hooks.broken" in ended.log, "the name of a function is no secret: the line can be used"
+        assert "a-secret-word" not in ended.log
+
+
+def test_functions_that_hang_hold_up_nobody_else(bulk: Bulk, hooks: Path) -> None:
+    """More of them than there are threads for the disk, which every file needs."""
+    with FaultyOrigin(default=good, resource=BODY) as origin, contextlib.ExitStack() as stack:
+        hung = [stack.enter_context(FaultyOrigin(default=good)) for _ in range(DISK_THREADS + 1)]
+        names = ["a.bin", "b.bin", "c.bin"]
+        bulk.write_list(
+            [*(f"{n} {origin.url(n)}" for n in names), *(f"h{n} {host.url('x')}" for n, host in enumerate(hung))]
+        )
+        process = bulk.start(
+            *("-s", "CONCURRENT_REQUESTS=64", "-s", "CONCURRENT_REQUESTS_PER_DOMAIN=64"),
+            settings={"BULK_AUTH": "hooks.hangs"},
+            environment={"GOOD_PORT": str(origin.port)},
+        )
+        wait_for(lambda: all((bulk.output / name).exists() for name in names))
+        process.send_signal(signal.SIGINT)
+        ended = bulk.wait(process)
+        assert ended.status == 130, ended.log
+        assert all(ended.file(name) == BODY for name in names)
+        assert all(host.requests == [] for host in hung)
 
 
 @pytest.mark.parametrize(
@@ -204,6 +277,8 @@ def test_a_function_of_the_user(bulk: Bulk, hooks: Path, hook: str, says: str | 
     [
         ({"BULK_AUTH": "hooks.missing"}, "setting BULK_AUTH=hooks.missing"),
         ({"BULK_AUTH": "hooks.CALLS"}, "not a function"),
+        ({"BULK_AUTH": "hooks.one"}, "it is called with two values, function(origin, refused)"),
+        ({"BULK_AUTH": "hooks.Costly"}, "an object of this class cannot be made (TypeError: "),
         ({"BULK_OAUTH2": "{"}, "setting BULK_OAUTH2"),
         ({"BULK_OAUTH2": '{"token_url": "https://h/t"}'}, "hosts is to say who gets the token"),
         ({"BULK_OAUTH2": '{"token_uri": "https://h/t"}'}, "did you mean token_url?"),

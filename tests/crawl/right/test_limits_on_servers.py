@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.crawl import Bulk
+from support.crawl import Bulk, sha256
 from support.faults import as_if, chunked_answer, redirect_to
 from support.faulty import TRUST, FaultyOrigin, good, make_body
 from support.shell import Shell
@@ -99,6 +99,26 @@ def test_a_public_host_leads_nowhere_private(bulk: Bulk, pretend: None) -> None:
         )
         assert allowed.row("there")["status"] == "complete"
         listener.close()
+
+
+def test_a_checksum_file_and_its_signature_come_from_nowhere_private(bulk: Bulk, pretend: None) -> None:
+    with (
+        FaultyOrigin(default=good, resource=b"0 x") as private,
+        FaultyOrigin({"a": good, "moved": redirect_to("/SUMS")}, resource=BODY, host="127.0.0.2") as public,
+    ):
+        public.add("there", redirect_to(private.url("SUMS")))
+        public.add("SUMS", good, f"{sha256(BODY)}  a\n".encode())
+        private.add("up", redirect_to(private.url("SUMS")))
+        private.add("SUMS", good, f"{sha256(BODY)}  a\n".encode())
+        bulk.write_list({"a": public.url("a")})
+        refused = bulk.run("-a", f"sums={public.url('there')}")
+        assert refused.status == 1, refused.log
+        assert f"redirected from 127.0.0.2:{public.port} to 127.0.0.1:{private.port}, a private address" in refused.log
+        assert private.requests == []
+        for place in (public.url("moved"), private.url("up")):
+            bulk.output = bulk.folder / str(len(public.requests))
+            ended = bulk.run("-a", f"sums={place}")
+            assert (ended.status, ended.row("a")["proof_by"]) == (0, "sums"), ended.log
 
 
 def test_a_password_of_the_netrc_file_is_not_sent_in_the_clear(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,8 +12,8 @@ import pytest
 from bulkspider.entries.entry import Entry
 from bulkspider.sums.checksums import Sums
 from support.crawl import Bulk, Ended, sha256
-from support.faults import in_turn, status
-from support.faulty import FaultyOrigin, good, make_body
+from support.faults import in_turn, redirect_to, status, when
+from support.faulty import TRUST, FaultyOrigin, good, make_body
 
 NAMES = ("a.bin", "deep/er/b.bin", "with some blanks.bin")
 BODIES = {name: make_body(120_000 + n, name) for n, name in enumerate(NAMES)}
@@ -153,3 +154,45 @@ def test_a_bad_checksum_url_ends_before_any_entry_is_begun(bulk: Bulk, code: int
         assert {request.path for request in origin.requests} == {"/SHA256SUMS"}
         assert ended.rows == []
         assert [path.name for path in bulk.output.iterdir()] == [".bulkspider"]
+
+
+def test_a_checksum_file_that_wants_a_password_gets_that_of_its_url_or_of_netrc(
+    bulk: Bulk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bulk.folder / "netrc").write_text("machine 127.0.0.1 login ada password of-the-file\n")
+    monkeypatch.setenv("NETRC", str(bulk.folder / "netrc"))
+    with origin_of_bodies() as origin:
+        origin.add(
+            "SHA256SUMS",
+            when(lambda exchange: "authorization" in exchange.headers, good, status(401)),
+            sums_of(BODIES).encode(),
+        )
+        write_list(bulk, origin)
+        url = origin.url("SHA256SUMS")
+        for place, expected in ((url, b"ada:of-the-file"), (url.replace("//", "//eve:of-the-url@"), b"eve:of-the-url")):
+            bulk.output = bulk.folder / expected.decode().partition(":")[0]
+            ended = bulk.run("-a", f"sums={place}")
+            assert ended.status == 0, ended.log
+            assert set(statuses(ended).values()) == {"verified"}
+            sent = origin.requests_for("SHA256SUMS")[-1].headers["authorization"]
+            assert base64.b64decode(sent.removeprefix("Basic ")) == expected
+            assert "of-the" not in ended.log
+
+
+def test_a_checksum_file_is_not_taken_in_the_clear_after_https(bulk: Bulk) -> None:
+    """Whoever can change what comes by http would say which bytes are right."""
+    with (
+        origin_of_bodies() as origin,
+        FaultyOrigin({"SHA256SUMS": redirect_to(origin.url("SHA256SUMS"))}, tls=True) as secure,
+        FaultyOrigin({"SHA256SUMS": redirect_to(secure.url("there")), "x": good}, tls=True) as first,
+    ):
+        origin.add("SHA256SUMS", good, sums_of(BODIES).encode())
+        secure.add("there", good, sums_of(BODIES).encode())
+        write_list(bulk, origin)
+        ended = bulk.run("-a", f"sums={secure.url('SHA256SUMS')}", settings=TRUST)
+        assert ended.status == 1, ended.log
+        assert "redirected from https to http; that is not followed" in ended.log
+        assert origin.requests == []
+        ended = bulk.run("-a", f"sums={first.url('SHA256SUMS')}", settings=TRUST)
+        assert ended.status == 0, ended.log
+        assert set(statuses(ended).values()) == {"verified"}
