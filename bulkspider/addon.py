@@ -157,7 +157,7 @@ def _uses(settings: BaseSettings, path: str) -> bool:
 
 def _copy_slots(settings: BaseSettings) -> None:
     """What DOWNLOAD_SLOTS says of a host holds for its files too, which have slots of their own."""
-    from bulkspider.dispatch.slots import OF_FILES
+    from bulkspider.dispatch.places import OF_FILES
 
     slots = settings.getdict("DOWNLOAD_SLOTS")
     ours = {OF_FILES + host: dict(values) for host, values in slots.items() if not host.startswith(OF_FILES)}

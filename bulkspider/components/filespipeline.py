@@ -31,9 +31,9 @@ from bulkspider.components.middleware import PagesMiddleware
 from bulkspider.disk.folder import Folder
 from bulkspider.disk.ledger import LedgerLine
 from bulkspider.dispatch.fetch import Fetcher
-from bulkspider.dispatch.limits import Limits
+from bulkspider.dispatch.places import OF_FILES, Limits, Places
 from bulkspider.dispatch.proofs import find_proof
-from bulkspider.dispatch.slots import OF_FILES, Slots
+from bulkspider.dispatch.slots import Slots
 from bulkspider.entries.entry import Entry, EntryError, redact, slot_of, without_userinfo
 from bulkspider.entries.redaction import error_of, guard_logs
 from bulkspider.errors import BulkError, UsageError
@@ -93,11 +93,11 @@ class BulkFilesPipeline(FilesPipeline):
         self._failed: LocalCache[tuple[str, str], BulkItem] = LocalCache(REMEMBERED_FAILURES)
         # Scrapy counts files in flight among its requests: half of the places are left to pages.
         try:
-            slots = Slots.of_limits(Limits.of(crawler.settings), run, share=2)
+            places = Places(run.origins, run.clock, Limits.of(crawler.settings).half())
         except UsageError:
             guard_logs()  # told in its own sentence
             raise
-        self._fetcher = Fetcher(run, self, slots)
+        self._fetcher = Fetcher(run, self, Slots(places, run.stopping))
         self._requests: dict[Download, Request] = {}
         self._put_back: set[Request] = set()
         run.patience.used = True

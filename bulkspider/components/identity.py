@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from bulkspider.components.meta import NOTE, RESULT, result_of
-from bulkspider.dispatch.slots import OF_FILES
+from bulkspider.dispatch.places import OF_FILES
 from bulkspider.entries.names import EntryError
 from bulkspider.entries.urls import slot_of
 from bulkspider.items import FINISHED, BulkItem

@@ -19,7 +19,7 @@ from scrapy.exceptions import NotSupported
 
 from bulkspider.components.identity import check_request, choose_slot, identify, is_bare, is_told, tell
 from bulkspider.components.meta import NOTE, RESULT
-from bulkspider.dispatch.limits import Limits
+from bulkspider.dispatch.places import Limits
 from bulkspider.entries.entry import EntryError, redact
 from bulkspider.entries.redaction import error_of
 from bulkspider.errors import NEEDS_REACTOR, BulkError, UsageError

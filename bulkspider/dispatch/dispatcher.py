@@ -133,7 +133,11 @@ class Dispatcher:
         placeless = self._underway.active - len(self._fetcher.running) - self._slots.gathered
         # What waits for hosts that do not work keeps nobody else from beginning.
         useful = placeless - self._slots.waiting_for_probes
-        return self._slots.free > 0 and useful <= BEGUN_PER_PLACE * self._slots.total and placeless <= MOST_BEGUN
+        return (
+            self._slots.places.free > 0
+            and useful <= BEGUN_PER_PLACE * self._slots.places.total
+            and placeless <= MOST_BEGUN
+        )
 
     def take(self, blocked: Collection[str] = ()) -> Entry | None:
         """The next entry, with what a checksum file says of it."""

@@ -180,7 +180,7 @@ class Fetcher:
     def connect(self, further: Further) -> None:
         """One more connection for a download under way."""
         download = further.download
-        place = self._slots.take(self._door.slot(download), self._origins[download.origin], further=True)
+        place = self._slots.places.take(self._door.slot(download), self._origins[download.origin], further=True)
         logger.debug(
             "%s: a further connection for the bytes from %d to %s",
             *(download.entry.name, further.range.at, further.range.end),

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
-from bulkspider.dispatch.slots import Slots
+from bulkspider.dispatch.places import Places
 from bulkspider.entries.entry import Entry, slot_of
 from bulkspider.errors import BulkError
 from bulkspider.protocol.byteranges import SMALLEST_PIECE, ByteRange, best_cut, fair_share
@@ -36,7 +36,7 @@ class Segments:
 
     def __init__(
         self,
-        slots: Slots,
+        places: Places,
         origins: Origins,
         *,
         most: int = 0,
@@ -44,7 +44,7 @@ class Segments:
         held_back: Callable[[str, float], bool] = lambda host, now: False,
         may_connect: Callable[[Entry], bool] = lambda entry: True,
     ) -> None:
-        self._slots = slots
+        self._places = places
         self._origins = origins
         self._most = most
         self._smallest = smallest
@@ -56,7 +56,7 @@ class Segments:
 
         running: all attempts under way, those that bring a batch of small files left out.
         """
-        if not self._slots.free:
+        if not self._places.free:
             return None
         divisible = [download for download in _downloads(running) if self._may_divide(download, now)]
         for download in sorted(divisible, key=lambda download: download.remaining):
@@ -70,7 +70,7 @@ class Segments:
 
     def next_look(self, running: Collection[Attempt], now: float) -> float | None:
         """When it is worth asking again whether a file is to be divided; None when nothing tells."""
-        if not self._slots.free:
+        if not self._places.free:
             return None
         return min(self._looks(running, now), default=None)
 
@@ -104,7 +104,7 @@ class Segments:
         slot = slot_of(download.url)
         return (
             download.divisible(self._limit(download))
-            and self._slots.free_in(slot) > 0
+            and self._places.free_in(slot) > 0
             and self._origins[download.origin].allows_more(now)
             and not self._held_back(slot, now)
             and self._may_connect(download.entry)
@@ -126,7 +126,7 @@ class Segments:
             download.flowing,
             smallest=self._smallest,
             share=fair_share(
-                [attempt.range for attempt in running if attempt.place.slot == slot], self._slots.free_in(slot)
+                [attempt.range for attempt in running if attempt.place.slot == slot], self._places.free_in(slot)
             ),
             remembered=_speed_elsewhere(download, running) or origin.usual_speed,
             now=now if automatic else None,

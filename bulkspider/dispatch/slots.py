@@ -1,35 +1,26 @@
-"""Slots: how many attempts run at once, and who waits for a place.
+"""Slots: who waits for a place, and who gets it next.
 
 An attempt takes a place before it becomes a request, so that what waits holds nothing of Scrapy's. A place is given
-when the whole, the slot (Scrapy's word: usually the host) and the origin all have room, in the order in which they can
-be used: nobody waits for a place that others cannot use, and of one origin those nearest to their end come first. What
+when there is one (`places.py`), in the order in which they can be used: nobody waits for a place that others cannot use, and of one origin those nearest to their end come first. What
 waits for room on the disk gets none before there is some. Knows no requests; times by the clock that it is given.
 """
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from bulkspider.clock import Clock
+from bulkspider.dispatch.places import Places
 from bulkspider.entries.entry import origin_of
 from bulkspider.errors import BulkError
 from bulkspider.run.download import Download
-from bulkspider.run.origins import Origin, Origins, Place
+from bulkspider.run.origins import Origin, Place
 from bulkspider.run.stopping import Stopping
 from bulkspider.transfer.batch import SmallFiles, may_travel
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-    from bulkspider.dispatch.limits import Limits
-    from bulkspider.run.run import Run
 
 # Entries of one origin that wait for their next attempt; more are not begun before some of these are through.
 WAITING_PER_ORIGIN = 64
@@ -37,13 +28,6 @@ WAITING_PER_ORIGIN = 64
 WAITING_FOR_PROBE = 8
 # A closed origin may open by somebody else's success, and room on the disk may be made: looked at so often, at least.
 LOOK_EVERY_SECONDS = 1.0
-NO_LIMIT = 1 << 30
-# Of so many places one is for origins of which nobody knows whether they work, and two where that is one.
-TRIALS_PART = 4
-# Before a slot's host, where the slot is one of files alone (BulkFilesPipeline).
-OF_FILES = "bulk:"
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,99 +58,35 @@ def _admits(download: Download) -> bool:
 
 
 class Slots:
-    """total: places in all. per_slot: of one slot. Both 0 for no limit. limits: of single slots. named: of which the
-    user has said something. fits: there is room on the disk for what is left of a download. admits: reserves room for a
-    download where that is limited, False when there is none now. small: how many small files of an origin may share a
-    place."""
+    """fits: there is room on the disk for what is left of a download. admits: reserves room for a download where that
+    is limited, False when there is none now. small: how many small files of an origin may share a place."""
 
     def __init__(
         self,
-        origins: Origins,
+        places: Places,
         stopping: Stopping,
-        clock: Clock,
         *,
-        total: int,
-        per_slot: int,
-        limits: Mapping[str, int],
-        named: Collection[str] = (),
         fits: Callable[[Download, float], bool] = _fits,
         admits: Callable[[Download], bool] = _admits,
         small: SmallFiles | None = None,
     ) -> None:
         # Those that have entered in this `gather` and wait for their place.
         self.gathered = 0
-        self.total = total or NO_LIMIT
-        self._origins = origins
+        self.places = places
+        self._origins = places.origins
+        self._clock = places.clock
         self._stopping = stopping
-        self._clock = clock
         self._fits = fits
         self._admits = admits
         self._small = small or SmallFiles()
         self._gathering = False
-        self._per_slot = per_slot or NO_LIMIT
-        self._limits = dict(limits)
-        self._named = frozenset(named)
-        self._used = 0
-        self._in_slot: Counter[str] = Counter()
-        self._tried: Counter[Origin] = Counter()
-        self._origins_of_slot: dict[str, set[str]] = {}
         self._waiting: dict[Origin, list[_Waiter]] = {}
         self._timer: Any = None
         self._number = 0
         stopping.on_stop(lambda reason: self.look())
-        origins.on_open(self.look)
-
-    @classmethod
-    def of_limits(
-        cls,
-        limits: Limits,
-        run: Run,
-        *,
-        share: int = 1,
-        fits: Callable[[Download, float], bool] = _fits,
-        admits: Callable[[Download], bool] = _admits,
-        small: SmallFiles | None = None,
-    ) -> Self:
-        """By what Scrapy's settings allow. share: into so many parts the places in all are divided; this is one."""
-        total = max(1, limits.total // share) if limits.total else 0
-        return cls(
-            *(run.origins, run.stopping, run.clock),
-            total=total,
-            per_slot=limits.per_slot,
-            limits=limits.slots,
-            named=limits.named,
-            fits=fits,
-            admits=admits,
-            small=small,
-        )
+        self._origins.on_open(self.look)
 
     # -- places ----------------------------------------------------------------------------------------------------
-
-    @property
-    def free(self) -> int:
-        """Places that nobody has."""
-        return self.total - self._used
-
-    def limit(self, slot: str) -> int:
-        """Most attempts of a slot at once."""
-        if slot not in self._limits:
-            self._limits[slot] = self._capped(slot)
-        return min(self.total, self._limits[slot])
-
-    def _capped(self, slot: str) -> int:
-        """By what its host is known to ask for, unless the user has said something of this slot."""
-        profile = self._origins.profiles.of(slot.removeprefix(OF_FILES))
-        if slot in self._named or profile is None or not 0 < profile.connections < min(self._per_slot, self.total):
-            return self._per_slot
-        logger.info(
-            "%s: %s, as %s asks (%s); DOWNLOAD_SLOTS or BULK_HOSTS change that",
-            *(slot.removeprefix(OF_FILES), profile, profile.name, profile.source or profile.file),
-        )
-        return profile.connections
-
-    def free_in(self, slot: str) -> int:
-        """Places that one more attempt of this slot could have."""
-        return min(self.limit(slot) - self._in_slot[slot], self.free)
 
     def enter(self, download: Download, slot: str, not_before: float = 0.0) -> Deferred[Place]:
         """Fires with a place at the download's origin, `not_before` a time. Fails with what ends the waiting: Stopped,
@@ -183,7 +103,7 @@ class Slots:
             and self._may_enter(waiter, now)
         ):
             # As `look` would find, but for most entries of a list there is nobody else to look for.
-            return succeed(self.take(slot, waiter.origin))
+            return succeed(self.places.take(slot, waiter.origin))
         self._waiting.setdefault(waiter.origin, []).append(waiter)
         if shares:
             self.gathered += 1
@@ -205,40 +125,12 @@ class Slots:
 
     def _together(self, origin: Origin, slot: str, more: int = 0) -> int:
         """How many of those that wait for an origin, and of so many more, may share a place."""
-        return self._small.together(origin, len(self._waiting.get(origin, ())) + more, self.limit(slot))
-
-    def take(self, slot: str, origin: Origin, *, further: bool = False, holders: int = 1) -> Place:
-        """A place at once; the caller has asked whether there is one. further: for one more connection of a file.
-        holders: how many share it."""
-        self._used += 1
-        self._in_slot[slot] += 1
-        self._origins_of_slot.setdefault(slot, set()).add(origin.name)
-        origin.connections += 1
-        now, trial = self._clock.now(), not origin.is_proven
-        if trial:
-            origin.trials += 1
-            self._tried[origin] += 1
-        origin.paced = slot not in self._named
-        origin.asked(now)
-        origin.begins(now, further=further)
-        return Place(slot, origin, now, holders, shared=holders > 1, trial=trial)
+        return self._small.together(origin, len(self._waiting.get(origin, ())) + more, self.places.limit(slot))
 
     def leave(self, place: Place) -> None:
         """The attempt has ended, or one of those that share the place."""
-        place.holders -= 1
-        if place.holders:
-            return
-        self._used -= 1
-        self._in_slot[place.slot] -= 1
-        if not self._in_slot[place.slot]:
-            del self._in_slot[place.slot]
-        place.origin.connections -= 1
-        if place.trial:
-            place.origin.trials -= 1
-            self._tried[place.origin] -= 1
-            if not self._tried[place.origin]:
-                del self._tried[place.origin]
-        self.look()
+        if self.places.leave(place):
+            self.look()
 
     def withdraw(self, download: Download, error: BulkError) -> bool:
         """Ends the waiting of a download; False when it does not wait."""
@@ -252,33 +144,18 @@ class Slots:
 
     # -- what may begin --------------------------------------------------------------------------------------------
 
-    def allows(self, origin: Origin, now: float) -> bool:
-        """May an attempt begin at this origin, as far as it is for the origins to say?
-
-        Those that have not answered, or do not work, have a few places together: however many hosts are silent, those
-        that are well keep the rest."""
-        if not origin.allows(now):
-            return False
-        if origin.is_proven or not self._tried:
-            return True
-        tried = sum(places for other, places in self._tried.items() if not other.is_proven)
-        return tried < max(min(2, self.total // 2), self.total // TRIALS_PART, 1)
-
     def blocked(self, now: float) -> set[str]:
         """Origins of which nothing new may begin now."""
         # Not one that has outlasted our patience: its entries end without a request.
         blocked = {
             origin.name
             for origin in self._origins
-            if not self.allows(origin, now)
+            if not self.places.allows(origin, now)
             and self._origins.given_up(origin, now) is None
             and not self._wants_another(origin)
         }
         blocked |= {origin.name for origin, waiters in self._waiting.items() if len(waiters) >= self._enough(origin)}
-        for slot, used in self._in_slot.items():
-            if used >= self.limit(slot):
-                blocked |= self._origins_of_slot[slot]
-        return blocked
+        return blocked | self.places.full()
 
     def _wants_another(self, origin: Origin) -> bool:
         """An origin that does not work gets some entries to choose from: the fault may be that of those it has had."""
@@ -293,7 +170,7 @@ class Slots:
         together = self._together(origin, slot)
         if together == 1:
             return WAITING_PER_ORIGIN
-        return together * max(1, self.free_in(slot))
+        return together * max(1, self.places.free_in(slot))
 
     def look(self) -> None:
         """Gives the places that may be given now; sends away who waits for nothing."""
@@ -319,7 +196,7 @@ class Slots:
     def _enter_now(self, origin: Origin, now: float) -> Iterator[tuple[_Waiter, Place]]:
         """Those that get a place of this origin, those that share one behind each other."""
         slot = self._waiting[origin][0].slot
-        if self.free_in(slot) <= 0:
+        if self.places.free_in(slot) <= 0:
             return
         most = self._together(origin, slot)
         waiters = dict.fromkeys(sorted(self._waiting[origin], key=lambda waiter: waiter.order))
@@ -330,7 +207,7 @@ class Slots:
             group = [waiter]
             if waiter in travellers[:1]:
                 group, travellers = travellers[:most], travellers[most:]
-            place = self.take(waiter.slot, origin, holders=len(group))
+            place = self.places.take(waiter.slot, origin, holders=len(group))
             for one in group:
                 del waiters[one]
                 yield one, place
@@ -341,8 +218,8 @@ class Slots:
     def _may_enter(self, waiter: _Waiter, now: float) -> bool:
         return (
             now >= waiter.not_before
-            and self.free_in(waiter.slot) > 0
-            and self.allows(waiter.origin, now)
+            and self.places.free_in(waiter.slot) > 0
+            and self.places.allows(waiter.origin, now)
             and (not waiter.download.needs_room or self._fits(waiter.download, now))
             # Last, because it reserves what it grants.
             and self._admits(waiter.download)

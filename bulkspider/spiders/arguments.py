@@ -24,7 +24,7 @@ from scrapy.settings import BaseSettings, Settings
 from bulkspider.auth.named import check_auth
 from bulkspider.disk.folder import PRIVATE, Folder, UntouchedFolder
 from bulkspider.dispatch.freshurl import load_hook
-from bulkspider.dispatch.limits import Limits
+from bulkspider.dispatch.places import Limits
 from bulkspider.entries.mistakes import is_address
 from bulkspider.entries.urls import redact
 from bulkspider.errors import UsageError

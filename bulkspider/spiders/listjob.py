@@ -21,7 +21,7 @@ from bulkspider.disk.proof import VerifyResult, verify
 from bulkspider.dispatch.dispatcher import LOOK_EVERY_SECONDS, Dispatcher
 from bulkspider.dispatch.fetch import Fetcher
 from bulkspider.dispatch.freshurl import FreshUrls
-from bulkspider.dispatch.limits import Limits
+from bulkspider.dispatch.places import Limits, Places
 from bulkspider.dispatch.proofs import Proofs
 from bulkspider.dispatch.segments import Segments
 from bulkspider.dispatch.slots import Slots
@@ -144,15 +144,16 @@ class ListJob:
             left=lambda: source.waiting,
             limited=lambda: run.rates.limited,
         )
+        places = Places(run.origins, run.clock, limits)
         if stage is None:
-            self.slots = Slots.of_limits(limits, run, fits=run.downloads.fits, small=small)
+            self.slots = Slots(places, run.stopping, fits=run.downloads.fits, small=small)
         else:
             fits = partial(_fits, stage, run.downloads.fits)
-            self.slots = Slots.of_limits(limits, run, fits=fits, admits=partial(_admits, stage))
+            self.slots = Slots(places, run.stopping, fits=fits, admits=partial(_admits, stage))
         # Beside other workers a free place is better used for another file, unless the user says otherwise.
         alone = source.shared and settings.getpriority("BULK_SEGMENTS") is None
         segments = Segments(
-            self.slots,
+            places,
             run.origins,
             most=1 if alone else options.segments,
             smallest=options.segment_min,

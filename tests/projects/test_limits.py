@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scrapy.settings import Settings
 
-from bulkspider.dispatch.limits import Limits
+from bulkspider.dispatch.places import Limits
 from bulkspider.errors import UsageError
 from bulkspider.wire.compat import ZERO_IS_NO_LIMIT
 from support.crawl import Bulk

@@ -17,6 +17,7 @@ from bulkspider.disk.ledger import LedgerLine
 from bulkspider.disk.proof import Refuted
 from bulkspider.dispatch.dispatcher import LOOK_EVERY_SECONDS, Dispatcher
 from bulkspider.dispatch.fetch import Fetcher
+from bulkspider.dispatch.places import Limits, Places
 from bulkspider.dispatch.segments import Segments
 from bulkspider.dispatch.slots import Slots
 from bulkspider.entries.entry import Entry, origin_of, slot_of
@@ -209,14 +210,9 @@ class Engine:
         run = cast(Any, self)
         plan = world.plan
         self.source = ListInMemory(world.entries())
-        self.slots = Slots(
-            *(self.origins, self.stopping, self.clock),
-            total=plan.total,
-            per_slot=plan.per_slot,
-            limits={},
-            fits=self.downloads.fits,
-        )
-        segments = Segments(self.slots, self.origins, most=self.options.segments, smallest=self.options.segment_min)
+        places = Places(self.origins, self.clock, Limits(plan.total, plan.per_slot))
+        self.slots = Slots(places, self.stopping, fits=self.downloads.fits)
+        segments = Segments(places, self.origins, most=self.options.segments, smallest=self.options.segment_min)
         self.fetcher = Fetcher(
             *(run, self, self.slots), source=self.source, segments=segments, fresh_urls=cast(Any, self)
         )

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from bulkspider.dispatch.places import Limits, Places
 from bulkspider.dispatch.segments import MOST_IN_VAIN, Segments
-from bulkspider.dispatch.slots import Slots
 from bulkspider.errors import AttemptError
 from bulkspider.options import Options
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.run.download import Attempt
 from bulkspider.run.origins import Origins
-from bulkspider.run.stopping import Stopping
 from support.simulated import SimulatedClock, download, run_attempt
 
 GIB = 1 << 30
@@ -24,8 +23,8 @@ class World:
     def __init__(self, most: int = 0) -> None:
         self.origins = Origins(Options(), jitter=lambda: 1.0)
         self.origins["a.example:443"].heard(200, 0.0)
-        self.slots = Slots(self.origins, Stopping(), SimulatedClock(), total=8, per_slot=8, limits={})
-        self.segments = Segments(self.slots, self.origins, most=most)
+        self.places = Places(self.origins, SimulatedClock(), Limits(8, 8))
+        self.segments = Segments(self.places, self.origins, most=most)
         self.file = download("huge", total=10 * GIB, remaining=10 * GIB)
         self.file.ranges = True
         self.running: list[Attempt] = []
@@ -34,7 +33,7 @@ class World:
         self.first.first, self.first.flowing, self.first.began = 0, True, 100.0
 
     def begin(self, byterange: ByteRange | None) -> ByteRange:
-        place = self.slots.take("a.example", self.origins["a.example:443"], further=byterange is not None)
+        place = self.places.take("a.example", self.origins["a.example:443"], further=byterange is not None)
         self.running.append(run_attempt(self.file, place, byterange))
         return self.running[-1].range
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
+from bulkspider.dispatch.places import Limits, Places
 from bulkspider.dispatch.slots import WAITING_PER_ORIGIN, Slots
 from bulkspider.entries.entry import origin_of, slot_of
 from bulkspider.errors import AttemptError, BulkError, Stopped
@@ -44,15 +45,8 @@ class World:
         self.clock = SimulatedClock()
         self.origins = Origins(Options(**options), jitter=lambda: 1.0)
         self.stopping = Stopping()
-        self.slots = Slots(
-            *(self.origins, self.stopping, self.clock),
-            total=total,
-            per_slot=per_slot,
-            limits=limits or {},
-            named=named,
-            fits=fits,
-            small=small,
-        )
+        places = Places(self.origins, self.clock, Limits(total, per_slot, limits or {}, frozenset(named)))
+        self.slots = Slots(places, self.stopping, fits=fits, small=small)
         for host in HOSTS:
             self.origins[origin_of(f"https://{host}/")].heard(200, -1000.0)
         self.places: dict[Download, Place] = {}

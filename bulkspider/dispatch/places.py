@@ -1,0 +1,172 @@
+"""Places: how many attempts run at once, in all and in one slot (Scrapy's word: usually the host), and who has them.
+
+`Limits` reads the numbers from Scrapy's settings and checks them; `Places` counts by them. Scrapy itself takes any number. With one that lets no request begin, a crawl would wait for ever without a word: a slot
+of `concurrency` 0 or less never transfers anything (in every release up to 2.19, for CONCURRENT_REQUESTS_PER_DOMAIN as
+for DOWNLOAD_SLOTS), and CONCURRENT_REQUESTS=0 means no limit only since 2.18. So such values are refused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from scrapy.settings import BaseSettings
+
+from bulkspider.clock import Clock
+from bulkspider.errors import UsageError
+from bulkspider.run.origins import Origin, Origins, Place
+from bulkspider.wire.compat import ZERO_IS_NO_LIMIT
+
+TOTAL = "CONCURRENT_REQUESTS"
+PER_DOMAIN = "CONCURRENT_REQUESTS_PER_DOMAIN"
+PER_IP = "CONCURRENT_REQUESTS_PER_IP"
+SLOTS = "DOWNLOAD_SLOTS"
+
+NO_LIMIT = 1 << 30
+# Of so many places one is for origins of which nobody knows whether they work, and two where that is one.
+TRIALS_PART = 4
+# Before a slot's host, where the slot is one of files alone (BulkFilesPipeline).
+OF_FILES = "bulk:"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """total: requests in all, 0 for no limit. per_slot: in one slot that is not named in `slots`. named: slots of which
+    DOWNLOAD_SLOTS says something."""
+
+    total: int
+    per_slot: int
+    slots: Mapping[str, int] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, settings: BaseSettings) -> Limits:
+        """Raises UsageError for a value with which nothing would ever begin."""
+        total = _number(TOTAL, settings.get(TOTAL), least=0 if ZERO_IS_NO_LIMIT else 1)
+        # It wins over the limit of a domain, where it is not 0 (deprecated).
+        per_ip = _number(PER_IP, settings.get(PER_IP) or 0, least=0)
+        per_slot = per_ip or _number(PER_DOMAIN, settings.get(PER_DOMAIN), least=1)
+        try:
+            named = settings.getdict(SLOTS)
+            slots = {
+                name: _number(f"{SLOTS}: concurrency of {name}", values["concurrency"], least=1)
+                for name, values in named.items()
+                if "concurrency" in values
+            }
+        except (ValueError, TypeError) as error:
+            raise UsageError(
+                f'setting {SLOTS}: not understood; write for example {{"example.org": {{"concurrency": 2}}}}'
+            ) from error
+        return cls(total, per_slot, slots, frozenset(named))
+
+    def half(self) -> Limits:
+        """Half of all places, where somebody else has the others."""
+        return replace(self, total=max(1, self.total // 2)) if self.total else self
+
+
+def _number(name: str, value: object, *, least: int) -> int:
+    try:
+        number = int(str(value))
+    except ValueError:
+        number = least - 1
+    if number < least:
+        what = "no request would ever begin" if str(value).strip().lstrip("-").isdecimal() else "not a whole number"
+        zero = "; 0 is no limit" if least == 0 else ""
+        raise UsageError(f"setting {name}={value}: {what}; say a number from {max(least, 1)} on{zero}")
+    return number
+
+
+class Places:
+    """total: places in all. Gives a place when the whole, the slot and the origin all have room."""
+
+    def __init__(self, origins: Origins, clock: Clock, limits: Limits) -> None:
+        self.origins = origins
+        self.clock = clock
+        self.total = limits.total or NO_LIMIT
+        self._per_slot = limits.per_slot or NO_LIMIT
+        self._limits = dict(limits.slots)
+        self._named = limits.named
+        self._used = 0
+        self._in_slot: Counter[str] = Counter()
+        self._tried: Counter[Origin] = Counter()
+        self._origins_of_slot: dict[str, set[str]] = {}
+
+    @property
+    def free(self) -> int:
+        """Places that nobody has."""
+        return self.total - self._used
+
+    def limit(self, slot: str) -> int:
+        """Most attempts of a slot at once."""
+        if slot not in self._limits:
+            self._limits[slot] = self._capped(slot)
+        return min(self.total, self._limits[slot])
+
+    def _capped(self, slot: str) -> int:
+        """By what its host is known to ask for, unless the user has said something of this slot."""
+        profile = self.origins.profiles.of(slot.removeprefix(OF_FILES))
+        if slot in self._named or profile is None or not 0 < profile.connections < min(self._per_slot, self.total):
+            return self._per_slot
+        logger.info(
+            "%s: %s, as %s asks (%s); DOWNLOAD_SLOTS or BULK_HOSTS change that",
+            *(slot.removeprefix(OF_FILES), profile, profile.name, profile.source or profile.file),
+        )
+        return profile.connections
+
+    def free_in(self, slot: str) -> int:
+        """Places that one more attempt of this slot could have."""
+        return min(self.limit(slot) - self._in_slot[slot], self.free)
+
+    def take(self, slot: str, origin: Origin, *, further: bool = False, holders: int = 1) -> Place:
+        """A place at once; the caller has asked whether there is one. further: for one more connection of a file.
+        holders: how many share it."""
+        self._used += 1
+        self._in_slot[slot] += 1
+        self._origins_of_slot.setdefault(slot, set()).add(origin.name)
+        origin.connections += 1
+        now, trial = self.clock.now(), not origin.is_proven
+        if trial:
+            origin.trials += 1
+            self._tried[origin] += 1
+        origin.paced = slot not in self._named
+        origin.asked(now)
+        origin.begins(now, further=further)
+        return Place(slot, origin, now, holders, shared=holders > 1, trial=trial)
+
+    def leave(self, place: Place) -> bool:
+        """The attempt has ended, or one of those that share the place. True when the place is free now."""
+        place.holders -= 1
+        if place.holders:
+            return False
+        self._used -= 1
+        self._in_slot[place.slot] -= 1
+        if not self._in_slot[place.slot]:
+            del self._in_slot[place.slot]
+        place.origin.connections -= 1
+        if place.trial:
+            place.origin.trials -= 1
+            self._tried[place.origin] -= 1
+            if not self._tried[place.origin]:
+                del self._tried[place.origin]
+        return True
+
+    def allows(self, origin: Origin, now: float) -> bool:
+        """May an attempt begin at this origin, as far as it is for the origins to say?
+
+        Those that have not answered, or do not work, have a few places together: however many hosts are silent, those
+        that are well keep the rest."""
+        if not origin.allows(now):
+            return False
+        if origin.is_proven or not self._tried:
+            return True
+        tried = sum(places for other, places in self._tried.items() if not other.is_proven)
+        return tried < max(min(2, self.total // 2), self.total // TRIALS_PART, 1)
+
+    def full(self) -> set[str]:
+        """The names of origins whose slot has no place left."""
+        slots = (slot for slot, used in self._in_slot.items() if used >= self.limit(slot))
+        return set().union(*(self._origins_of_slot[slot] for slot in slots))
