@@ -1,6 +1,8 @@
 """Places: how many attempts run at once, in all and in one slot (Scrapy's word: usually the host), and who has them.
 
-`Limits` reads the numbers from Scrapy's settings and checks them; `Places` counts by them. Scrapy itself takes any number. With one that lets no request begin, a crawl would wait for ever without a word: a slot
+`Limits` reads the numbers from Scrapy's settings and checks them; `Places` counts by them.
+
+Scrapy itself takes any number. With one that lets no request begin, a crawl would wait for ever without a word: a slot
 of `concurrency` 0 or less never transfers anything (in every release up to 2.19, for CONCURRENT_REQUESTS_PER_DOMAIN as
 for DOWNLOAD_SLOTS), and CONCURRENT_REQUESTS=0 means no limit only since 2.18. So such values are refused.
 """

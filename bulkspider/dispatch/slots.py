@@ -1,8 +1,9 @@
 """Slots: who waits for a place, and who gets it next.
 
 An attempt takes a place before it becomes a request, so that what waits holds nothing of Scrapy's. A place is given
-when there is one (`places.py`), in the order in which they can be used: nobody waits for a place that others cannot use, and of one origin those nearest to their end come first. What
-waits for room on the disk gets none before there is some. Knows no requests; times by the clock that it is given.
+when there is one (`places.py`), in the order in which they can be used: nobody waits for a place that others cannot
+use, and of one origin those nearest to their end come first. What waits for room on the disk gets none before there is
+some. Knows no requests; times by the clock that it is given.
 """
 
 from __future__ import annotations

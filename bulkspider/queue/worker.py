@@ -53,7 +53,10 @@ STOP_SECONDS = 1.5
 
 
 class RedisQueue(Source):
-    """One worker's view of a job. entries: how many are left in the job at the start. lease: seconds. delay: seconds
+    """One worker's view of a job. One class, because a Source is one object, and all that it is asked changes the same
+    leases.
+
+    entries: how many are left in the job at the start. lease: seconds. delay: seconds
     until an entry that failed, and may pass, is given again. patience: seconds for which an origin is waited for that
     nobody reaches; stranger_patience: if it has served nobody yet."""
 

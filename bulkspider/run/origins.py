@@ -81,7 +81,8 @@ class GiveUp:
 
 class Origin:
     """One host:port. Made and kept by Origins. It asks its parts what an outcome means: `outage`, whether the origin
-    works; `crowd`, how many connections it takes; `pieces`, how much it gives in one answer.
+    works; `crowd`, how many connections it takes; `pieces`, how much it gives in one answer. One class, because whoever
+    asks "may I, when, how many" asks one object, and each answer needs more than one of the parts.
 
     profile: what it asks for, if it is a known host. served_before: it has given bytes of a file, now or in an earlier
     run. connections: requests that are with it now. trials: those of them that began before it was known to work.

@@ -90,7 +90,8 @@ class Transfers:
 
 
 class Run:
-    """What all parts of one crawl share. `crawler.get_extension(Run)` finds it.
+    """What all parts of one crawl share. `crawler.get_extension(Run)` finds it. One class, because Scrapy makes one
+    object and tells it of the crawl's beginning, its end and all between.
 
     of_a_list: the crawl does nothing but a list; the spider `bulk` says so. owes_items: somebody is to see the item of
     each file at least once, and the ledger knows whether that has been. wakeup: of the loop that gives out work.

@@ -41,7 +41,10 @@ MAX_EXCHANGES = 16
 
 
 class Transfer:
-    """One attempt."""
+    """One attempt. One class, because each step of it may be the last, and leaves the same few things in order.
+
+    download: whose attempt it is. span: the bytes that it is to bring.
+    """
 
     def __init__(self, run: Run, download: Download, request: Request, span: ByteRange | None = None) -> None:
         self.span = span or ByteRange()

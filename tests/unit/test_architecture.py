@@ -49,6 +49,8 @@ ABOVE_ALL = ("__init__", "demo")
 # From here down all can be tested without a reactor, and works in any thread.
 NO_TWISTED = ("disk", "entries", "hosts", "protocol", "items", "options", "workers", "errors", "text", "timetable")
 MOST_MODULES = 8
+# Of one class, unless it gives a reason.
+MOST_LINES, MOST_METHODS = 300, 25
 
 
 def room_of(path: Path) -> str:
@@ -260,6 +262,16 @@ def test_only_the_wire_the_run_and_its_threads_know_the_reactor() -> None:
         "bulkspider.run.run",
         "bulkspider.pumps.threads",
     }
+
+
+def test_large_classes_say_why() -> None:
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                methods = sum(isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef)) for inner in node.body)
+                small = lines <= MOST_LINES and methods <= MOST_METHODS
+                assert small or "One class, because" in (ast.get_docstring(node) or ""), (node.name, lines, methods)
 
 
 def test_tests_use_each_other_only_by_support() -> None:
