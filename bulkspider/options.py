@@ -53,6 +53,16 @@ def human(count: float) -> str:
     return f"{count:.2f} TiB"
 
 
+def clock(seconds: float) -> str:
+    """0:07, 4:05, 2:04:05, 3 d 04:05."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{days} d {hour:02}:{minute:02}"
+    return f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
+
+
 def plural(count: int, one: str, many: str) -> str:
     """A count with the words for it: 1 entry, 2,000 entries."""
     return f"{count:,} {one if count == 1 else many}"

@@ -13,10 +13,11 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, Protocol, cast
 
 from bulkspider.api.child import Child, Tell
+from bulkspider.api.shown import Shown
 from bulkspider.options import plural
 
 # What is told of the files that failed, in one sentence.
@@ -53,7 +54,7 @@ class Bar(Protocol):
     def update(self, n: int, /) -> object: ...
 
 
-Progress = Callable[[dict[str, Any]], object] | Bar
+Progress = Callable[[dict[str, Any]], object] | Bar | bool
 
 
 def fetch(
@@ -71,14 +72,16 @@ def fetch(
     URLs, which are named by their last part; or the path of a list file, as for `scrapy bulk`.
     jobs: files at a time, also from one host. segments: connections for each file, 0 decides by itself. settings:
     Scrapy's and `BULK_*`, plain values; functions by their names (`"package.module.function"`, found on the caller's
-    `sys.path`). progress: a tqdm-like bar, which gets bytes, or a function that is given a dict of numbers about twice
-    a second, in this thread; an exception that it raises ends the crawl.
+    `sys.path`). progress: True for a line that shows how it stands, in a notebook's cell or on standard error; a
+    tqdm-like bar, which gets bytes; or a function that is given a dict of numbers about twice a second, in this thread:
+    an exception that it raises ends the crawl.
 
     What is done already is not fetched again: the same call goes on where an earlier one was stopped. Calls at the same
     time may share a folder. Raises FetchError when something failed, was stopped, or could not be begun.
     """
     call = _Call(entries, output, jobs=jobs, segments=segments, settings=settings)
-    return call.run(_teller(progress))
+    with _telling(progress) as tell:
+        return call.run(tell)
 
 
 async def fetch_async(
@@ -94,10 +97,14 @@ async def fetch_async(
 
     `progress` is called in the loop, `entries` is read in another thread.
     """
+    call = _Call(entries, output, jobs=jobs, segments=segments, settings=settings)
+    with _telling(progress) as tell:
+        return await _run(call, tell)
+
+
+async def _run(call: _Call, tell: Tell | None) -> list[dict[str, Any]]:
     loop = asyncio.get_running_loop()
     ended: asyncio.Future[list[dict[str, Any]]] = loop.create_future()
-    call = _Call(entries, output, jobs=jobs, segments=segments, settings=settings)
-    tell = _teller(progress)
 
     def tell_here(numbers: dict[str, Any]) -> None:
         try:
@@ -262,10 +269,22 @@ def _plain(name: str, value: Any) -> Any:
         ) from None
 
 
-def _teller(progress: Progress | None) -> Tell | None:
-    if progress is None or not hasattr(progress, "update"):
-        return progress
-    bar, before = cast(Bar, progress), 0
+@contextmanager
+def _telling(progress: Progress | None) -> Iterator[Tell | None]:
+    """What is to be called with the numbers."""
+    if progress is None or progress is False:
+        yield None
+    elif progress is True:
+        with closing(Shown()) as shown:
+            yield shown
+    elif hasattr(progress, "update"):
+        yield _advancing(cast(Bar, progress))
+    else:
+        yield progress
+
+
+def _advancing(bar: Bar) -> Tell:
+    before = 0
 
     def advance(numbers: dict[str, Any]) -> None:
         nonlocal before

@@ -16,8 +16,8 @@ from rich.cells import cell_len, get_character_cell_size, set_cell_size
 from rich.segment import Segment
 from rich.style import Style
 
-from bulkspider.options import human
-from bulkspider.reporting.summary import SummaryLine, clock, failure_line
+from bulkspider.options import clock, human
+from bulkspider.reporting.summary import SummaryLine, failure_line
 from bulkspider.text import visible
 
 if TYPE_CHECKING:

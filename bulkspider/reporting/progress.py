@@ -21,9 +21,9 @@ from scrapy.settings import SETTINGS_PRIORITIES
 from scrapy.utils.asyncio import create_looping_call
 
 from bulkspider.errors import BulkError, Stopped, WorkerError
-from bulkspider.options import human, plural
+from bulkspider.options import clock, human, plural
 from bulkspider.reporting.snapshot import Sampler, View, Waiting
-from bulkspider.reporting.summary import SummaryLine, Tally, clock, failure_line, summary
+from bulkspider.reporting.summary import SummaryLine, Tally, failure_line, summary
 from bulkspider.run.run import Run
 from bulkspider.spiders.bulk import BulkSpider
 

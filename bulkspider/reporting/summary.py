@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from bulkspider.entries.entry import origin_of, redact
 from bulkspider.errors import cure
-from bulkspider.options import human, plural
+from bulkspider.options import clock, human, plural
 from bulkspider.protocol.digests import (
     CHECKSUM_ONLY,
     LIST,
@@ -245,13 +245,3 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     return clock(seconds)
-
-
-def clock(seconds: float) -> str:
-    """0:07, 4:05, 2:04:05, 3 d 04:05."""
-    minutes, second = divmod(round(seconds), 60)
-    hours, minute = divmod(minutes, 60)
-    days, hour = divmod(hours, 24)
-    if days:
-        return f"{days} d {hour:02}:{minute:02}"
-    return f"{hour}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -96,6 +96,7 @@ def test_a_notebook(tmp_path: Path) -> None:
         "import bulkspider, sys",
         'rows = bulkspider.fetch(["URL/0.bin"], "out")\nrows[0]["status"]',
         'rows = await bulkspider.fetch_async(["URL/1.bin"], "out")\nrows[0]["status"]',
+        'rows = bulkspider.fetch(["URL/2.bin"], "out", progress=True)\nrows[0]["status"]',
         "[name for name in sys.modules if name.startswith(('scrapy', 'twisted'))]",
     ]
     with FaultyOrigin(FILES) as origin:
@@ -104,8 +105,10 @@ def test_a_notebook(tmp_path: Path) -> None:
         )
         nbclient.NotebookClient(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
     told = [cell.outputs[-1]["data"]["text/plain"] for cell in notebook.cells[1:]]
-    assert told == ["'complete'", "'complete'", "[]"]
-    assert all_there(tmp_path / "out", 2)
+    assert told == ["'complete'", "'complete'", "'complete'", "[]"]
+    line, _ = notebook.cells[3].outputs
+    assert line["data"]["text/plain"].startswith("1 of 1 file, "), "one output that has changed"
+    assert all_there(tmp_path / "out", 3)
 
 
 @pytest.mark.skipif(shutil.which("nextflow") is None, reason="nextflow is not installed")

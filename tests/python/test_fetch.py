@@ -4,6 +4,7 @@ to end, nothing left behind in the caller's process."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -21,6 +22,8 @@ from typing import Any
 import pytest
 
 import bulkspider
+from bulkspider.api.shown import line_of
+from bulkspider.options import human
 from support.crawl import QUICK
 from support.faults import status
 from support.faulty import FaultyOrigin, good, make_body
@@ -151,6 +154,57 @@ def test_progress_by_a_bar(tmp_path: Path) -> None:
         bulkspider.fetch([origin.url("a.bin")], tmp_path, settings=QUICK, progress=bar)
         assert (bar.n, bar.total) == (len(BODY), len(BODY))
         bar.fp.close()
+
+
+SHOWN = """
+import sys
+import bulkspider
+try:
+    bulkspider.fetch(sys.argv[2:], sys.argv[1], settings={"BULK_RETRY_TIMES": 0}, progress=True)
+except bulkspider.FetchError:
+    print("failed")
+"""
+
+
+def test_progress_true_is_one_line_without_control_characters_where_none_can_be_changed(tmp_path: Path) -> None:
+    with FaultyOrigin({"a.bin": good}) as origin:
+        urls = [origin.url("a.bin"), origin.url("gone.bin")]
+        done = subprocess.run(
+            [sys.executable, "-c", SHOWN, str(tmp_path / "out"), *urls], capture_output=True, text=True, check=True
+        )
+    assert done.stdout == "failed\n"
+    (line,) = [line for line in done.stderr.splitlines() if " of 2 files" in line]
+    assert line == f"1 of 2 files, {human(len(BODY))} of {human(len(BODY))}, 1 failed"
+
+
+def test_progress_true_is_one_line_that_changes_in_a_terminal(tmp_path: Path) -> None:
+    here, there = os.openpty()
+    with FaultyOrigin({"a.bin": good}) as origin:
+        command = [sys.executable, "-c", SHOWN, str(tmp_path / "out"), origin.url("a.bin")]
+        subprocess.run(command, stdout=there, stderr=there, check=True)
+    os.close(there)
+    said = b""
+    with contextlib.suppress(OSError):  # EIO: all has been read
+        while piece := os.read(here, 4096):
+            said += piece
+    os.close(here)
+    assert said.endswith(b"\r1 of 1 file, %b of %b\x1b[K\r\n" % ((human(len(BODY)).encode(),) * 2)), said
+    assert said.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("numbers", "line"),
+    [
+        ({}, "3 of 8,000 files, 1.0 GiB of 4.0 GiB"),
+        ({"running": 2, "speed": 100 << 20}, "3 of 8,000 files, 1.0 GiB of 4.0 GiB, 100.0 MiB/s, 0:31 left"),
+        ({"running": 2, "bytes_left": None}, "3 of 8,000 files, 1.0 GiB, 0 B/s"),
+        ({"failed": 1, "waiting": ["a:80"]}, "3 of 8,000 files, 1.0 GiB of 4.0 GiB, 1 failed, waiting for a:80"),
+        ({"waiting": ["a:80", "b", "c"]}, "3 of 8,000 files, 1.0 GiB of 4.0 GiB, waiting for a:80 and 2 more hosts"),
+    ],
+)
+def test_what_the_line_says(numbers: dict[str, Any], line: str) -> None:
+    plain = {"entries": 8000, "done": 3, "failed": 0, "left": 7997, "running": 0, "waiting": [], "speed": 0}
+    assert line_of({**plain, "bytes_on_disk": 1 << 30, "bytes_left": 3 << 30, **numbers}) == line
 
 
 def test_cancelled_in_a_loop_it_ends_its_child_and_goes_on_with_the_next_call(tmp_path: Path) -> None:

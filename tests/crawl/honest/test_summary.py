@@ -9,7 +9,8 @@ import pytest
 
 from bulkspider.errors import TABLE, cure
 from bulkspider.items import BulkItem
-from bulkspider.reporting.summary import MAX_NAMED, Tally, clock, command_line, duration
+from bulkspider.options import clock
+from bulkspider.reporting.summary import MAX_NAMED, Tally, command_line, duration
 from support.crawl import Bulk
 from support.faulty import FaultyOrigin, good, make_body, not_found
 
