@@ -8,6 +8,7 @@ or control characters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -156,7 +157,7 @@ def _file_line(row: Running, name: str, columns: _Columns, unicode: bool) -> Lin
 def _waiting_line(row: Waiting, width: int) -> Line:
     what = row.name if row.files == 1 else f"{row.files} files"
     why = f" ({row.why})" if row.why else ""
-    when = f"next attempt in {clock(row.seconds)}" if row.seconds else "asking whether it works again"
+    when = f"next attempt in {clock(math.ceil(row.seconds))}" if row.seconds else "asking whether it works again"
     text = visible(f"  {what} from {row.origin}: {when}{why}")
     return [Segment(_fit(text, width), WARN)]
 
