@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from bulkspider.disk import state
 from support.crawl import QUICK, Bulk, sha256
 from support.faulty import FaultyOrigin, good, make_body
 
@@ -23,6 +24,12 @@ SCRIPT = Path(__file__).parents[2] / "support" / "torture.py"
 GOOD = ("verified", "complete")
 #: After one of these has failed nobody knows what the disk has: such a run does not end well.
 FLUSHES = ("fdatasync", "fsync")
+
+
+def is_of_the_directory_of_a_state(met: str) -> bool:
+    """A state whose name is lost in a power cut costs some bytes; not every file system has such a flush."""
+    module, _, line = met.partition(":")
+    return module == "state.py" and "os.fsync(dir_fd)" in Path(state.__file__).read_text().splitlines()[int(line) - 1]
 
 
 @pytest.mark.timeout(3600)
@@ -84,6 +91,7 @@ def test_each_call_of_the_disk_path_fails_once(bulk: Bulk, pytestconfig: pytest.
             if (
                 point["call"] in FLUSHES
                 and found["met"]
+                and not is_of_the_directory_of_a_state(found["met"])
                 and set(statuses.values()) <= set(GOOD)
                 and found["status"] == 0
             ):
