@@ -13,7 +13,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import scrapy.exceptions
-from scrapy.exceptions import DownloadCancelledError, NotConfigured, NotSupported
+from scrapy.exceptions import DownloadCancelledError, IgnoreRequest, NotConfigured, NotSupported
 from scrapy.http import Headers, Response
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
 from twisted.internet.defer import Deferred
@@ -82,6 +82,8 @@ class BulkDownloadHandler:
     async def download_request(self, request: Request) -> Response:
         """The Response of `request`: with its body from the fallback, without one when it is ours."""
         if META not in request.meta:
+            if self._fallback.is_led_by_redirect(request):
+                return await self._robots(request)
             if request.meta.get(OWN_PAGE) or self._run.guards_pages:
                 return await self._fallback.download_own(request, self._run.wire)
             return await self._fallback.download_request(request)
@@ -92,6 +94,14 @@ class BulkDownloadHandler:
 
     async def close(self) -> None:
         await self._fallback.close()
+
+    async def _robots(self, request: Request) -> Response:
+        """The robots.txt of a host that a redirect of a file leads to. Where the file may not be asked for, this is
+        not asked for either; what is wrong is then said of the file, which comes next."""
+        try:
+            return await self._fallback.download_own(request, self._run.wire)
+        except AttemptError as error:
+            raise IgnoreRequest(str(error)) from error
 
     async def _attempt(self, request: Request) -> Response:
         bulk = request.meta[META]

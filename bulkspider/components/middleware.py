@@ -2,10 +2,10 @@
 
 Requests with meta["bulk"] pass BulkMiddleware before any other of the project's, and their ends after all. It decides
 what `handler.py` cannot, which has the request too late and its end too early: whatever HttpCache holds for its URL is
-a page, never the file; where no reactor is, the file must not be loaded into memory as if it were a page; a failure
-counts when nobody tries again, also one that no handler of ours has seen, so that there always is a result; and with
-JOBDIR, what the end of a crawl interrupts goes back into its queue. Other requests, and those of the spider and of
-BulkFilesPipeline, pass untouched.
+a page, never the file; the robots.txt of where a redirect leads is asked for as the file is; where no reactor is, the
+file must not be loaded into memory as if it were a page; a failure counts when nobody tries again, also one that no
+handler of ours has seen, so that there always is a result; and with JOBDIR, what the end of a crawl interrupts goes
+back into its queue. Other requests, and those of the spider and of BulkFilesPipeline, pass untouched.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class BulkMiddleware:
         self._run = crawler.get_extension(Run)
         self._has_queue = bool(crawler.settings["JOBDIR"])
         self._put_back: set[Request] = set()
+        self._obeys_robots = crawler.settings.getbool("ROBOTSTXT_OBEY")
         # Requests would wait in Scrapy's downloader for ever.
         self._obstacle: UsageError | None = None
         try:
@@ -83,6 +84,8 @@ class BulkMiddleware:
                 raise NotSupported(f'meta["bulk"]: {error}') from error
         # Neither answered from there, nor stored there without its body.
         request.meta["dont_cache"] = True
+        if self._obeys_robots and self._run is not None and request.meta.get("redirect_urls"):
+            self._run.fallback.note_redirect(request)
 
     def _refuse(self, error: BulkError) -> NoReturn:
         raise NotSupported(f'meta["bulk"]: {error}') from error

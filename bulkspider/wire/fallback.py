@@ -12,7 +12,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import urljoin, urlsplit
 
 from scrapy.exceptions import NotConfigured, NotSupported
 from scrapy.http import Headers
@@ -49,6 +49,7 @@ class Fallback:
         self._unusable: dict[str, str] = {}
         self._cancelled_by: Callable[[], BulkError | None] | None = None
         self._running: set[Any] = set()
+        self._led_to: dict[str, list[str]] = {}  # robots.txt of where redirects lead: the URLs that led there
         for scheme in ("http", "https"):
             self._make(scheme, lazy=False)
 
@@ -63,6 +64,17 @@ class Fallback:
             return response
         refuse_downgrade(request)
         return await self._may_be_cancelled(self._follow(request, wire))
+
+    def note_redirect(self, request: Request) -> None:
+        """A file's request follows a redirect: Scrapy's middleware asks for the robots.txt of its host before it."""
+        self._led_to[urljoin(request.url, "/robots.txt")] = request.meta["redirect_urls"]
+
+    def is_led_by_redirect(self, request: Request) -> bool:
+        """Whether it is such a request for a robots.txt, which then follows the same redirect."""
+        before = self._led_to.pop(request.url, None) if request.meta.get("dont_obey_robotstxt") else None
+        if before is not None:
+            request.meta["redirect_urls"] = before
+        return before is not None
 
     async def _follow(self, request: Request, wire: Wire) -> Response:
         settings = self._crawler.settings

@@ -101,6 +101,25 @@ def test_a_public_host_leads_nowhere_private(bulk: Bulk, pretend: None) -> None:
         listener.close()
 
 
+def test_not_even_the_robots_txt_of_a_private_host_is_asked_for(bulk: Bulk, pretend: None) -> None:
+    robots = (good, b"User-agent: *\nDisallow: /no/\n")
+    with (
+        FaultyOrigin({"robots.txt": robots}, default=good, resource=BODY) as private,
+        FaultyOrigin({"robots.txt": robots}, default=good, resource=BODY, host="127.0.0.2") as other,
+        FaultyOrigin({"robots.txt": robots}, resource=BODY, host="127.0.0.2") as public,
+    ):
+        public.add("there", redirect_to(private.url("x")))
+        public.add("elsewhere", redirect_to(other.url("yes/x")))
+        public.add("forbidden", redirect_to(other.url("no/x")))
+        bulk.write_list({name: public.url(name) for name in ("there", "elsewhere", "forbidden")})
+        ended = bulk.run(settings={"ROBOTSTXT_OBEY": "1", "BULK_RETRY_TIMES": "1"})
+        assert ended.status == 4, ended.log
+        codes = {row["name"]: row["error"] and row["error"]["code"] for row in ended.rows}
+        assert codes == {"there": "private_redirect", "elsewhere": None, "forbidden": "robots"}
+        assert private.requests == []
+        assert "Error downloading" not in ended.log
+
+
 def test_a_checksum_file_and_its_signature_come_from_nowhere_private(bulk: Bulk, pretend: None) -> None:
     with (
         FaultyOrigin(default=good, resource=b"0 x") as private,
