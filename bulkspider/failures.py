@@ -50,8 +50,19 @@ def load_failures(root: str | os.PathLike[str], writer: str | None = None) -> di
     return failures
 
 
-def _load(path: str, failures: dict[str, Failed]) -> None:
-    with open(open_ours(path, os.O_RDONLY), encoding="utf-8", errors="surrogateescape") as file:
+def load_failures_since(root: str | os.PathLike[str], start: int) -> dict[str, Failed]:
+    """Name -> why, of the run that has the folder to itself. start: the bytes that its file had when it began. Raises
+    DiskError."""
+    failures: dict[str, Failed] = {}
+    path = os.path.join(root, PRIVATE, file_name(None))
+    if os.path.lexists(path):
+        _load(path, failures, start)
+    return failures
+
+
+def _load(path: str, failures: dict[str, Failed], start: int = 0) -> None:
+    with open(open_ours(path, os.O_RDONLY), "rb") as file:
+        file.seek(start)
         for line in file:
             with suppress(ValueError, KeyError, TypeError):  # a line that a crash tore
                 row = json.loads(line)
@@ -81,8 +92,8 @@ def write_private(name: str, lines: Iterable[bytes], folder: int) -> None:
 
 
 class Journal:
-    """Appends the outcomes of a run. before: what had failed when it began. Errors of the disk are its own affair: a
-    run does not end because this file cannot be written."""
+    """Appends the outcomes of a run. before: what had failed when it began. start: how many bytes the file had then.
+    Errors of the disk are its own affair: a run does not end because this file cannot be written."""
 
     def __init__(self, folder: int, writer: str | None, before: Mapping[str, Failed]) -> None:
         self.failures = dict(before)
@@ -90,6 +101,10 @@ class Journal:
         self._name = file_name(writer)
         self._shard = writer is not None
         self._fd = -1
+        self._torn = True  # the file may end within a line
+        self.start = 0
+        with suppress(OSError):
+            self.start = os.stat(self._name, dir_fd=folder, follow_symlinks=False).st_size
 
     def note(self, name: str, failed: Failed | None) -> None:
         """failed: why, None when the entry is done."""
@@ -101,7 +116,8 @@ class Journal:
             if self._fd < 0:
                 flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
                 self._fd = open_ours(self._name, flags, dir_fd=self._folder, path=self._name, mode=0o600)
-            os.write(self._fd, encoded(name, failed))
+            line = b"\n" * self._torn + encoded(name, failed)
+            self._torn = os.write(self._fd, line) < len(line)
 
     def close(self) -> None:
         """Writes the file anew, or removes it where nothing has failed."""

@@ -175,13 +175,13 @@ class Findings:
         """The origin would give the file: the line that a run might write."""
         entry = download.entry
         size = download.part.state.total
-        held, foreign = bytes_held(download.path)
+        held = bytes_held(download.path)
         self.survey.hashed += bool(entry.digests)
         profile = self._run.origins[download.origin].profile
         self.survey.has_answered(
             *(entry, download.origin, size, download.ranges),
-            held=held,
-            foreign=foreign,
+            held=held.bytes,
+            foreign=held.foreign,
             in_pieces=download.range_max is not None,
             asks=f"{profile} ({profile.source or profile.file})" if str(profile) != "no limit" else "",
         )

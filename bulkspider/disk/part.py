@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from bulkspider.disk.files import (
     CHANGED,
@@ -370,18 +370,28 @@ def _pwrite(fd: int, at: int, data: memoryview) -> int:
     return os.pwrite(fd, data, at)
 
 
-def bytes_held(path: str | os.PathLike[str]) -> tuple[int, bool]:
-    """Bytes of the file `path` that its part holds, and whether it is a foreign one. For a dry run: touches nothing,
-    and does not check what `Part.open` checks."""
+class Held(NamedTuple):
+    """What lies on disk of a file. foreign: another program has left it. total: of the whole file, in bytes, None where
+    no server has said it yet."""
+
+    bytes: int = 0
+    foreign: bool = False
+    total: int | None = None
+
+
+def bytes_held(path: str | os.PathLike[str]) -> Held:
+    """What the part of the file `path` holds. For a dry run and for `--status`: touches nothing, and checks less than
+    `Part.open` does."""
     for name in (f"{os.fspath(path)}{PART}", os.fspath(path)):
         try:
             size = os.lstat(name).st_size
         except OSError:
             continue
         try:
-            saved = load_state(f"{os.fspath(path)}{STATE}")
-            return Ranges((saved or {})["written"]).count, False
+            saved = load_state(f"{os.fspath(path)}{STATE}") or {}
+            total = saved.get("total")
+            return Held(Ranges(saved["written"]).count, total=total if isinstance(total, int) else None)
         except (ValueError, KeyError, TypeError):
             holes = any(os.path.lexists(f"{os.fspath(path)}{suffix}") for suffix in CONTROL_FILES)
-            return 0 if holes else size, True
-    return 0, False
+            return Held(0 if holes else size, foreign=True)
+    return Held()

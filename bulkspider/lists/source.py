@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from bulkspider.disk.folder import create_temporary
@@ -143,12 +144,28 @@ class Source:
         """The run has ended: gives back what the source holds."""
 
 
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """Which entries of a list a run does. path: the list's. match: a glob of their names, None for all. last_line: it
+    does none behind this line, None where it does all."""
+
+    path: str
+    match: str | None = None
+    last_line: int | None = None
+
+    def takes(self, entry: Entry) -> bool:
+        """True for an entry of this list that the run does."""
+        if self.last_line is not None and entry.line > self.last_line:
+            return False
+        return self.match is None or fnmatch.fnmatchcase(entry.name, self.match)
+
+
 class ListSource(Source):
     """The entries of a checked list, read from its copy.
 
     entries: how many there were to do in the beginning. duplicates: lines that repeat one of them. bad: the lines that
     became no entry (only with bad_lines="skip"). warnings: sentences for the start and the summary. known_bytes: sum of
-    the sizes the list gives. unsized: entries without one.
+    the sizes the list gives. unsized: entries without one. extent: which of the list's entries these are.
 
     Every origin has its next entry in a heap, by size if that is asked for, then by place in the list. Origins found
     blocked at the top are set aside and come back when they are free, so that a thousand busy origins at the head of a
@@ -156,8 +173,9 @@ class ListSource(Source):
     frozenset.
     """
 
-    def __init__(self, copy: Copy, check: Check, title: str, reading: Reading) -> None:
+    def __init__(self, copy: Copy, check: Check, title: str, reading: Reading, extent: Extent) -> None:
         self.title = title
+        self.extent = extent
         self.reading = reading
         self.entries = self._left = len(check.index)
         self.known_bytes = check.index.known_bytes
@@ -348,7 +366,12 @@ def check_list(
     finally:
         if directory >= 0:
             os.close(directory)
-    return ListSource(copy, check, shown(path) if shard is None else f"shard {shard} of {shown(path)}", reading)
+    last = None
+    if limit is not None:
+        last = max((max(lane.lines) for lane in check.index.lanes.values() if lane.lines), default=0)
+    extent = Extent(os.path.abspath(path), match, last)
+    title = shown(path) if shard is None else f"shard {shard} of {shown(path)}"
+    return ListSource(copy, check, title, reading, extent)
 
 
 def _filter(

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from bulkspider.disk.ledger import Ledger, LineVerdict, judge_line
 from bulkspider.disk.part import bytes_held
 from bulkspider.entries.entry import Entry, url_key
 from bulkspider.errors import DiskError, Kind, cure
-from bulkspider.failures import Failed, load_failures
-from bulkspider.lists.source import ListSource
+from bulkspider.failures import Failed, load_failures, load_failures_since
+from bulkspider.lists.source import Extent, ListSource
 from bulkspider.options import human, plural
 from bulkspider.status.record import LIVE
 
@@ -34,9 +34,9 @@ STALE_HERE_SECONDS = 600.0
 
 @dataclass
 class Status:
-    """failed: codes, of entries that are not done. bytes_left: as far as the list gives sizes; unsized: entries
-    without. holder: who works in the folder now, None if nobody does. live: what that run has said last, empty if
-    nothing.
+    """failed: codes, of entries that are not done; one that a running run tries again is left. bytes_left: as far as
+    sizes are known, from the list or from a server's answer; unsized: entries without. holder: who works in the folder
+    now, None if nobody does. live: what that run has said last, empty if nothing.
     """
 
     title: str
@@ -52,9 +52,13 @@ class Status:
     holder: str | None = None
     live: dict[str, Any] = field(default_factory=dict)
 
-    def has_failed(self, failed: Failed) -> None:
-        self.failed[failed.code] += 1
-        self.permanent += failed.permanent
+    def not_done(self, failed: Failed | None, again: bool) -> None:
+        """failed: why, None for what has not failed yet. again: it is tried again now."""
+        if failed is None or again:
+            self.left += 1
+        else:
+            self.failed[failed.code] += 1
+            self.permanent += failed.permanent
 
     @property
     def exit_status(self) -> int:
@@ -110,20 +114,52 @@ def look(source: ListSource, root: str) -> Status:
     status.live = _live(root)
     if status.live:
         status.holder = f"pid {status.live['pid']} on {status.live['host']}"
-    failures = load_failures(root)
+    earlier = _Earlier(source, root, status.live)
     ledger = Ledger(Path(root) / PRIVATE)
     ledger.load()
     try:
         while (entry := source.take()) is not None:
-            _count(status, entry, ledger, failures)
+            _count(status, entry, ledger, earlier)
     finally:
         ledger.close()
     return status
 
 
-def _count(status: Status, entry: Entry, ledger: Ledger, failures: dict[str, Failed]) -> None:
+class _Earlier:
+    """Which entries have failed. What failed before the run that works there now is left, as long as that run tries it
+    again. live: what that run has said last. Raises DiskError."""
+
+    def __init__(self, source: ListSource, root: str, live: dict[str, Any]) -> None:
+        self._failures = load_failures(root)
+        self._again = _extent(live, source, root) if self._failures else None
+        self._now = load_failures_since(root, live["failures_start"]) if self._again is not None else {}
+
+    def find(self, entry: Entry) -> tuple[Failed | None, bool]:
+        """Why the entry has failed, and whether it is tried again now."""
+        failed = self._failures.get(entry.name)
+        if failed is None or self._again is None or entry.name in self._now:
+            return failed, False
+        return failed, self._again.takes(entry)
+
+
+def _extent(live: dict[str, Any], source: ListSource, root: str) -> Extent | None:
+    """Which of the list's entries the running run does; None where that is not known."""
+    try:
+        extent = Extent(**live["extent"])
+        if not isinstance(live["failures_start"], int):
+            return None
+        if extent.path == source.extent.path:
+            return extent
+        # That of the failed ones has entries of this one, but not on the same lines.
+        is_ours = os.path.dirname(extent.path) == os.path.join(os.path.abspath(root), PRIVATE)
+        return replace(extent, last_line=None) if is_ours else None
+    except (KeyError, TypeError):
+        return None
+
+
+def _count(status: Status, entry: Entry, ledger: Ledger, earlier: _Earlier) -> None:
     path = os.path.join(status.root, entry.name)
-    failed = failures.get(entry.name)
+    failed, again = earlier.find(entry)
     if (line := ledger.find(entry.name)) is not None:
         found = None
         with suppress(OSError):
@@ -132,22 +168,20 @@ def _count(status: Status, entry: Entry, ledger: Ledger, failures: dict[str, Fai
         if proof is LineVerdict.PROVEN:
             if found is not None:  # a command may have taken it away
                 status.bytes_on_disk += line.size
-            if failed is not None and failed.code == "then_failed":
-                status.has_failed(failed)  # the file is there, but was not handed on
+            if failed is not None and failed.code == "then_failed":  # the file is there, but was not handed on
+                status.not_done(failed, again)
             else:
                 status.done += 1
             return
-    held, is_foreign = bytes_held(path)
-    held = 0 if is_foreign else held
+    part = bytes_held(path)
+    held = 0 if part.foreign else part.bytes
     status.bytes_on_disk += held
-    if entry.size is None:
+    size = entry.size if entry.size is not None else part.total
+    if size is None:
         status.unsized += 1
     else:
-        status.bytes_left += max(0, entry.size - held)
-    if failed is None:
-        status.left += 1
-    else:
-        status.has_failed(failed)
+        status.bytes_left += max(0, size - held)
+    status.not_done(failed, again)
 
 
 def _live(root: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from scrapy import signals
@@ -22,6 +23,7 @@ from scrapy.utils.asyncio import create_looping_call
 
 from bulkspider.errors import DiskError
 from bulkspider.failures import Failed, Journal, file_name, load_failures, write_private
+from bulkspider.lists.source import ListSource
 from bulkspider.reporting.snapshot import Sampler
 from bulkspider.run.run import Run
 from bulkspider.spiders.bulk import BulkSpider
@@ -47,6 +49,8 @@ class StatusRecord:
         self._crawler = crawler
         self._spider = spider
         self._journal: Journal | None = None
+        source = spider.bulk_job.source
+        self._extent = asdict(source.extent) if isinstance(source, ListSource) else None
         self._writing = False
         self._look = create_looping_call(self._write_live)
 
@@ -87,6 +91,7 @@ class StatusRecord:
     def _write_live(self) -> None:
         if self._writing:
             return  # the disk does not answer
+        assert self._journal is not None
         view = self._sampler.look(time.monotonic())
         live = {
             "pid": os.getpid(),
@@ -96,6 +101,8 @@ class StatusRecord:
             "waiting": [[waiting.origin, round(waiting.seconds), waiting.why] for waiting in view.waiting],
             "speed": round(view.speed),
             "seconds_left": None if view.seconds_left is None else round(view.seconds_left),
+            "extent": self._extent,
+            "failures_start": self._journal.start,
         }
         self._writing = True
         folder = self._spider.bulk_job.folder.private_fd

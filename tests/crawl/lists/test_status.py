@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bulkspider.errors import UsageError
-from bulkspider.failures import Failed, Journal, load_failures
+from bulkspider.failures import Failed, Journal, load_failures, load_failures_since
 from bulkspider.spiders.arguments import Claim, prepare
 from bulkspider.status.look import Status
 from support.faults import in_turn, status, trickle
@@ -90,6 +90,53 @@ def test_while_a_run_works(shell: Shell) -> None:
         assert len(BODY) < found["bytes_on_disk"] < 2 * len(BODY)
 
 
+def test_what_failed_before_is_left_while_a_run_tries_it_again(shell: Shell) -> None:
+    slow = in_turn(status(404), trickle(500))
+    behaviours = {"again": slow, "fails": status(404), "twice": status(410), "not-now": status(404)}
+    with FaultyOrigin(behaviours, resource=BODY) as origin:
+        lines = [f"{name} {origin.url(name)}" for name in behaviours]
+        shell.write("list.txt", "heading\n" + "\n".join(lines) + "\n")
+        assert shell.bulk("list.txt").status == 4
+
+        # Only some are tried again, and one of these by one that has not failed again yet.
+        options = ("--match", "*[!w]", "--limit", "3", "-s", "BULK_SEGMENTS=1", "-s", "BULK_MIN_SPEED=0")
+        process = shell.start("list.txt", *options)
+        private = shell.folder / "output/list/.bulkspider"
+        state = shell.folder / "output/list/again.part.json"
+        told_again = 4 + 2
+        origin.wait_until(lambda _: (private / "failed.jsonl").read_bytes().count(b'"name"') == told_again)
+        origin.wait_until(lambda _: state.exists() and (private / "status.json").exists())
+        code, found = told(shell, "list.txt")
+        assert (code, found["left"], found["failed_by_code"]) == (3, 1, {"http_404": 2, "http_410": 1})
+        # The server has said the size of what was begun.
+        assert found["bytes_left"] == len(BODY) - found["bytes_on_disk"] > 0
+        # Another list in the same folder is not what it tries again.
+        shell.write("other.txt", "heading\n" + "\n".join(lines) + "\n")
+        assert told(shell, "other.txt", "-o", "output/list")[1]["failed"] == 4
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+        said = shell.bulk("list.txt", "--status").out
+        assert "4 entries: 0 done, 4 failed, 0 left" in said
+        assert ", and 3 files of unknown size" in said
+
+
+def test_a_run_of_the_list_of_failures_tries_them_again(shell: Shell) -> None:
+    behaviours = {"first": good, "again": in_turn(status(404), trickle(500))}
+    with FaultyOrigin(behaviours, resource=BODY) as origin:
+        lines = [f"{name} {origin.url(name)}" for name in behaviours]
+        shell.write("list.txt", "heading\n" + "\n".join(lines) + "\n")
+        assert shell.bulk("list.txt").status == 4
+        private = shell.folder / "output/list/.bulkspider"
+        options = ("-o", "output/list", "--limit", "1", "-s", "BULK_SEGMENTS=1", "-s", "BULK_MIN_SPEED=0")
+        process = shell.start(str(private / "failed.list"), *options)
+        origin.wait_until(lambda origin: len(origin.requests_for("again")) == 2)
+        origin.wait_until(lambda _: (private / "status.json").exists())
+        code, found = told(shell, "list.txt")
+        assert (code, found["failed"], found["left"], found["done"]) == (3, 0, 1, 1)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+
 def test_the_failed_of_a_list_with_columns_or_of_another_tool_and_reports_as_lists(shell: Shell) -> None:
     with FaultyOrigin({"d/a.bin": good, "d/b.bin": status(404)}, resource=BODY) as origin:
         header = "url,name,sha256"
@@ -124,6 +171,14 @@ def test_a_journal_that_was_torn_and_what_a_run_takes_back(tmp_path: Path) -> No
     with (private / "failed.jsonl").open("a") as file:
         file.write('{"name": "torn", "co')
     assert load_failures(tmp_path) == {"a": Failed("http_404", True)}
+    # What the next run adds does not become a part of the torn line.
+    after = Journal(fd, None, load_failures(tmp_path))
+    after.note("e", Failed("lost", False))
+    assert load_failures_since(tmp_path, after.start) == {"e": Failed("lost", False)}
+    after.note("e", None)
+    assert load_failures_since(tmp_path, after.start) == {}
+    assert load_failures(tmp_path) == {"a": Failed("http_404", True)}
+    after.close()
     journal.close()
     assert (private / "failed.jsonl").read_text() == '{"name": "a", "code": "http_404", "permanent": true}\n'
     (private / "failed.1-of-2.jsonl").write_text('{"name": "d", "code": "lost"}\n')
