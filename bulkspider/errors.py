@@ -245,7 +245,8 @@ TABLE = {
         Kind.PERMANENT,
         "the server promises, or sends, more bytes than `BULK_MAX_SIZE` or `BULK_STAGE_MAX` allows or than the whole "
         "file system has; the file takes no room from others",
-        "correct the URL or the size in the list, raise BULK_MAX_SIZE, or use a larger disk",
+        "raise BULK_MAX_SIZE (or BULK_STAGE_MAX, where that is named) if the file is right, or use a larger disk where "
+        "that is too small; else correct the URL or the size in the list",
     ),
     "file_too_big": Row(Kind.DISK, "the file system cannot hold such a file", "use another file system"),
     "no_permission": Row(Kind.DISK, "no permission in the output folder", "mend owner and mode"),

@@ -95,6 +95,8 @@ class Result:
         return self.status in FINISHED
 
 
+# The flag of a file that a command has got; in a verify, that it has taken away.
+HANDED_ON = "handed-on"
 RESULT_KEYS = tuple(each.name for each in fields(Result))
 # A file with one of these has its name.
 FINISHED = ("verified", "complete", "unproven")

@@ -8,24 +8,22 @@ one event loop.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from typing import Any, Protocol, cast
 
 from bulkspider.api.child import Child, Tell
+from bulkspider.api.given import Entries, list_file, output_folder, plain_settings, rows
 from bulkspider.api.shown import Shown
+from bulkspider.errors import cure
 from bulkspider.options import plural
 
 # What is told of the files that failed, in one sentence.
 TOLD_FAILURES = 3
 DONE = ("verified", "complete", "unproven")
-
-Entry = Mapping[str, Any] | tuple[str, str]
-Entries = Iterable[Entry | str] | str | os.PathLike[str]
 
 
 class FetchError(Exception):
@@ -77,7 +75,8 @@ def fetch(
     an exception that it raises ends the crawl.
 
     What is done already is not fetched again: the same call goes on where an earlier one was stopped. Calls at the same
-    time may share a folder. Raises FetchError when something failed, was stopped, or could not be begun.
+    time may share a folder. Raises FetchError when something failed, was stopped, or could not be begun; TypeError or
+    ValueError, before anything is begun, where an argument is nothing that it may be.
     """
     call = _Call(entries, output, jobs=jobs, segments=segments, settings=settings)
     with _telling(progress) as tell:
@@ -157,15 +156,18 @@ class _Call:
     ) -> None:
         if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
             raise ValueError(f"jobs={jobs!r}: a number from 1 on")
+        if isinstance(segments, bool) or not isinstance(segments, int) or segments < 0:
+            raise ValueError(f"segments={segments!r}: a number, 0 decides by itself")
         self._entries = entries
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._stopped = False
         here = os.getcwd()
-        is_list = isinstance(entries, (str, os.PathLike))
+        path = list_file(entries)
+        self._is_list = path is not None
         self._head = {
-            "list": os.path.abspath(os.fsdecode(entries)) if isinstance(entries, (str, os.PathLike)) else None,
-            "output": os.path.abspath(os.fsdecode(output)),
+            "list": path,
+            "output": output_folder(output),
             "folder": here,
             "path": [os.path.abspath(part) if part else here for part in sys.path],
             "own": {
@@ -173,9 +175,8 @@ class _Call:
                 "CONCURRENT_REQUESTS_PER_DOMAIN": jobs,
                 "BULK_SEGMENTS": segments,
             },
-            "settings": {str(name): _plain(name, value) for name, value in (settings or {}).items()},
+            "settings": plain_settings(settings),
         }
-        self._is_list = is_list
 
     def stop(self) -> None:
         with self._lock:
@@ -184,8 +185,8 @@ class _Call:
                 self._child.stop()
 
     def run(self, tell: Tell | None) -> list[dict[str, Any]]:
-        rows = iter(()) if self._is_list else _rows(self._entries)  # type: ignore[arg-type]
-        first = None if self._is_list else next(rows, None)
+        lines = iter(()) if self._is_list else rows(self._entries)  # type: ignore[arg-type]
+        first = None if self._is_list else next(lines, None)
         if not self._is_list and first is None:
             return []
         with self._lock:
@@ -193,7 +194,7 @@ class _Call:
             if self._stopped:
                 child.stop()
         with child:
-            child.send({**self._head, "progress": tell is not None}, _chain(first, rows))
+            child.send({**self._head, "progress": tell is not None}, _chain(first, lines))
             return _collect(child, tell)
 
 
@@ -225,48 +226,16 @@ def _sentence(rows: list[dict[str, Any]]) -> str:
     told = [f"{row['name']}: {(row['error'] or {}).get('message', row['status'])}" for row in failed[:TOLD_FAILURES]]
     if len(failed) > len(told):
         told.append(f"and {len(failed) - len(told)} more")
-    return f"{len(failed)} of {plural(len(rows), 'file', 'files')} not fetched: " + "; ".join(told)
+    cures = dict.fromkeys(cure(row["error"]["code"]) for row in failed[:TOLD_FAILURES] if row["error"])
+    cures.pop("", None)
+    what = f". What to do: {'; '.join(cures)}" if cures else ""
+    return f"{len(failed)} of {plural(len(rows), 'file', 'files')} not fetched: {'; '.join(told)}{what}"
 
 
 def _chain(first: str | None, rows: Iterator[str]) -> Iterator[str]:
     if first is not None:
         yield first
     yield from rows
-
-
-def _rows(entries: Iterable[Entry | str]) -> Iterator[str]:
-    """Entries as lines of JSON. Raises TypeError for what is no entry; what its values are worth the child says."""
-    for number, entry in enumerate(entries, 1):
-        row: Any = entry
-        if isinstance(entry, str):
-            row = {"url": entry}
-        elif isinstance(entry, (tuple, list)):
-            if len(entry) != 2:
-                raise TypeError(f"entry {number}: a pair (name, url) has two values, not {len(entry)}")
-            row = {"name": entry[0], "url": entry[1]}
-        elif not isinstance(entry, Mapping):
-            raise TypeError(f"entry {number}: a dict, a pair (name, url) or a URL, not {type(entry).__name__}")
-        try:
-            yield json.dumps(dict(row), default=_path)
-        except (TypeError, ValueError) as error:
-            raise TypeError(f"entry {number}: {error}") from None
-
-
-def _path(value: Any) -> str:
-    if isinstance(value, os.PathLike):
-        return os.fsdecode(value)
-    raise TypeError(f"{value!r} is no plain value")
-
-
-def _plain(name: str, value: Any) -> Any:
-    """A setting as it crosses to another process."""
-    try:
-        return json.loads(json.dumps(value, default=_path))
-    except (TypeError, ValueError):
-        raise TypeError(
-            f"setting {name}={value!r}: only plain values reach the process of the crawl; give a function or class by "
-            "its name, 'package.module.name'"
-        ) from None
 
 
 @contextmanager
@@ -279,8 +248,10 @@ def _telling(progress: Progress | None) -> Iterator[Tell | None]:
             yield shown
     elif hasattr(progress, "update"):
         yield _advancing(cast(Bar, progress))
-    else:
+    elif callable(progress):
         yield progress
+    else:
+        raise TypeError(f"progress: True, a bar or a function, not {type(progress).__name__}")
 
 
 def _advancing(bar: Bar) -> Tell:

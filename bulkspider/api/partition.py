@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from bulkspider.api.given import check_entries, row_of
 from bulkspider.lists.shards import Shard
 
 Entry = TypeVar("Entry")
@@ -20,6 +21,7 @@ def partition(entries: Iterable[Entry], n: int, by: str = "size") -> list[list[E
 
     by: "size", so that all have about the same bytes (the `size` of a dict; an unknown one counts as the average);
     "host", so that all entries of a host are in one list, and its limits hold for all workers together; "count".
+    Raises TypeError, ValueError for what is no list of entries.
 
     >>> partition(["https://a.example/1", "https://b.example/2", "https://a.example/3"], 2, by="host")
     [['https://a.example/1', 'https://a.example/3'], ['https://b.example/2']]
@@ -28,33 +30,35 @@ def partition(entries: Iterable[Entry], n: int, by: str = "size") -> list[list[E
         raise ValueError(f"n={n!r}: a number from 1 on")
     if by not in ("size", "host", "count"):
         raise ValueError(f"by={by!r}: 'size', 'host' or 'count'")
+    check_entries(entries)
     given = list(entries)
+    rows = [row_of(entry, number) for number, entry in enumerate(given, 1)]
     if by == "host":
-        return _by_host(given, n)
-    sizes = [_size(entry) if by == "size" else None for entry in given]
+        return [[given[at] for at in sorted(part)] for part in _by_host(rows, n) if part]
+    sizes = [_size(row, number) if by == "size" else None for number, row in enumerate(rows, 1)]
     parts: list[list[Entry]] = [[] for _ in range(n)]
     for entry, number in zip(given, Shard.numbers(sizes, n), strict=True):
         parts[number - 1].append(entry)
     return [part for part in parts if part]
 
 
-def _by_host(entries: list[Entry], n: int) -> list[list[Entry]]:
+def _by_host(rows: list[Mapping[str, Any]], n: int) -> list[list[int]]:
+    """Positions, divided."""
     hosts: dict[str, list[int]] = {}
-    for at, entry in enumerate(entries):
-        hosts.setdefault(urlsplit(_url(entry)).netloc.rpartition("@")[2].lower(), []).append(at)
+    for at, row in enumerate(rows):
+        if not isinstance(row.get("url"), str):
+            raise ValueError(f"entry {at + 1} has no url")
+        hosts.setdefault(urlsplit(row["url"]).netloc.rpartition("@")[2].lower(), []).append(at)
     # Entries of hosts, not bytes: a host is asked for so many files at a time whatever their size.
     parts: list[list[int]] = [[] for _ in range(n)]
     for positions in sorted(hosts.values(), key=len, reverse=True):
         min(parts, key=len).extend(positions)
-    return [[entries[at] for at in sorted(part)] for part in parts if part]
+    return parts
 
 
-def _size(entry: Any) -> int | None:
-    size = entry.get("size") if isinstance(entry, Mapping) else None
-    return None if size is None else int(size)
-
-
-def _url(entry: Any) -> str:
-    if isinstance(entry, Mapping):
-        return str(entry["url"])
-    return entry if isinstance(entry, str) else str(entry[1])
+def _size(row: Mapping[str, Any], number: int) -> int | None:
+    size = row.get("size")
+    try:
+        return None if size is None else int(size)
+    except (TypeError, ValueError):
+        raise ValueError(f"entry {number}: size={size!r} is no number of bytes") from None

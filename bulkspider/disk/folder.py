@@ -66,14 +66,15 @@ class Folder:
         self.root = Path(os.path.abspath(root))
         self._prefix = f"{str(self.root).rstrip('/')}/"
         self.private = self.root / PRIVATE
-        self._root_fd = -1
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             self._root_fd = os.open(self.root, _DIRECTORY)
+        except OSError as error:
+            raise _no_folder(error, self.root) from error
+        try:
             self.private_fd = _open_private(self._root_fd)
         except OSError as error:
-            if self._root_fd >= 0:
-                os.close(self._root_fd)
+            os.close(self._root_fd)
             raise disk_error(error, self.private) from error
         self._lock_fds: list[int] = []
         self._names_fd = -1
@@ -352,6 +353,17 @@ def _find_holder(root: Path) -> str | None:
     finally:
         os.close(fd)
     return None
+
+
+def _no_folder(error: OSError, root: Path) -> DiskError:
+    """The output folder cannot be made or opened."""
+    for path in (*reversed(root.parents), root):
+        if os.path.lexists(path) and not os.path.isdir(path):
+            what = "a link that leads to no folder" if path.is_symlink() else "no folder"
+            return DiskError(
+                f"{path}: this is {what}, and the output has to be one; choose another name for it", code="not_regular"
+            )
+    return disk_error(error, root)
 
 
 def _open_private(root_fd: int) -> int:

@@ -33,15 +33,13 @@ from pathlib import Path
 
 from bulkspider.disk.folder import create_temporary, open_ours
 from bulkspider.errors import DiskError, disk_error
-from bulkspider.items import BulkItem
+from bulkspider.items import HANDED_ON, BulkItem
 from bulkspider.protocol.digests import STATED_BY
 from bulkspider.text import visible
 
 # A line
 
 STATUSES = frozenset({"verified", "complete", "unproven"})
-# The flag of a row whose file a command has taken.
-HANDED_ON = "handed-on"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

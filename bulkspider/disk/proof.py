@@ -21,10 +21,11 @@ from typing import Protocol
 from crc32c import CRC32CHash
 
 from bulkspider.disk.folder import Folder, open_ours
-from bulkspider.disk.ledger import HANDED_ON, Ledger, LedgerLine, LineVerdict, judge_line
+from bulkspider.disk.ledger import Ledger, LedgerLine, LineVerdict, judge_line
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry
 from bulkspider.errors import BulkError, DiskError, Kind, Stopped, disk_error
+from bulkspider.items import HANDED_ON
 from bulkspider.protocol.digests import (
     ALGORITHMS,
     CHECKSUM_ONLY,

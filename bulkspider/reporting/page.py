@@ -144,6 +144,7 @@ class Report:
             "entries": entries,
             "counts": {**counts, "left": entries - sum(counts.values())},
             "already": run.outcomes.counts["already"],
+            "handedOn": run.outcomes.handed_on.total(),
             "received": int(stats.get_value("bulk/bytes_received", 0)),
             "resumed": int(stats.get_value("bulk/bytes_resumed", 0)),
             "atOnce": run.transfers.most,

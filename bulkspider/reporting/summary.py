@@ -162,7 +162,9 @@ def summary(
 ) -> list[SummaryLine]:
     """The lines. seconds: how long the run took. ignored: what to say of a first line that is an entry."""
     counts, stats = run.outcomes.counts, run.crawler.stats
-    told = [f"{counts[status]:,} {status}" for status in (*STATUSES, "left") if counts[status]]
+    handed_on = run.outcomes.handed_on
+    here = {status: counts[status] - handed_on[status] for status in (*STATUSES, "left")}
+    told = [f"{count:,} {status}" for status, count in ({**here, "handed on": handed_on.total()}).items() if count]
     entries = plural(run.outcomes.entries or 0, "entry", "entries")
     lines = [] if ignored is None else [SummaryLine("warning", str(ignored))]
     lines.append(SummaryLine("title", f"{entries}: {', '.join(told) or 'nothing to do'}"))

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bulkspider.errors import Kind
-from bulkspider.items import BulkItem
+from bulkspider.items import HANDED_ON, BulkItem
 from bulkspider.run.stopping import Stopping
 
 STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")
@@ -19,13 +19,17 @@ STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")
 
 class Outcomes:
     """One per run. stats: Scrapy's. entries: how many the run has to do, None before it is known. finished: it came to
-    its own end. bytes_done: of the files that are done."""
+    its own end. bytes_done: of the files that are done. verifying: the output is only read again. handed_on: files that
+    a verify did not read because a command has taken them away, by the status that they had; `counts` has them, too.
+    """
 
     def __init__(self, stats: Any, stopping: Stopping) -> None:
         self.entries: int | None = None
         self.finished = False
         self.counts: Counter[str] = Counter()
         self.bytes_done = 0
+        self.verifying = False
+        self.handed_on: Counter[str] = Counter()
         self._stats = stats
         self._stopping = stopping
         self._subscribers: list[Callable[[BulkItem], None]] = []
@@ -46,7 +50,11 @@ class Outcomes:
     def count(self, item: BulkItem) -> None:
         """One entry has its outcome."""
         self.counts[item.status] += 1
-        self._stats.inc_value(f"bulk/files/{item.status}")
+        status = item.status
+        if self.verifying and HANDED_ON in item.flags:
+            self.handed_on[status] += 1
+            status = HANDED_ON
+        self._stats.inc_value(f"bulk/files/{status}")
         if item.already:
             self.counts["already"] += 1
             self._stats.inc_value("bulk/already")

@@ -219,6 +219,7 @@ class ListJob:
         """Re-reads the output, several files at once, and asks nobody."""
         run = self._run
         assert run is not None
+        run.outcomes.verifying = True
         pending: deque[tuple[Entry, Deferred[VerifyResult]]] = deque()
         while not run.stopping:
             while len(pending) < VERIFY_AHEAD and (entry := self._dispatcher.take()) is not None:

@@ -34,15 +34,17 @@ STALE_HERE_SECONDS = 600.0
 
 @dataclass
 class Status:
-    """failed: codes, of entries that are not done; one that a running run tries again is left. bytes_left: as far as
-    sizes are known, from the list or from a server's answer; unsized: entries without. holder: who works in the folder
-    now, None if nobody does. live: what that run has said last, empty if nothing.
+    """handed_on: of those that are done, entries whose files a command has taken away. failed: codes, of entries that
+    are not done; one that a running run tries again is left. bytes_left: as far as sizes are known, from the list or
+    from a server's answer; unsized: entries without. holder: who works in the folder now, None if nobody does. live:
+    what that run has said last, empty if nothing.
     """
 
     title: str
     root: str
     entries: int = 0
     done: int = 0
+    handed_on: int = 0
     left: int = 0
     bytes_on_disk: int = 0
     bytes_left: int = 0
@@ -80,6 +82,7 @@ class Status:
             "bytes_left": self.bytes_left,
         }
         more = {
+            "handed_on": self.handed_on,
             "failed_by_code": dict(self.failed),
             "speed": self.live.get("speed", 0),
             "is_running": bool(self.holder),
@@ -90,7 +93,8 @@ class Status:
         """For people."""
         failed = f", {self.failed.total():,} failed" if self.failed else ""
         entries = plural(self.entries, "entry", "entries")
-        yield f"{self.title}: {entries}: {self.done:,} done{failed}, {self.left:,} left"
+        handed_on = f" ({self.handed_on:,} handed on)" if self.handed_on else ""
+        yield f"{self.title}: {entries}: {self.done:,} done{handed_on}{failed}, {self.left:,} left"
         without = f", and {plural(self.unsized, 'file', 'files')} of unknown size" if self.unsized else ""
         yield f"in {self.root}: {human(self.bytes_on_disk)}; to fetch: {human(self.bytes_left)}{without}"
         for code, times in self.failed.most_common():
@@ -172,6 +176,7 @@ def _count(status: Status, entry: Entry, ledger: Ledger, earlier: _Earlier) -> N
                 status.not_done(failed, again)
             else:
                 status.done += 1
+                status.handed_on += found is None
             return
     part = bytes_held(path)
     held = 0 if part.foreign else part.bytes

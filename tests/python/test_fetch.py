@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import pickle
+import re
 import select
 import signal
 import subprocess
@@ -89,7 +90,8 @@ def test_what_failed_is_raised_with_all_rows_and_travels_between_processes(tmp_p
     with FaultyOrigin({"a.bin": good, "gone.bin": status(404)}) as origin, pytest.raises(bulkspider.FetchError) as info:
         bulkspider.fetch([origin.url("gone.bin"), origin.url("a.bin")], tmp_path, settings=QUICK)
     error = pickle.loads(pickle.dumps(info.value))
-    assert str(error) == "1 of 2 files not fetched: gone.bin: the origin answered 404"
+    told = "1 of 2 files not fetched: gone.bin: the origin answered 404. What to do: correct the URL in the list"
+    assert str(error) == told
     assert (error.exit_status, [row["status"] for row in error.rows]) == (4, ["failed", "complete"])
     assert error.rows[0]["error"]["code"] == "http_404"
 
@@ -100,7 +102,6 @@ def test_what_failed_is_raised_with_all_rows_and_travels_between_processes(tmp_p
         ([("a", "no url")], {}, "entries:1: "),
         ([("a", "http://h/a"), ("../b", "http://h/b")], {}, "entries:2: "),
         ([("a", "http://h/a")], {"BULK_SEGMENT": 1}, "unknown setting BULK_SEGMENT; did you mean BULK_SEGMENTS?"),
-        ("no such list", {}, "no such list"),
     ],
 )
 def test_what_cannot_be_begun_is_told(tmp_path: Path, entries: Any, settings: dict[str, Any], told: str) -> None:
@@ -110,15 +111,69 @@ def test_what_cannot_be_begun_is_told(tmp_path: Path, entries: Any, settings: di
     assert (info.value.rows, info.value.exit_status) == ([], 1)
 
 
-def test_mistakes_of_the_caller_are_pythons_own_errors(tmp_path: Path) -> None:
+MISTAKES: list[tuple[dict[str, Any], type[Exception], str]] = [
+    ({"entries": None}, TypeError, "entries: a list of dicts, pairs (name, url) or URLs, not NoneType"),
+    ({"entries": 5}, TypeError, "not int"),
+    ({"entries": b"http://h/a"}, TypeError, "not bytes"),
+    ({"entries": {"name": "a", "url": "http://h/a"}}, TypeError, "this is one dict; write a list"),
+    ({"entries": ("a", "http://h/a")}, TypeError, "this is one pair (name, url); write a list"),
+    ({"entries": "http://h/a"}, ValueError, "this is one URL; write a list, ['http://h/a']"),
+    ({"entries": "no such list"}, ValueError, "entries='no such list': no such list file"),
+    ({"entries": Path("no such list")}, ValueError, "no such list file"),
+    ({"entries": ""}, ValueError, "no such list file"),
+    ({"entries": "/"}, ValueError, "this is a folder; give the path of a list file"),
+    ({"output": None}, TypeError, "output: the path of a folder, not NoneType"),
+    ({"output": ""}, ValueError, "'.' is the current one"),
+    ({"output": __file__}, ValueError, "this is a file, and the output has to be a folder"),
+    ({"jobs": 0}, ValueError, "jobs=0"),
+    ({"segments": -1}, ValueError, "segments=-1"),
+    ({"settings": [("A", 1)]}, TypeError, "settings: a dict, not list"),
+    ({"progress": 5}, TypeError, "progress: True, a bar or a function, not int"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "error", "told"), MISTAKES)
+def test_mistakes_of_the_caller_are_told_before_a_process_begins(
+    tmp_path: Path,
+    arguments: dict[str, Any],
+    error: type[Exception],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def started(*_: Any, **__: Any) -> None:
+        pytest.fail("a process was started")
+
+    monkeypatch.setattr(subprocess, "Popen", started)
+    given = {"entries": ["http://h/a"], "output": tmp_path / "out", **arguments}
+    with pytest.raises(error, match=re.escape(told)):
+        bulkspider.fetch(**given)
+    with pytest.raises(error, match=re.escape(told)):
+        asyncio.run(bulkspider.fetch_async(**given))
+
+
+def test_a_file_in_the_way_of_the_output_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(bulkspider.FetchError) as info:
+        bulkspider.fetch(["http://h/a"], tmp_path / "file/out")
+    assert str(info.value).startswith(f"{tmp_path / 'file'}: this is no folder, and the output has to be one;")
+    assert info.value.exit_status == 1
+
+
+def test_what_is_larger_than_permitted_says_what_to_do(tmp_path: Path) -> None:
+    with FaultyOrigin({"a.bin": good}) as origin, pytest.raises(bulkspider.FetchError) as info:
+        bulkspider.fetch([origin.url("a.bin")], tmp_path, settings=QUICK | {"BULK_MAX_SIZE": 1000})
+    assert "the origin offers 300000 bytes, BULK_MAX_SIZE allows 1000. What to do: raise BULK_MAX_SIZE" in str(
+        info.value
+    )
+
+
+def test_mistakes_among_the_entries_are_pythons_own_errors(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="entry 1: a pair"):
         bulkspider.fetch([("a", "b", "c")], tmp_path)  # type: ignore[list-item]
     with pytest.raises(TypeError, match="entry 1: a dict, a pair"):
         bulkspider.fetch([1], tmp_path)  # type: ignore[list-item]
     with pytest.raises(TypeError, match="setting BULK_FRESH_URL="):
         bulkspider.fetch(["http://h/a"], tmp_path, settings={"BULK_FRESH_URL": lambda entry: ""})
-    with pytest.raises(ValueError, match="jobs=0"):
-        bulkspider.fetch(["http://h/a"], tmp_path, jobs=0)
 
 
 def test_an_exception_among_the_entries_comes_through(tmp_path: Path) -> None:

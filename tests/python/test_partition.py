@@ -50,3 +50,20 @@ def test_the_largest_is_alone() -> None:
 def test_refused(n: int, by: str) -> None:
     with pytest.raises(ValueError, match=r"n=|by="):
         bulkspider.partition([], n, by)
+
+
+@pytest.mark.parametrize(
+    ("entries", "error", "told"),
+    [
+        (None, TypeError, "not NoneType"),
+        ("list.txt", TypeError, "not str"),
+        ({"url": "http://h/a"}, TypeError, "one dict"),
+        ([5], TypeError, "entry 1: a dict, a pair"),
+        ([{"name": "a"}], ValueError, "entry 1 has no url"),
+        ([{"url": "http://h/a", "size": "much"}], ValueError, "entry 1: size='much' is no number"),
+    ],
+)
+def test_what_is_no_list_of_entries_is_refused(entries: Any, error: type[Exception], told: str) -> None:
+    by = "size" if "size" in told else "host"
+    with pytest.raises(error, match=told):
+        bulkspider.partition(entries, 2, by)

@@ -14,6 +14,7 @@ from support.crawl import Bulk, kill, sha256
 from support.faults import close_delimited, status
 from support.faulty import FaultyOrigin, good, make_body
 from support.ondisk import wait_for
+from support.project import stat
 from support.shell import Shell
 
 BODY = make_body()
@@ -39,6 +40,14 @@ def told(bulk: Bulk) -> tuple[int, int, dict[str, int], int]:
     said = Shell(bulk.folder).bulk(str(bulk.list), "-o", str(bulk.output), "--status", "--json")
     found = json.loads(said.out)
     return said.status, found["done"], found["failed_by_code"], found["bytes_on_disk"]
+
+
+def told_of_handed_on(bulk: Bulk) -> tuple[int, str]:
+    """How many are handed on as `--status` says it to programs, and its first line for people, without the list."""
+    shell = Shell(bulk.folder)
+    found = json.loads(shell.bulk(str(bulk.list), "-o", str(bulk.output), "--status", "--json").out)
+    said = shell.bulk(str(bulk.list), "-o", str(bulk.output), "--status").out
+    return found["handed_on"], said.splitlines()[0].partition(": ")[2]
 
 
 def test_fields_are_one_word_each_and_no_shell_sees_them(bulk: Bulk) -> None:
@@ -104,9 +113,13 @@ def test_what_was_moved_is_not_fetched_again_and_verify_counts_it(bulk: Bulk) ->
         # Also without the command, and by the list's other hashes as far as they are known.
         ended = bulk.run()
         assert [(row["status"], row["already"]) for row in ended.rows] == [("complete", True)] * 2
-        ended = bulk.run("-a", "verify=1")
+        ended = bulk.run("-a", "verify=1", "-s", "LOG_LEVEL=INFO", "-s", "STATS_DUMP=True")
         assert ended.status == 0
         assert (ended.row("a")["status"], ended.row("a")["flags"]) == ("complete", ["handed-on"])
+        # It was not read, so it is counted as what it is, for people and for programs.
+        assert "2 entries: 1 complete, 1 handed on\n" in ended.log
+        assert [stat(ended.log, f"bulk/files/{each}") for each in ("complete", "handed-on")] == [1, 1]
+        assert told_of_handed_on(bulk) == (1, "2 entries: 2 done (1 handed on), 0 left")
         assert len(origin.requests) == 2
         # Another size in the list is another file.
         bulk.write_list([f"a {origin.url('a.bin')} size={len(BODY) + 1}"])
