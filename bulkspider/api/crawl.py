@@ -164,7 +164,8 @@ def crawl(head: dict[str, Any], messages: Messages, pipe: BinaryIO) -> int:
     from bulkspider import settings as ours
     from bulkspider.commands.startup import calm, run_prepared
     from bulkspider.entries.redaction import guard_logs
-    from bulkspider.spiders.arguments import Given, prepare
+    from bulkspider.spiders.arguments.prepare import prepare
+    from bulkspider.spiders.arguments.reading import Given
 
     settings = Settings()
     settings.setdict({name: getattr(ours, name) for name in dir(ours) if name.isupper()}, "command")

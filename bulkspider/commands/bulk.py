@@ -28,7 +28,7 @@ from bulkspider.commands.words.foreign import advice
 from bulkspider.options import nearest, parse_rate, parse_size
 
 if TYPE_CHECKING:
-    from bulkspider.spiders.arguments import Given
+    from bulkspider.spiders.arguments.reading import Given
 
 DESCRIPTION = """\
 Downloads every file of a list, many at a time, and gives each its name only
@@ -246,7 +246,7 @@ class Command(BaseRunSpiderCommand):
     def _read(self, args: list[str], opts: argparse.Namespace) -> tuple[dict[str, str], Given]:
         """The spider's arguments, and what only this command can say. Raises UsageError."""
         from bulkspider.lists.formats.lines import is_url
-        from bulkspider.spiders.arguments import Given
+        from bulkspider.spiders.arguments.reading import Given
 
         # What follows `--` is no option, whatever it looks like.
         options = args[: args.index("--")] if "--" in args else args

@@ -126,7 +126,7 @@ class Command(ScrapyCommand):
     def _push(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
         from bulkspider.lists.source import check_list
         from bulkspider.queue.job import DEFAULT_CAP
-        from bulkspider.spiders.arguments import list_options
+        from bulkspider.spiders.arguments.reading import list_options
         from bulkspider.sums.checksums import sums_file
 
         if len(args) != 1:

@@ -29,8 +29,9 @@ from bulkspider.options import human
 from bulkspider.run.download import Download
 from bulkspider.run.origins import Origins
 from bulkspider.run.run import Run
-from bulkspider.spiders.arguments import Prepared, introduce
-from bulkspider.spiders.bulk import BulkSpider, leave_out_idle
+from bulkspider.spiders.adjust import introduce, leave_out_idle
+from bulkspider.spiders.arguments.prepare import Prepared
+from bulkspider.spiders.bulk import BulkSpider
 from bulkspider.spiders.door import SpiderDoor
 from bulkspider.spiders.listjob import ListJob
 

@@ -27,7 +27,9 @@ from bulkspider.lists.copy import shown
 from bulkspider.lists.source import ListSource
 from bulkspider.pumps.descriptors import transfers_at_once
 from bulkspider.run.run import Run
-from bulkspider.spiders.arguments import Claim, Given, Prepared, Trial, introduce, prepare
+from bulkspider.spiders.adjust import introduce
+from bulkspider.spiders.arguments.prepare import Claim, Prepared, Trial, prepare
+from bulkspider.spiders.arguments.reading import Given
 from bulkspider.text import visible, visible_lines
 
 if TYPE_CHECKING:

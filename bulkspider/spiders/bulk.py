@@ -12,26 +12,22 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from scrapy import Spider, signals
-from scrapy.downloadermiddlewares.offsite import OffsiteMiddleware
 from scrapy.settings import BaseSettings
-from scrapy.spidermiddlewares.depth import DepthMiddleware
-from scrapy.spidermiddlewares.start import StartSpiderMiddleware
 from scrapy.utils.defer import maybe_deferred_to_future
-from scrapy.utils.misc import load_object
 
-from bulkspider.components.pipeline import BulkPipeline
 from bulkspider.entries.redaction import guard_logs
 from bulkspider.errors import BulkError, UsageError
 from bulkspider.items import BulkItem
 from bulkspider.run.run import Run
-from bulkspider.spiders.arguments import Prepared, introduce, own_arguments, prepare, prepare_given
+from bulkspider.spiders.adjust import has_pipelines, introduce, leave_out_idle, set_components, set_values
+from bulkspider.spiders.arguments.prepare import Prepared, prepare, prepare_given
+from bulkspider.spiders.arguments.subclass import own_arguments
 from bulkspider.spiders.door import SpiderDoor
 from bulkspider.spiders.given import GivenEntries
 from bulkspider.spiders.listjob import ListJob
 from bulkspider.spiders.passed import PassedItems
 from bulkspider.spiders.rows import Rows
 from bulkspider.wire import has_items, is_closing
-from bulkspider.wire.compat import META_COPY_DETECTION
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -45,25 +41,6 @@ logger = logging.getLogger(__name__)
 ITEMS_SECONDS = 0.02
 # With one of these arguments the entries come from there.
 OF_A_LIST_OR_QUEUE = {"list", "queue"}
-# These have nothing to do: what they set is set in our one kind of Request, no callback yields another, and this spider
-# has no allowed_domains. Each costs a tiny file several steps. The user's own setting for one of them stands.
-IDLE_MIDDLEWARES: dict[str, list[type]] = {
-    "SPIDER_MIDDLEWARES": [StartSpiderMiddleware, DepthMiddleware, *META_COPY_DETECTION],
-    "DOWNLOADER_MIDDLEWARES": [OffsiteMiddleware],
-}
-# By path: they are imported where there is a feed.
-EXPORTERS = {
-    "csv": "bulkspider.components.exporters.CsvRows",
-    "json": "bulkspider.components.exporters.JsonRows",
-    **dict.fromkeys(("jsonlines", "jsonl", "jl"), "bulkspider.components.exporters.JsonLinesRows"),
-}
-
-
-def leave_out_idle(settings: BaseSettings) -> None:
-    """Switches the idle middlewares off. Not in update_settings: Scrapy merges the user's own values over that."""
-    for setting, middlewares in IDLE_MIDDLEWARES.items():
-        for middleware in middlewares:
-            settings.setdefault_in_component_priority_dict(setting, middleware, None)
 
 
 class BulkSpider(Spider):
@@ -77,17 +54,7 @@ class BulkSpider(Spider):
     def update_settings(cls, settings: BaseSettings) -> None:
         """What only this spider needs; a user's own value always stands."""
         super().update_settings(settings)
-        for key, value in {
-            # Presigned URLs are longer than 2,083 bytes, and would vanish with one INFO line.
-            "URLLENGTH_LIMIT": 0,
-            # Scrapy starts this many tasks for every response, and ours gives one item.
-            "CONCURRENT_ITEMS": 1,
-        }.items():
-            if settings.getpriority(key) == 0:
-                settings.set(key, value, "spider")
-        if settings.getpriority("SCHEDULER_PRIORITY_QUEUE") == 0 and not settings["JOBDIR"]:
-            # Fairness between origins is our own, and gives Scrapy no more than it may begin at once.
-            settings.set("SCHEDULER_PRIORITY_QUEUE", "scrapy.pqueues.ScrapyPriorityQueue", "spider")
+        set_values(settings)
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
@@ -105,14 +72,9 @@ class BulkSpider(Spider):
                 raise
         entries = kwargs.pop("entries", None)
         introduce(crawler.settings, kwargs.get("contact"))
-        # Not in update_settings: Scrapy merges the user's own values over that once more.
-        crawler.settings.setdefault_in_component_priority_dict("ITEM_PIPELINES", BulkPipeline, 100)
+        set_components(crawler.settings)
         if cls is BulkSpider:
             leave_out_idle(crawler.settings)
-        exporters: Any = crawler.settings["FEED_EXPORTERS"]
-        for feed_format, exporter in EXPORTERS.items():
-            if feed_format not in exporters:
-                exporters.set(feed_format, exporter, "spider")
         if prepared.needs_sha256:
             crawler.settings.set("BULK_DIGEST", "sha256", "cmdline")
         job = ListJob(prepared)
@@ -158,7 +120,7 @@ class BulkSpider(Spider):
         parse = self.parse_file if type(self).parse_file is not BulkSpider.parse_file else None
         rows_for = run.options.items
         all_rows = rows_for == "all" if rows_for else bool(self.settings.getdict("FEEDS")) or job.report is not None
-        run.owes_items = parse is not None or self._bulk_has_pipelines()
+        run.owes_items = parse is not None or has_pipelines(self.settings)
         rows = Rows(run, job.folder, PassedItems(run, job.folder, parse), wanted=all_rows or job.every_row)
         door = self._bulk_door = SpiderDoor(
             run, job.folder, rows, callback=self.bulk_answered, errback=self.bulk_failed
@@ -168,11 +130,6 @@ class BulkSpider(Spider):
                 yield ready
         while has_items(self.crawler) and not is_closing(self.crawler):
             await maybe_deferred_to_future(run.wakeup.wait(ITEMS_SECONDS))
-
-    def _bulk_has_pipelines(self) -> bool:
-        """Other item pipelines than ours are to see the items."""
-        pipelines = self.settings.getwithbase("ITEM_PIPELINES").items()
-        return any(order is not None and load_object(each) is not BulkPipeline for each, order in pipelines)
 
     def bulk_answered(self, response: Response) -> Iterator[BulkItem]:
         """Callback of every Request of an entry."""

@@ -36,7 +36,7 @@ from bulkspider.options import human
 from bulkspider.pumps.descriptors import commits_at_once, transfers_at_once
 from bulkspider.run.download import Download
 from bulkspider.run.run import Run
-from bulkspider.spiders.arguments import Prepared
+from bulkspider.spiders.arguments.prepare import Prepared
 from bulkspider.spiders.door import SpiderDoor
 from bulkspider.spiders.rows import Rows
 from bulkspider.text import visible

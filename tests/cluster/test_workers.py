@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bulkspider.errors import UsageError
-from bulkspider.spiders.arguments import prepare
+from bulkspider.spiders.arguments.prepare import prepare
 from support.faults import busy, first, status
 from support.faulty import FaultyOrigin, good, make_body
 from support.holding import Holds

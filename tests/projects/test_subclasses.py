@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkspider.spiders.arguments import own_arguments
+from bulkspider.spiders.arguments.subclass import own_arguments
 from bulkspider.spiders.bulk import BulkSpider
 from support.crawl import QUICK
 from support.faults import status

@@ -18,7 +18,7 @@ from bulkspider.components import meta
 from bulkspider.items import RESULT_KEYS, BulkItem
 from bulkspider.options import Options
 from bulkspider.run.outcomes import STATUSES
-from bulkspider.spiders.arguments import ARGUMENTS
+from bulkspider.spiders.arguments.reading import ARGUMENTS
 from support.readme import PAGES, README, ROOT, section, table
 
 # Options without a value, and values for those that take only certain ones.

@@ -24,7 +24,7 @@ from bulkspider import errors
 from bulkspider.disk.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.errors import HTTP, TABLE, BulkError, Kind, UsageError, cure, disk_error, look_up
-from bulkspider.spiders.arguments import prepare
+from bulkspider.spiders.arguments.prepare import prepare
 from bulkspider.wire import map_error
 from support.crawl import Bulk
 from support.faults import etag_per_request, redirect_to, status

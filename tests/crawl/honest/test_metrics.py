@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bulkspider.errors import UsageError
 from bulkspider.reporting.metrics import families
-from bulkspider.spiders.arguments import prepare
+from bulkspider.spiders.arguments.prepare import prepare
 from support.crawl import Bulk
 from support.faulty import FaultyOrigin, good, make_body, not_found
 from support.holding import Holds

@@ -13,7 +13,7 @@ import pytest
 
 from bulkspider.errors import UsageError
 from bulkspider.failures import Failed, Journal, load_failures, load_failures_since
-from bulkspider.spiders.arguments import Claim, prepare
+from bulkspider.spiders.arguments.prepare import Claim, prepare
 from bulkspider.status.look import Status
 from support.faults import in_turn, status, trickle
 from support.faulty import FaultyOrigin, good, make_body

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bulkspider.errors import UsageError
-from bulkspider.spiders.arguments import Claim, Trial, prepare
+from bulkspider.spiders.arguments.prepare import Claim, Trial, prepare
 from support.crawl import QUICK
 from support.faults import busy, in_turn, needs_header, redirect_to, silent, status, when
 from support.faulty import FaultyOrigin, good, make_body

@@ -155,7 +155,7 @@ MISBEHAVIOURS: dict[str, tuple[Behaviour, int, int]] = {
     "the total is another one": (in_turn(throttled(), throttled(edit=total_is_other), good), 12, 8),
     "wrong Content-Range": (in_turn(*[throttled()] * 2, *[throttled(edit=starts_late)] * 4, good), 20, 8),
     "ranges are ignored in silence": (whole_as_200, 3, 1),
-    "503 on every further connection": (further(busy(503, None, None)), 9, 1),
+    "503 on every further connection": (further(busy(503, None, None)), 12, 1),
     "429 with Retry-After on the third": (in_turn(throttled(), throttled(), busy(429, 1, 1), throttled()), 12, 8),
     "403 on every further connection": (further(status(403)), 12, 1),
 }

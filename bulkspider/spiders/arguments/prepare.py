@@ -1,0 +1,267 @@
+"""From arguments to entries that are checked and a folder that is locked.
+
+A `Claim` reads arguments and settings and locks the output folder, and then checks the whole list; between the two
+there may be a walk that makes it. Commands do so before the reactor starts, so that a mistake ends with one clear
+sentence; in a foreign project the spider does it itself (`prepare`). A `Trial` is the same for a dry run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bulkspider.disk.folder import Folder, UntouchedFolder
+from bulkspider.entries.urls import redact
+from bulkspider.errors import UsageError
+from bulkspider.handover.handing import Then
+from bulkspider.handover.manifests import Bag, Form, prepare_folder
+from bulkspider.lists.source import Source
+from bulkspider.options import Options
+from bulkspider.spiders.arguments.reading import (
+    OF_A_LIST,
+    Given,
+    read_manifest,
+    read_options,
+    read_output,
+    read_report,
+    read_sums,
+    read_then,
+    read_wanted,
+)
+from bulkspider.sums.checksums import Sums, SumsFile
+from bulkspider.walk.record import Record, Walked
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Entries and a locked folder (for a dry run: an untouched one). list_path: the list, "" with a queue.
+    remote_sums: a checksum file that is to be fetched first. report: the page to write, an absolute path. writer: as
+    whom the run writes in a folder that it shares, None when it has it to itself. walked: what the list was made from,
+    None when the user gave one. every_row: as in Given. manifest: to be kept of the folder, None for none. then: what
+    every proven file is handed to.
+    """
+
+    folder: Folder
+    source: Source
+    list_path: str
+    sums: Sums | None = None
+    remote_sums: SumsFile | None = None
+    verify: bool = False
+    report: str | None = None
+    writer: str | None = None
+    walked: Walked | None = None
+    every_row: bool = False
+    manifest: Form | None = None
+    then: Then | None = None
+
+    @property
+    def needs_sha256(self) -> bool:
+        """Every file is to be hashed."""
+        return self.manifest is not None or (self.then is not None and self.then.template.needs_sha256)
+
+
+class Claim:
+    """The output folder, locked, and a list that is on its way into it. `prepare` or `give_up` ends it.
+
+    plan: of the walk that makes the list first; None when there is one. whole: of such a walk no page may be missing.
+    """
+
+    def __init__(
+        self,
+        arguments: Mapping[str, str],
+        settings: Mapping[str, Any],
+        given: Given = Given(),
+        own: tuple[str, ...] = (),
+    ) -> None:
+        """Raises UsageError, ListError or DiskError, each of which says what to do; nothing is left open then. own:
+        arguments of a subclass of the spider."""
+        wanted = self._wanted = read_wanted(arguments, settings, given, own)
+        self.plan = wanted.plan
+        self.whole = wanted.bad_lines == "stop"
+        self._every_row = given.every_row
+        self._alone = wanted.shard is None and not given.shares
+        self._writer: str | None = None
+        self._made = _missing(wanted.root)
+        self._folder = Folder(wanted.root)
+        try:
+            if wanted.shard is not None:
+                self._writer = wanted.shard.writer
+                self._folder.lock_shard(self._writer)
+            elif given.shares:
+                self._writer = self._folder.lock_as_one_of_many("fetch")
+            else:
+                self._folder.lock(exclusive=True)
+        except BaseException:
+            self.give_up()
+            raise
+
+    def record(self) -> Record:
+        """What a walk writes its list with."""
+        return Record(self._folder.private_fd, str(self._folder.private))
+
+    def prepare(self, walked: Walked | None = None) -> Prepared:
+        """Checks the list, or what a walk has made. Raises as the constructor does."""
+        wanted, folder = self._wanted, self._folder
+        path = wanted.list_path if walked is None else walked.list_path
+        try:
+            source = wanted.check(path, folder.private_fd, self._writer)
+            if wanted.manifest is not None:
+                prepare_folder(wanted.manifest, folder)
+        except BaseException:
+            self.give_up()
+            raise
+        return Prepared(
+            folder,
+            source,
+            path,
+            wanted.sums,
+            wanted.remote_sums,
+            verify=wanted.verify,
+            report=wanted.report,
+            writer=self._writer,
+            walked=walked,
+            every_row=self._every_row,
+            manifest=wanted.manifest,
+            then=wanted.then,
+        )
+
+    def give_up(self) -> None:
+        """Nothing is begun: a bad list leaves no trace."""
+        self._folder.close()
+        # Beside a run that shares the folder, others may have begun already.
+        if self._made and self._alone:
+            shutil.rmtree(self._folder.private, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                for path in self._made:
+                    os.rmdir(path)
+
+
+class Trial:
+    """The same for a dry run, which neither makes nor locks anything: the list's copy lives on without a name."""
+
+    def __init__(self, arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given()) -> None:
+        """Raises UsageError or ListError."""
+        if "queue" in arguments or "job" in arguments:
+            raise UsageError("a dry run is for lists; `scrapy bulkqueue status` shows a queue")
+        wanted = self._wanted = read_wanted(arguments, settings, given)
+        if wanted.verify:
+            raise UsageError("a dry run asks the servers, verify asks nobody; choose one of the two")
+        self.plan = wanted.plan
+        self.whole = wanted.bad_lines == "stop"
+        self._folder = tempfile.TemporaryDirectory(prefix="bulkspider.")
+        self._fd = os.open(self._folder.name, os.O_RDONLY | os.O_DIRECTORY)
+
+    def record(self) -> Record:
+        return Record(self._fd, self._folder.name)
+
+    def prepare(self, walked: Walked | None = None) -> Prepared:
+        wanted = self._wanted
+        path = wanted.list_path if walked is None else walked.list_path
+        try:
+            source = wanted.check(path, self._fd, None)
+        finally:
+            self.give_up()
+        folder = UntouchedFolder(wanted.root)
+        if wanted.then is not None:
+            folder.stage_max = wanted.then.stage_max
+        return Prepared(folder, source, wanted.list_path, wanted.sums, wanted.remote_sums, walked=walked)
+
+    def give_up(self) -> None:
+        os.close(self._fd)
+        self._folder.cleanup()
+
+
+def prepare_given(
+    source: Source, arguments: Mapping[str, str], settings: Mapping[str, Any], *, own: tuple[str, ...], folder: str
+) -> Prepared:
+    """For entries that a program gives: `source`. folder: where their files go unless `output` says otherwise. Raises
+    UsageError or DiskError, and nothing is left open then."""
+    read_options(arguments, settings, own)
+    if of_a_list := [name for name in (*OF_A_LIST, "queue", "job") if name in arguments]:
+        raise UsageError(f"argument {of_a_list[0]}: of a list or a queue, and the entries come from entries=")
+    report = read_report(arguments.get("report"))
+    sums, sums_url = read_sums(arguments)
+    output = Folder(read_output(arguments) or os.path.join("output", folder))
+    try:
+        output.lock(exclusive=True)
+    except BaseException:
+        output.close()
+        raise
+    return Prepared(output, source, "", sums, sums_url, report=report)
+
+
+def prepare(
+    arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given(), *, own: tuple[str, ...] = ()
+) -> Prepared:
+    """For a crawl that cannot be preceded by a walk. Raises as `Claim` does. own: arguments of a subclass of the
+    spider, which are its own business."""
+    if "queue" in arguments or "job" in arguments:
+        return _prepare_worker(arguments, read_options(arguments, settings, own), given)
+    if arguments.get("status", "0") != "0":
+        raise UsageError("argument status: only `scrapy bulk LIST --status` can tell it")
+    if arguments.get("recurse", "0") != "0" and arguments.get("verify", "0") == "0":
+        raise UsageError("argument recurse: only `scrapy bulk URL --recurse` can walk an index before it fetches")
+    return Claim(arguments, settings, given, own).prepare()
+
+
+def _prepare_worker(arguments: Mapping[str, str], options: Options, given: Given) -> Prepared:
+    """Asks Redis first: a worker of a job that nobody has pushed would end at once, as if all were done."""
+    # Imported late: lists, and every other command of Scrapy, start sooner.
+    from bulkspider.hosts.outage import STRANGER_PATIENCE_SECONDS
+    from bulkspider.queue.address import VARIABLE, check_address, find_address
+    from bulkspider.queue.job import Job
+    from bulkspider.queue.worker import RedisQueue
+
+    url, name = find_address(arguments.get("queue")), arguments.get("job")
+    if not url:
+        raise UsageError(f"job={name}: on which Redis? Say queue=redis://HOST/0, or set {VARIABLE} in the environment")
+    if not name:
+        raise UsageError(f"queue={redact(url)}: which job on it? Say job=NAME")
+    check_address(url, name)
+    if of_a_list := ["the URLs"] * bool(given.urls) + [f"argument {n}" for n in OF_A_LIST if n in arguments]:
+        raise UsageError(
+            f"{of_a_list[0]}: of a list, and the entries come from a queue; lists go to `scrapy bulkqueue push`"
+        )
+    output = read_output(arguments)
+    report = read_report(arguments.get("report"))
+    sums, remote_sums = read_sums(arguments)
+    manifest = read_manifest(arguments, options)
+    if isinstance(manifest, Bag):
+        raise UsageError("argument manifest=bagit: what a bag holds is known before; it is for lists, not for a queue")
+    then = read_then(arguments, options)
+    with Job(url, name) as job:
+        left = job.wait_until_there(logger.warning)
+    queue = RedisQueue(
+        *(url, name),
+        entries=left,
+        lease=options.lease,
+        delay=options.retry_delay_max,
+        patience=options.origin_patience,
+        stranger_patience=STRANGER_PATIENCE_SECONDS,
+    )
+    folder = Folder(output or os.path.join("output", name))
+    try:
+        folder.lock(exclusive=False)
+    except BaseException:
+        folder.close()
+        raise
+    return Prepared(
+        *(folder, queue, "", sums, remote_sums), report=report, writer=queue.worker, manifest=manifest, then=then
+    )
+
+
+def _missing(root: str) -> list[str]:
+    """The folders that must be made for `root`, the innermost first."""
+    path, missing = os.path.abspath(root), []
+    while not os.path.lexists(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    return missing
