@@ -22,6 +22,7 @@ from bulkspider.components.identity import (
     check_request,
     first_of,
     identify,
+    is_another_request,
     is_redirected,
     is_told,
     keys_of_others,
@@ -121,6 +122,9 @@ class BulkDownloadHandler:
         transfer = kind(self._run, attempt.download, request, attempt.range)
         try:
             refuse_downgrade(request)
+            if is_another_request(request, entry.asked):
+                what = f"a middleware has made another request of it: {request.method} {redact(request.url)}"
+                raise AttemptError(what, code="middleware")
             outcome = await transfer.perform()
         except AttemptError as error:
             outcome = Outcome(error=error)
@@ -148,7 +152,7 @@ class BulkDownloadHandler:
     async def _batch(self, request: Request, attempts: list[Attempt], *, complete: bool) -> Response:
         """Several small files by one request; those that get no outcome are asked for alone."""
         downloads = [attempt.download for attempt in attempts]
-        if complete and Batch.is_possible(self._run, downloads, request):
+        if complete and not is_another_request(request, None) and Batch.is_possible(self._run, downloads, request):
             for attempt, outcome in zip(attempts, await Batch(self._run, downloads, request).perform(), strict=True):
                 attempt.outcome = outcome
         else:

@@ -9,7 +9,7 @@ both cases, so a note of ours in `meta["bulk"]` tells them apart; plain data, as
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bulkspider.components.meta import NOTE, RESULT, result_of
@@ -21,8 +21,17 @@ from bulkspider.items import FINISHED, BulkItem
 if TYPE_CHECKING:
     from scrapy import Request
 
-# scrapy-playwright, scrapy-impersonate, scrapy-zyte-api and scrapy-splash go by these.
-OTHERS = ("playwright", "impersonate", "zyte_api", "zyte_api_automap", "splash")
+# scrapy-playwright, scrapy-impersonate, scrapy-zyte-api and scrapy-splash go by these keys, if they are there with such
+# values. An empty dict is a wish without parameters.
+OTHERS: dict[str, Callable[[Any], bool]] = {
+    "playwright": bool,
+    "impersonate": bool,
+    "zyte_api": lambda value: bool(value) or value == {},
+    "zyte_api_automap": lambda value: value is not False,
+    "splash": lambda value: True,
+}
+# With this setting of scrapy-zyte-api all requests but those with `zyte_api_automap` = False are loaded by it.
+ALL_BY_ANOTHER = "ZYTE_API_TRANSPARENT_MODE"
 # What Scrapy's redirect middleware keeps in meta.
 REDIRECTS = ("redirect_urls", "redirect_reasons", "redirect_times")
 
@@ -118,4 +127,28 @@ def check_request(request: Request) -> None:
 
 def keys_of_others(request: Request) -> list[str]:
     """The keys of its meta by which other download handlers are asked for."""
-    return [key for key in OTHERS if request.meta.get(key)]
+    return [key for key, asks in OTHERS.items() if key in request.meta and asks(request.meta[key])]
+
+
+def go_directly(request: Request) -> bool:
+    """In a project that has another program load everything, the file comes from its host. False: somebody said so."""
+    if request.meta.get("zyte_api_automap") is False:
+        return False
+    request.meta["zyte_api_automap"] = False
+    if is_bare(request):
+        request.meta["bulk"][NOTE]["direct"] = True
+    return True
+
+
+def forget_direct(request: Request) -> None:
+    """Its meta may be given to a request for a page, which goes as all pages go."""
+    if request.meta["bulk"].get(NOTE, {}).pop("direct", False):
+        request.meta.pop("zyte_api_automap", None)
+
+
+def is_another_request(request: Request, asked: str | None) -> bool:
+    """A middleware has made a POST, or the like, of the GET for a file: sent, it would bring the answer to that.
+
+    asked: of its entry (`asked_of`).
+    """
+    return asked is None and asked_of(request) is not None

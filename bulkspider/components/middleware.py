@@ -10,6 +10,7 @@ back into its queue. Other requests, and those of the spider and of BulkFilesPip
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
@@ -17,7 +18,17 @@ from urllib.parse import urlsplit
 from scrapy import Request, signals
 from scrapy.exceptions import NotSupported
 
-from bulkspider.components.identity import check_request, choose_slot, identify, is_bare, is_told, tell
+from bulkspider.components.identity import (
+    ALL_BY_ANOTHER,
+    check_request,
+    choose_slot,
+    forget_direct,
+    go_directly,
+    identify,
+    is_bare,
+    is_told,
+    tell,
+)
 from bulkspider.components.meta import NOTE, RESULT
 from bulkspider.dispatch.places import Limits
 from bulkspider.entries.entry import EntryError, redact
@@ -34,6 +45,8 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from typing_extensions import Self
 
+logger = logging.getLogger(__name__)
+
 # Items between the spider and BulkFilesPipeline; Scrapy has far fewer in hand.
 MOST_ITEMS = 10_000
 # Codes of requests that never were an entry.
@@ -48,6 +61,8 @@ class BulkMiddleware:
         self._has_queue = bool(crawler.settings["JOBDIR"])
         self._put_back: set[Request] = set()
         self._obeys_robots = crawler.settings.getbool("ROBOTSTXT_OBEY")
+        self._all_by_another = crawler.settings.getbool(ALL_BY_ANOTHER)
+        self._said_direct = False
         # Requests would wait in Scrapy's downloader for ever.
         self._obstacle: UsageError | None = None
         try:
@@ -82,16 +97,28 @@ class BulkMiddleware:
                 check_request(request)
             except EntryError as error:
                 raise NotSupported(f'meta["bulk"]: {error}') from error
+        if self._all_by_another and go_directly(request):
+            self._say_direct()
         # Neither answered from there, nor stored there without its body.
         request.meta["dont_cache"] = True
         if self._obeys_robots and self._run is not None and request.meta.get("redirect_urls"):
             self._run.fallback.note_redirect(request)
+
+    def _say_direct(self) -> None:
+        if not self._said_direct:
+            self._said_direct = True
+            logger.warning(
+                "%s does not hold for files: their hosts are asked directly, from this machine's address. To say that "
+                'this is meant: meta["zyte_api_automap"] = False',
+                ALL_BY_ANOTHER,
+            )
 
     def _refuse(self, error: BulkError) -> NoReturn:
         raise NotSupported(f'meta["bulk"]: {error}') from error
 
     def process_response(self, request: Request, response: Response) -> Response:
         if is_bare(request):
+            forget_direct(request)
             self._tell_unseen(request, None)
             self._count_failure(request)
             if response.request is not None and response.request is not request:
@@ -102,6 +129,7 @@ class BulkMiddleware:
     def process_exception(self, request: Request, exception: Exception) -> Request | None:
         if not is_bare(request):
             return None
+        forget_direct(request)
         self._tell_unseen(request, exception)
         status = self._count_failure(request)
         if status != "interrupted" or not self._has_queue or request in self._put_back:

@@ -44,10 +44,13 @@ def test_the_list_of_spiders_and_the_shell_know_bulk(project: Project) -> None:
 
 OTHERS = """
     async def start(self):
-        for key in ("playwright", "impersonate", "zyte_api", "zyte_api_automap"):
-            meta = {"bulk": {"path": key}, key: {"browserHtml": True} if key == "zyte_api" else True}
-            yield scrapy.Request(f"{self.site}/{key}", meta=meta, callback=self.got, errback=self.got)
-        meta = {"bulk": {"path": "good.bin"}, "playwright": False, "zyte_api_automap": False}
+        asks = [("playwright", True), ("impersonate", "chrome"), ("zyte_api", {"browserHtml": True}), ("zyte_api_automap", True)]
+        # What asks for nothing in particular asks all the same, where the program that is asked takes it so.
+        asks += [("zyte_api", {}), ("zyte_api_automap", {}), ("splash", {}), ("splash", {"args": {"wait": 1}})]
+        for number, (key, value) in enumerate(asks):
+            meta = {"bulk": {"path": f"{number}-{key}"}, key: value}
+            yield scrapy.Request(f"{self.site}/{number}", meta=meta, callback=self.got, errback=self.got)
+        meta = {"bulk": {"path": "good.bin"}, "playwright": False, "impersonate": "", "zyte_api": False, "zyte_api_automap": False}
         yield scrapy.Request(f"{self.site}/good.bin", meta=meta, callback=self.got, errback=self.got)
         yield scrapy.Request("data:,page", callback=self.files)
 
@@ -75,6 +78,14 @@ class Chrome:
     def process_request(self, request):
         if "entry" in request.meta.get("bulk", ()):
             request.meta["impersonate"] = "chrome"
+
+
+class Splash:
+    # As scrapy-splash does where its key is, of all requests.
+    def process_request(self, request):
+        if request.method == "GET":
+            meta = {**request.meta, "splash": {}}
+            return request.replace(url=request.url + "/render", method="POST", body=b"{}", meta=meta)
 """
 
 
@@ -87,11 +98,12 @@ def test_other_handlers_keys_beside_ours_are_refused_and_said(project: Project) 
         told = {item["path"]: item for item in items if "path" in item}
         assert "good.bin" in told, project.log
         assert told.pop("good.bin")["status"] == "complete"
-        assert len(told) == 4
-        for key, item in told.items():
+        assert len(told) == 8
+        for path, item in told.items():
+            key = path.partition("-")[2]
             assert item["status"] == "failed"
             assert f'meta["{key}"] asks another program to load it' in item["error"]
-        assert [item["files"] for item in items] == [[]] * 6
+        assert [item["files"] for item in items] == [[]] * 10
         assert 'meta["impersonate"] asks another program' in project.log
         assert [request.path for request in origin.requests] == ["/good.bin"]
 
@@ -103,6 +115,66 @@ def test_other_handlers_keys_beside_ours_are_refused_and_said(project: Project) 
         )
         assert said.count('meta["impersonate"] of a middleware changes nothing for the files of a list') == 1
         assert (project.folder / "output" / "list" / "b.bin").read_bytes() == BODY
+
+
+def test_a_middleware_that_makes_another_request_of_it_brings_no_file(project: Project) -> None:
+    """Small files first: several are asked for by one request."""
+    (project.folder / "shop" / "pipelines.py").write_text(PIPELINE)
+    with FaultyOrigin(default=good, resource=BODY) as origin:
+        (project.folder / "list.txt").write_text(
+            f"name url\na.bin {origin.url('a.bin')} size=10\nb.bin {origin.url('b.bin')} size=10\n"
+        )
+        said = project.scrapy(
+            *("crawl", "bulk", "-a", "list=list.txt"), DOWNLOADER_MIDDLEWARES={"shop.pipelines.Splash": 500}
+        )
+        assert (
+            said.count(f"failed: a.bin: a middleware has made another request of it: POST {origin.url('a.bin')}/render")
+            == 1
+        )
+        assert said.count("[middleware]") == 4
+        assert origin.requests == []
+    assert not list((project.folder / "output" / "list").glob("*.bin"))
+
+
+ZYTE = """
+class Zyte:
+    # What scrapy-zyte-api goes by, after all of the project's own middlewares.
+    def process_request(self, request):
+        request.meta["told"] = request.meta.get("zyte_api_automap")
+"""
+
+
+def test_a_setting_that_sends_all_requests_to_another_program_is_said_not_to_hold(project: Project) -> None:
+    spider = """
+    async def start(self):
+        for name, more in (("a", {"zyte_api_automap": False}), *((name, {}) for name in self.names.split())):
+            yield scrapy.Request(f"{self.site}/{name}", meta={"bulk": {"path": name}, **more})
+
+    def parse(self, response):
+        status = response.meta["bulk"]["result"]["status"]
+        yield {"status": status, "said": response.meta["told"], "left": response.meta.get("zyte_api_automap")}
+        if self.names:
+            yield {"file_urls": [f"{self.site}/item.bin"]}
+    """
+    (project.folder / "shop" / "pipelines.py").write_text(ZYTE)
+    project.write_spider(spider)
+    with FaultyOrigin(default=good, resource=BODY) as origin:
+        for names, times in (("", 0), ("b c", 1)):
+            site = origin.url("").rstrip("/")
+            items = project.crawl(
+                *(site, "-a", f"names={names}"),
+                ZYTE_API_TRANSPARENT_MODE=True,
+                DOWNLOADER_MIDDLEWARES={"shop.pipelines.Zyte": 500},
+                ITEM_PIPELINES={"scrapy.pipelines.files.FilesPipeline": 1},
+                FILES_STORE="files",
+            )
+            told = [item for item in items if "status" in item]
+            assert {(item["status"], item["said"]) for item in told} == {("complete", False)}
+            # The meta may go on to a request for a page, which is loaded as all pages are.
+            assert sorted(item["left"] is None for item in told) == [False] + [True] * len(names.split())
+            assert {file["status"] for item in items for file in item["files"]} <= {"downloaded", "uptodate"}
+            assert len([item for item in items if item["files"]]) == (len(told) if names else 0)
+            assert project.log.count("ZYTE_API_TRANSPARENT_MODE does not hold for files") == times
 
 
 class Scrapyd:
