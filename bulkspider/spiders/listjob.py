@@ -185,6 +185,9 @@ class ListJob:
 
     def _warn_of_space(self) -> None:
         """Before the first byte: will what the list still needs fit (FAULTS 47)? Each file is asked at its own time."""
+        then = self._prepared.then
+        if self.verifying or (then is not None and then.stage_max):
+            return  # nothing is to come; or room is made as it goes on
         free = self.folder.free_space()
         if self.source.known_bytes > free:
             needed = self.source.known_bytes - self.folder.used_space()

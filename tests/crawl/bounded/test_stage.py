@@ -50,7 +50,7 @@ def test_a_list_larger_than_its_disk_survives_kills(stage: Bulk, pytestconfig: p
     files, kills = (60, 10) if pytestconfig.getoption("--long") else (16, 2)
     bodies = {f"{number}.bin": make_body(300 * KIB + number, f"stage {number}") for number in range(files)}
     with FaultyOrigin({path: (good, body) for path, body in bodies.items()}) as origin:
-        stage.write_list({path: origin.url(path) for path in bodies})
+        stage.write_list([f"{path} {origin.url(path)} size={len(body)}" for path, body in bodies.items()])
         killed = 0
         for turn in range(kills):
             goal = files * (turn + 1) // (kills + 1)
@@ -63,6 +63,10 @@ def test_a_list_larger_than_its_disk_survives_kills(stage: Bulk, pytestconfig: p
         ended = stage.run(*moves_away(stage), settings=SETTINGS)
         assert ended.status == 0, ended.log
         assert len(ended.rows) == files
+        verified = stage.run("-a", "verify=1")
+        assert f"{files} entries: {files} handed on" in verified.log
+        # That the disk is smaller than the list is what the command is for, and nothing more is to come.
+        assert "only" not in ended.log + verified.log
     names = handed(stage)
     assert set(names) == set(bodies)
     twice = len(names) - files
