@@ -107,6 +107,7 @@ class Dispatcher:
         """Entries that nothing proves, as far as there is room."""
         slice_ends = self._clock.now() + SLICE_SECONDS
         blocked: set[str] | None = None
+        places = self._slots.places
         try:
             while self._has_room and not self._listener.busy and not self._stopping:
                 if self._clock.now() > slice_ends:
@@ -115,6 +116,7 @@ class Dispatcher:
                     slice_ends, blocked = self._clock.now() + SLICE_SECONDS, None
                 if blocked is None:
                     blocked = self._slots.blocked(self._clock.now())
+                self._source.has_room(places.free, places.per_slot)
                 if (entry := self.take(blocked)) is not None:
                     if self._begin(entry):
                         blocked = None

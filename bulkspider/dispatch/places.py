@@ -83,13 +83,14 @@ def _number(name: str, value: object, *, least: int) -> int:
 
 
 class Places:
-    """total: places in all. Gives a place when the whole, the slot and the origin all have room."""
+    """total: places in all. per_slot: in one slot, unless more is known of it. Gives a place when the whole, the slot
+    and the origin all have room."""
 
     def __init__(self, origins: Origins, clock: Clock, limits: Limits) -> None:
         self.origins = origins
         self.clock = clock
         self.total = limits.total or NO_LIMIT
-        self._per_slot = limits.per_slot or NO_LIMIT
+        self.per_slot = limits.per_slot or NO_LIMIT
         self._limits = dict(limits.slots)
         self._named = limits.named
         self._used = 0
@@ -111,8 +112,8 @@ class Places:
     def _capped(self, slot: str) -> int:
         """By what its host is known to ask for, unless the user has said something of this slot."""
         profile = self.origins.profiles.of(slot.removeprefix(OF_FILES))
-        if slot in self._named or profile is None or not 0 < profile.connections < min(self._per_slot, self.total):
-            return self._per_slot
+        if slot in self._named or profile is None or not 0 < profile.connections < min(self.per_slot, self.total):
+            return self.per_slot
         logger.info(
             "%s: %s, as %s asks (%s); DOWNLOAD_SLOTS or BULK_HOSTS change that",
             *(slot.removeprefix(OF_FILES), profile, profile.name, profile.source or profile.file),

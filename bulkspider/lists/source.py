@@ -103,6 +103,9 @@ class Source:
         """Entries that this run has to give an outcome."""
         return self.entries
 
+    def has_room(self, places: int, per_host: int) -> None:
+        """So many entries could begin now, so many at most of one host."""
+
     def take(self, blocked: Collection[str] = ()) -> Entry | None:
         """The next entry whose origin is not in `blocked`, or None when there is none now."""
         raise NotImplementedError

@@ -14,15 +14,20 @@ from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
-from bulkspider.entries.entry import Entry, origin_of, redact, url_key
+from bulkspider.entries.entry import Entry, redact
 from bulkspider.errors import UsageError
 from bulkspider.queue.address import check_address, connect
-from bulkspider.queue.scripts import GROUP, JOBS, SCRIPTS, prefix
+from bulkspider.queue.rows import Row, Rows
+from bulkspider.queue.scripts import FORM, JOBS, SCRIPTS, prefix
 from bulkspider.queue.status import Status
 
 # Four at once is what most hosts bear without complaint; as CONCURRENT_REQUESTS_PER_DOMAIN in `settings.py`.
 DEFAULT_CAP = 4
-BATCH = 500
+# Entries of one script, which Redis runs in a few milliseconds; scripts that are sent together.
+BATCH = 250
+SENT_TOGETHER = 16
+# A look at a job that is at work is not of one moment where it has more hosts than that; then it is taken again.
+LOOKS = 3
 # A worker may be started beside its Redis.
 PATIENCE_SECONDS = 30.0
 
@@ -69,7 +74,9 @@ class Job:
     def require(self) -> None:
         """Raises UsageError when nothing was ever pushed to this job."""
         with self._asking():
-            if self._redis.exists(self._key("meta")):
+            if meta := self._redis.hgetall(self._key("meta")):
+                if int(meta.get("form", 1)) < FORM:
+                    self._upgrade()
                 return
             others = sorted(self._redis.smembers(JOBS))
         there = f" (jobs there: {', '.join(others)})" if others else ""
@@ -78,6 +85,15 @@ class Job:
             f"scrapy bulkqueue push LIST --queue {self.shown} --job {self.name}",
             code="no_job",
         )
+
+    def _upgrade(self) -> None:
+        """The job was pushed by an earlier version. Its workers find that their leases are lost, and let go."""
+        for origin in sorted(self._redis.smembers(self._key("hosts"))):
+            while self._run("upgrade", origin):
+                pass
+        while self._run("upgrade"):
+            pass
+        self._redis.hset(self._key("meta"), "form", FORM)
 
     def refuse_cluster(self) -> None:
         """Raises UsageError for a node of a Redis Cluster, where a job's scripts would not find all of its keys."""
@@ -98,31 +114,38 @@ class Job:
 
     # -- pushing ---------------------------------------------------------------------------------------------------
 
-    def push(self, entries: Iterable[Entry], cap: int = DEFAULT_CAP, title: str = "list") -> tuple[int, int]:
+    def push(
+        self, entries: Iterable[Entry], cap: int = DEFAULT_CAP, title: str = "list", priority: int = 0
+    ) -> tuple[int, int]:
         """Adds the entries that the job does not know yet, largest first. Returns how many were new, and how many
         were given. cap: at most so many at once from each host, unless the job has a number already. title: of the
-        list; a push that is broken off is marked by it until that list was pushed again. Raises UsageError when a name
-        is known with another URL; nothing is added then."""
-        rows = sorted(
-            ((entry.size or 0, _row(entry)) for entry in entries),
-            key=lambda sized: -sized[0],  # stable: the list's order among equals
-        )
-        with self._asking():
-            # The names alone first, so that a list that does not fit leaves nothing behind.
-            for batch in _batches(row for _, row in rows):
-                known = self._redis.hmget(self._key("known"), [name for _, name, _, _ in batch])
-                for (_, name, key, _), there in zip(batch, known, strict=True):
-                    if there is not None and there != key:
-                        raise UsageError(
-                            f"{name}: job {self.name} has another URL for this name; rename one of the two, or use "
-                            "another job"
-                        )
+        list; a push that is broken off is marked by it until that list was pushed again. priority: those of a higher
+        one are given first. Raises UsageError when a name is known with another URL; nothing is added then."""
+        with Rows(entries, priority) as rows, self._asking():
+            if self._redis.hlen(self._key("known")):
+                # First, so that a list that does not fit leaves nothing behind.
+                self._check(rows)
             self._redis.sadd(JOBS, self.name)
-            new = 0
-            for batch in _batches(row for _, row in rows):
-                new += self._run("push", cap, title, *(cell for row in batch for cell in row))
-            self._run("push", cap, title)
-        return new, len(rows)
+            batches = ([cell for row in batch for cell in row[:3]] for batch in _batches(rows.largest_first()))
+            new = sum(self._run_many("push", ([cap, title, priority, *cells] for cells in batches)))
+            self._run("push", cap, title, priority)
+            return new, len(rows)
+
+    def _check(self, rows: Rows) -> None:
+        batches: list[list[Row]] = []
+
+        def cells() -> Iterator[list[str]]:
+            for batch in _batches(rows):
+                batches.append(batch)
+                yield [cell for row in batch for cell in (row[1], row[3])]
+
+        for other in self._run_many("check", cells()):
+            batch = batches.pop(0)
+            if other is not None:
+                raise UsageError(
+                    f"{batch[other][1]}: job {self.name} has another URL for this name; rename one of the two, or use "
+                    "another job"
+                )
 
     def eviction(self) -> str | None:
         """The policy by which this Redis may throw keys away when its memory is full; None if it throws none away."""
@@ -132,62 +155,81 @@ class Job:
     # -- looking and steering --------------------------------------------------------------------------------------
 
     def status(self) -> Status:
+        """How far it is. Where it has many hosts they are asked some at a time, so that Redis serves others meanwhile;
+        entries that were on their way between two questions are not taken for lost ones."""
+        looks = (self._look() for _ in range(LOOKS))
+        best = next(looks)
+        for look in looks:
+            if not best.missing:
+                break
+            best = min(best, look, key=lambda status: abs(status.missing))
+        return best
+
+    def _look(self) -> Status:
         with self._asking():
-            (known, done, dead, left), later, now, rows = self._run("status")
+            origins = list(self._redis.sscan_iter(self._key("hosts"), count=BATCH))
+            pipe = self._redis.pipeline(transaction=len(origins) <= BATCH)
+            known, done, dead, later, now, cells = self._run("status")
+            if len(origins) <= BATCH:
+                # In one step with the hosts.
+                self._scripts["status"](keys=[self._prefix], client=pipe)
+            held = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+            origins = sorted({*origins, *(origin for _, _, origin, _ in held), *(seat for _, seat, _, _ in held)})
+            for batch in _batches(origins):
+                self._scripts["hosts"](keys=[self._prefix], args=batch, client=pipe)
+            answers = pipe.execute() if origins else []
+            if answers and len(answers[0]) == 6 and not isinstance(answers[0][0], list):
+                known, done, dead, later, now, cells = answers.pop(0)
             meta = self._redis.hgetall(self._key("meta"))
             alive = dict(self._redis.zrange(self._key("alive"), 0, -1, withscores=True))
             about = self._redis.hgetall(self._key("workers"))
+        held = [cells[i : i + 4] for i in range(0, len(cells), 4)]
+        leased, by_worker = Counter(one[2] for one in held), Counter(one[3] for one in held)
+        rows = zip(origins, (row for answer in answers for row in answer), strict=True)
         hosts = [
-            {"origin": origin, "left": left_there, "leased": leased, "running": leased + tokens, "cap": cap}
+            {"origin": origin, "left": waiting + leased[origin], "leased": leased[origin], "running": used, "cap": cap}
             | {"closed": closed / 1000}
-            for origin, left_there, leased, tokens, cap, closed, _ in rows
+            for origin, (waiting, used, cap, closed) in rows
+            if waiting or used or leased[origin]
         ]
-        held: Counter[str] = Counter()
-        for *_, holders in rows:
-            held.update(dict(zip(holders[::2], holders[1::2], strict=True)))
         lease = int(meta.get("lease") or 0) / 1000
         workers = [
-            {**json.loads(told), "name": worker, "entries": held[worker], "seen": (now - alive.get(worker, 0)) / 1000}
+            {
+                **json.loads(told),
+                "name": worker,
+                "entries": by_worker[worker],
+                "seen": (now - alive.get(worker, 0)) / 1000,
+            }
             for worker, told in about.items()
         ]
         return Status(
             pushed=known,
             done=done,
             dead=dead,
-            left=left,
+            left=sum(int(host["left"]) for host in hosts) + later,
             later=later,
             lease=lease,
             order=meta.get("order"),
             unfinished=[field.removeprefix("push:") for field in sorted(meta) if field.startswith("push:")],
-            hosts=sorted(hosts, key=lambda host: str(host["origin"])),
+            hosts=hosts,
             # A worker renews more than once within a lease: one that was not heard of for the whole of it is gone.
             workers=sorted((w for w in workers if w["seen"] <= lease), key=lambda worker: str(worker["name"])),
         )
 
     def running(self, most: int = 50) -> list[dict[str, Any]]:
         """{name, worker, bytes} of entries that are leased now; bytes as of the last renewal, None before it."""
-        found: list[dict[str, Any]] = []
         with self._asking():
-            lease = int(self._redis.hget(self._key("meta"), "lease") or 0)
-            for origin in sorted(self._redis.smembers(self._key("hosts"))):
-                stream = self._key(f"q:{origin}")
-                for pending in self._redis.xpending_range(stream, GROUP, "-", "+", most - len(found)):
-                    if pending["time_since_delivered"] >= lease:
-                        continue  # given back, or its worker is gone
-                    message = self._redis.xrange(stream, pending["message_id"], pending["message_id"])
-                    if message:
-                        name = message[0][1]["n"]
-                        size = self._redis.hget(self._key("best"), name)
-                        found.append({"name": name, "worker": pending["consumer"], "bytes": size and int(size)})
-                if len(found) >= most:
-                    break
-        return found
+            *_, cells = self._run("status")
+            names, workers = cells[::4][:most], cells[3::4][:most]
+            sizes = self._redis.hmget(self._key("best"), names) if names else []
+        found = zip(names, workers, sizes, strict=True)
+        return [{"name": name, "worker": worker, "bytes": size and int(size)} for name, worker, size in found]
 
     def dead(self, reason: str = "", host: str = "") -> dict[str, dict[str, Any]]:
         """Name -> {origin, entry, code, reason} of entries that were given up. reason: only those with this code, or
         with this text in their reason. host: only those of this host, or host:port."""
         with self._asking():
-            letters = self._redis.hgetall(self._key("dead"))
+            letters = dict(self._redis.hscan_iter(self._key("dead"), count=BATCH))
         told = {name: json.loads(letter) for name, letter in sorted(letters.items())}
         return {
             name: letter
@@ -199,7 +241,7 @@ class Job:
     def retry(self, names: Iterable[str]) -> int:
         """Puts dead letters into the queue again; returns how many."""
         with self._asking():
-            return sum(self._run("retry", *batch) for batch in _batches(names))
+            return sum(self._run_many("retry", _batches(names)))
 
     def set_caps(self, caps: Mapping[str, int | None]) -> None:
         """Host, or host:port, -> how many at once from now on; None: the default. The key "default" sets that."""
@@ -211,6 +253,8 @@ class Job:
                     self._redis.hdel(self._key("caps"), host)
                 else:
                     self._redis.hset(self._key("caps"), host, cap)
+            for _ in self._run_many("look", _batches(self._redis.sscan_iter(self._key("hosts"), count=BATCH))):
+                pass
 
     def caps(self) -> dict[str, int]:
         with self._asking():
@@ -241,6 +285,15 @@ class Job:
     def _run(self, script: str, *arguments: str | int) -> Any:
         return self._scripts[script](keys=[self._prefix], args=arguments)
 
+    def _run_many(self, script: str, arguments: Iterable[list[Any]]) -> Iterator[Any]:
+        """The answers to one script with many arguments, several of which are under way at once."""
+        waiting = iter(arguments)
+        while together := list(islice(waiting, SENT_TOGETHER)):
+            pipe = self._redis.pipeline(transaction=False)
+            for one in together:
+                self._scripts[script](keys=[self._prefix], args=one, client=pipe)
+            yield from pipe.execute()
+
     @contextmanager
     def _asking(self) -> Iterator[None]:
         import redis
@@ -269,11 +322,6 @@ def is_away(error: UsageError) -> bool:
     cause = error.__cause__
     passing = (redis.ConnectionError, redis.TimeoutError, redis.ReadOnlyError, redis.exceptions.ClusterDownError)
     return isinstance(cause, passing) and not isinstance(cause, redis.AuthenticationError)
-
-
-def _row(entry: Entry) -> tuple[str, str, str, str]:
-    text = json.dumps(entry.to_meta(), separators=(",", ":"))
-    return origin_of(entry.url), entry.name, url_key(entry.url), text
 
 
 def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:

@@ -2,18 +2,28 @@
 
 The keys of a job share a prefix in braces, so that they lie on one node of a cluster:
 
-    {bulk:JOB}:meta     hash    when it was made, the default cap, the longest lease of its workers; order: pause, drain
-                                or cancel; push:LIST: of a push that has not ended, when it was last heard of
-    {bulk:JOB}:hosts    set     origins (host:port) that have entries left
-    {bulk:JOB}:q:ORIGIN stream  one message per unfinished entry (n: its name, e: the entry); group `workers`
-    {bulk:JOB}:t:ORIGIN zset    tokens of further connections, by the time at which they lapse
-    {bulk:JOB}:later    zset    entries that wait for their next try, by its time
+    {bulk:JOB}:meta     hash    when it was made, the default cap, the longest lease of its workers, the `form` of these
+                                keys; number: of the lease given last; order: pause, drain or cancel; push:LIST: of a
+                                push that has not ended, when it was last heard of
+    {bulk:JOB}:known    hash    name -> key of its URL, for all entries ever pushed; while it is left: key, priority,
+                                origin and entry, with a blank between two of them
+    {bulk:JOB}:prio     zset    the priorities that entries have
+    {bulk:JOB}:e:PRIORITY:ORIGIN  list  names of entries that nobody has, in the order in which they are given
+    {bulk:JOB}:hosts    set     origins (host:port) that have such entries
+    {bulk:JOB}:ready:PRIORITY     set   those of them at which one may begin, as far as is known: a claim that finds
+                                it otherwise takes the origin out, and what changes it puts it in again
+    {bulk:JOB}:waits:SEAT  set  origins that wait for a place at SEAT
+    {bulk:JOB}:held     hash    name -> number of its lease, seat, origin, worker
+    {bulk:JOB}:tokens   hash    further connection -> its seat
+    {bulk:JOB}:leases   zset    e and a name, or t and a token, by the time at which it lapses
+    {bulk:JOB}:used     hash    seat -> leases and tokens out
+    {bulk:JOB}:via      hash    origin -> the one that serves its files, behind a redirect
+    {bulk:JOB}:again    zset    names of entries that wait for their next try, by its time
     {bulk:JOB}:caps     hash    origin or host name -> how many at once, where it is not the default
-    {bulk:JOB}:closed   hash    origin -> until when it asked to be left alone (Retry-After)
+    {bulk:JOB}:shut     zset    origins, by the time until which they asked to be left alone (Retry-After)
     {bulk:JOB}:served   hash    origin -> when it last gave somebody bytes
     {bulk:JOB}:down     hash    origin -> since when nobody has reached it who tried, and the worker that said so first,
                                 or * for several
-    {bulk:JOB}:known    hash    name -> key of its URL, for all entries ever pushed
     {bulk:JOB}:done     hash    name -> what became of it
     {bulk:JOB}:dead     hash    name -> why it was given up, and the entry
     {bulk:JOB}:tries    hash    name -> how often it was taken since its part last grew
@@ -24,252 +34,424 @@ The keys of a job share a prefix in braces, so that they lie on one node of a cl
 
     bulk:dropped:JOB    text    the job was dropped, not lost: for its workers, for a minute
 
-An entry that is done is acknowledged and deleted, so the length of a stream is what is left of its origin. A worker's
-lease on an entry is its place in the stream's list of pending messages: the consumer's name is the fencing token, the
-idle time is the age of the lease, and the number of pending messages is the origin's concurrency, exactly. Commands of
-Redis 6.2 suffice. Times are the server's, in milliseconds; the workers' clocks need not agree.
-
-XGROUP DELCONSUMER loses the messages that are pending with the consumer: it is called for consumers without any.
+The seat of an entry is the origin whose cap it counts against: its own, or the one that serves its files, where that is
+known. A lease is a line in `held`; its number and its worker are the fencing token, and a place is taken at its seat
+until it ends or lapses. So the connections of a seat are counted exactly, and what a claim costs does not depend on how
+many hosts there are. Commands of Redis 6.2 suffice. Times are the server's, in milliseconds; the workers' clocks need
+not agree.
 """
 
 from __future__ import annotations
 
-GROUP = "workers"
+# Of the keys above. A job without one is of an earlier form, and is changed into this one (`UPGRADE`).
+FORM = 2
 
 COMMON = """
 local p = KEYS[1]
+local call = redis.call
 
 local function now()
-  local t = redis.call('TIME')
+  local t = call('TIME')
   return t[1] * 1000 + math.floor(t[2] / 1000)
 end
 
-local function stream(origin)
-  return p .. 'q:' .. origin
-end
-
-local function add(origin, name, entry)
-  local q = stream(origin)
-  if redis.call('EXISTS', q) == 0 then
-    redis.call('XGROUP', 'CREATE', q, 'workers', '0', 'MKSTREAM')
-    redis.call('SADD', p .. 'hosts', origin)
-  end
-  redis.call('XADD', q, '*', 'n', name, 'e', entry)
-end
-
-local function remove(origin, id)
-  local q = stream(origin)
-  redis.call('XACK', q, 'workers', id)
-  redis.call('XDEL', q, id)
-  if redis.call('XLEN', q) == 0 then
-    redis.call('DEL', q)
-    redis.call('SREM', p .. 'hosts', origin)
-  end
-end
-
-local function mine(origin, id, me)
-  local q = stream(origin)
-  return redis.call('EXISTS', q) == 1 and #redis.call('XPENDING', q, 'workers', id, id, 1, me) == 1
+local function queued(priority, origin)
+  return p .. 'e:' .. priority .. ':' .. origin
 end
 
 -- Milliseconds, the longest of all workers; false when there is no job or no worker yet.
 local function lease_of_job()
-  local lease = redis.call('HGET', p .. 'meta', 'lease')
+  local lease = call('HGET', p .. 'meta', 'lease')
   return lease and tonumber(lease)
+end
+
+local function lease_is(lease)
+  if tonumber(lease) > (lease_of_job() or 0) then
+    call('HSET', p .. 'meta', 'lease', lease)
+  end
 end
 
 local dropped = 'bulk:dropped:' .. p:match(':(.*)}')
 
--- Leases that have run out or were given back: they count as pending, and nobody works on them.
-local function idle(origin)
-  local lease = lease_of_job()
-  if not lease or redis.call('EXISTS', stream(origin)) == 0 then
-    return {}
-  end
-  return redis.call('XPENDING', stream(origin), 'workers', 'IDLE', lease, '-', '+', 10000)
+local priorities_
+local function priorities()
+  priorities_ = priorities_ or call('ZREVRANGE', p .. 'prio', 0, -1)
+  return priorities_
 end
 
--- What every entry that was ever pushed is now: known = done + dead + left, or some were lost.
+-- Something may be different at this origin: the next claim looks at it.
+local function look(origin)
+  local any = false
+  for _, priority in ipairs(priorities()) do
+    if call('EXISTS', queued(priority, origin)) == 1 then
+      call('SADD', p .. 'ready:' .. priority, origin)
+      any = true
+    end
+  end
+  if not any then
+    call('SREM', p .. 'hosts', origin)
+  end
+end
+
+-- Puts an entry that is known into the queue: `LPUSH` for the next to ask, `RPUSH` behind all others.
+local function put(name, row, push)
+  local priority, origin = row:match('^%S+ (%S+) (%S+) ')
+  call(push, queued(priority, origin), name)
+  call('SADD', p .. 'hosts', origin)
+  call('SADD', p .. 'ready:' .. priority, origin)
+end
+
+local function full_row(name)
+  local row = call('HGET', p .. 'known', name)
+  return row and row:find(' ', 1, true) and row
+end
+
+-- The entry is not left any more: its key alone is kept.
+local function close(name)
+  local row = call('HGET', p .. 'known', name)
+  if row then
+    call('HSET', p .. 'known', name, row:match('^%S+'))
+  end
+end
+
+-- A place at this seat is free. Some of those that wait for one are looked at; whoever finds no use for it goes.
+local function free(seat)
+  if call('HINCRBY', p .. 'used', seat, -1) <= 0 then
+    call('HDEL', p .. 'used', seat)
+  end
+  for _, origin in ipairs(call('SPOP', p .. 'waits:' .. seat, 16)) do
+    look(origin)
+  end
+end
+
+-- number, seat, origin and worker of a lease; nil for none.
+local function lease_on(name)
+  local held = call('HGET', p .. 'held', name)
+  if held then
+    return held:match('^(%S+) (%S+) (%S+) (.*)$')
+  end
+end
+
+local function mine(name, number, me)
+  local number_, seat, origin, worker = lease_on(name)
+  return number_ == number and worker == me
+end
+
+local function end_lease(name)
+  local _, seat = lease_on(name)
+  call('HDEL', p .. 'held', name)
+  call('ZREM', p .. 'leases', 'e' .. name)
+  if seat then
+    free(seat)
+  end
+end
+
+-- The next to ask has it.
+local function give_back(name)
+  end_lease(name)
+  local row = full_row(name)
+  if row then
+    put(name, row, 'LPUSH')
+  end
+end
+
+local function end_token(token)
+  local seat = call('HGET', p .. 'tokens', token)
+  call('ZREM', p .. 'leases', 't' .. token)
+  if seat then
+    call('HDEL', p .. 'tokens', token)
+    free(seat)
+  end
+end
+
+-- Leases that nobody has renewed, 200 at most.
+local function lapse(at)
+  for _, one in ipairs(call('ZRANGEBYSCORE', p .. 'leases', '-inf', at, 'LIMIT', 0, 200)) do
+    if one:sub(1, 1) == 'e' then
+      give_back(one:sub(2))
+    else
+      end_token(one:sub(2))
+    end
+  end
+end
+
+-- How many entries were ever pushed, are done, were given up.
 local function counts()
-  local left = redis.call('ZCARD', p .. 'later')
-  for _, origin in ipairs(redis.call('SMEMBERS', p .. 'hosts')) do
-    left = left + redis.call('XLEN', stream(origin))
-  end
-  return {redis.call('HLEN', p .. 'known'), redis.call('HLEN', p .. 'done'), redis.call('HLEN', p .. 'dead'), left}
-end
-
--- Leases and tokens out: the connections that the origin has, or may have, from all of us.
-local function used(origin, at)
-  local t = p .. 't:' .. origin
-  redis.call('ZREMRANGEBYSCORE', t, '-inf', at)
-  local q = stream(origin)
-  local leases = redis.call('EXISTS', q) == 1 and redis.call('XPENDING', q, 'workers')[1] or 0
-  return leases + redis.call('ZCARD', t)
+  return call('HLEN', p .. 'known'), call('HLEN', p .. 'done'), call('HLEN', p .. 'dead')
 end
 
 local function cap(origin)
-  local caps = redis.call('HMGET', p .. 'caps', origin, (origin:gsub(':%d+$', '')))
-  return tonumber(caps[1] or caps[2] or redis.call('HGET', p .. 'meta', 'cap'))
+  local caps = call('HMGET', p .. 'caps', origin, (origin:gsub(':%d+$', '')))
+  return tonumber(caps[1] or caps[2] or call('HGET', p .. 'meta', 'cap'))
+end
+
+local function seat_of(origin)
+  return call('HGET', p .. 'via', origin) or origin
+end
+
+local function has_room(seat)
+  return tonumber(call('HGET', p .. 'used', seat) or 0) < cap(seat)
+end
+
+local function shut_until(origin)
+  return tonumber(call('ZSCORE', p .. 'shut', origin) or 0)
 end
 
 local function forget(name)
   for _, key in ipairs({'tries', 'best', 'why', 'failed'}) do
-    redis.call('HDEL', p .. key, name)
+    call('HDEL', p .. key, name)
   end
 end
 
 -- How many workers live beside this one.
 local function others(me)
   local since = now() - (lease_of_job() or 0)
-  local seen = redis.call('ZSCORE', p .. 'alive', me)
-  return redis.call('ZCOUNT', p .. 'alive', since, '+inf') - (seen and tonumber(seen) >= since and 1 or 0)
+  local seen = call('ZSCORE', p .. 'alive', me)
+  return call('ZCOUNT', p .. 'alive', since, '+inf') - (seen and tonumber(seen) >= since and 1 or 0)
 end
 
 local function serves(origin)
-  redis.call('HSET', p .. 'served', origin, now())
-  redis.call('HDEL', p .. 'down', origin)
+  call('HSET', p .. 'served', origin, now())
+  call('HDEL', p .. 'down', origin)
 end
 
 -- A part that grew has earned its entry new patience.
 local function grown(origin, name, bytes)
-  if tonumber(bytes) > tonumber(redis.call('HGET', p .. 'best', name) or 0) then
-    redis.call('HSET', p .. 'best', name, bytes)
+  if tonumber(bytes) > tonumber(call('HGET', p .. 'best', name) or 0) then
+    call('HSET', p .. 'best', name, bytes)
     serves(origin)
-    redis.call('HDEL', p .. 'tries', name)
+    call('HDEL', p .. 'tries', name)
+  end
+end
+
+-- Leases of this worker that it does not know of: it never heard the answer to its claim. Nobody is to blame.
+local function give_back_all_but(me, known)
+  local all = call('HGETALL', p .. 'held')
+  for i = 1, #all, 2 do
+    local number, _, _, worker = all[i + 1]:match('^(%S+) (%S+) (%S+) (.*)$')
+    if worker == me and known[all[i]] ~= number then
+      give_back(all[i])
+      call('HINCRBY', p .. 'tries', all[i], -1)
+    end
   end
 end
 """
 
-# cap, name of the list, then origin, name, key, entry of each. Returns how many are new. First come, first served, so
-# largest first. A push of no entries is its end.
+# name, key, … Returns the place of the first entry that is known with another key, false for none.
+CHECK = """
+for i = 1, #ARGV, 2 do
+  local row = call('HGET', p .. 'known', ARGV[i])
+  if row and row:match('^%S+') ~= ARGV[i + 1] then
+    return (i - 1) / 2
+  end
+end
+return false
+"""
+
+# cap, name of the list, priority, then origin, name, row of each. Returns how many are new. First come, first served,
+# so largest first. A push of no entries is its end.
 PUSH = """
-redis.call('HSETNX', p .. 'meta', 'made', now())
-redis.call('HSETNX', p .. 'meta', 'cap', ARGV[1])
-redis.call('DEL', dropped)
-if #ARGV == 2 then
-  redis.call('HDEL', p .. 'meta', 'push:' .. ARGV[2])
+call('HSETNX', p .. 'meta', 'made', now())
+call('HSETNX', p .. 'meta', 'cap', ARGV[1])
+call('HSETNX', p .. 'meta', 'form', 2)
+call('DEL', dropped)
+if #ARGV == 3 then
+  call('HDEL', p .. 'meta', 'push:' .. ARGV[2])
   return 0
 end
-redis.call('HSET', p .. 'meta', 'push:' .. ARGV[2], now())
-local count = 0
-for i = 3, #ARGV, 4 do
-  local origin, name, key, entry = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  if redis.call('HSETNX', p .. 'known', name, key) == 1 then
-    add(origin, name, entry)
+call('HSET', p .. 'meta', 'push:' .. ARGV[2], now())
+local priority = ARGV[3]
+call('ZADD', p .. 'prio', priority, priority)
+local count, known, of_origin = 0, p .. 'known', {}
+for i = 4, #ARGV, 3 do
+  local name = ARGV[i + 1]
+  if call('HSETNX', known, name, ARGV[i + 2]) == 1 then
+    local names = of_origin[ARGV[i]]
+    if names then
+      names[#names + 1] = name
+    else
+      of_origin[ARGV[i]] = {name}
+    end
     count = count + 1
   end
+end
+for origin, names in pairs(of_origin) do
+  call('RPUSH', queued(priority, origin), unpack(names))
+  call('SADD', p .. 'hosts', origin)
+  call('SADD', p .. 'ready:' .. priority, origin)
 end
 return count
 """
 
-# worker, about it, its lease. Returns false when there is no such job.
+# worker, about it, its lease, then name and number of each lease that it knows of. To be called before it asks for
+# anything on a new connection. Returns false when there is no such job.
 JOIN = """
-if redis.call('EXISTS', p .. 'meta') == 0 then
+local me = ARGV[1]
+if call('EXISTS', p .. 'meta') == 0 then
   return false
 end
-if tonumber(ARGV[3]) > (lease_of_job() or 0) then
-  redis.call('HSET', p .. 'meta', 'lease', ARGV[3])
+lease_is(ARGV[3])
+call('HSET', p .. 'workers', me, ARGV[2])
+call('ZADD', p .. 'alive', now(), me)
+local known = {}
+for i = 4, #ARGV, 2 do
+  known[ARGV[i]] = ARGV[i + 1]
 end
-redis.call('HSET', p .. 'workers', ARGV[1], ARGV[2])
-redis.call('ZADD', p .. 'alive', now(), ARGV[1])
+give_back_all_but(me, known)
 -- Workers that ended without leaving are forgotten in the end.
 local lease = lease_of_job()
-for _, worker in ipairs(redis.call('ZRANGEBYSCORE', p .. 'alive', '-inf', now() - 10 * lease, 'LIMIT', 0, 100)) do
-  redis.call('ZREM', p .. 'alive', worker)
-  redis.call('HDEL', p .. 'workers', worker)
+for _, worker in ipairs(call('ZRANGEBYSCORE', p .. 'alive', '-inf', now() - 10 * lease, 'LIMIT', 0, 100)) do
+  call('ZREM', p .. 'alive', worker)
+  call('HDEL', p .. 'workers', worker)
 end
 return true
 """
 
-# worker. What it still holds stays pending, and goes to others when its lease ends.
+# worker. It has told everything; what it still holds it does not know of.
 LEAVE = """
-for _, origin in ipairs(redis.call('SMEMBERS', p .. 'hosts')) do
-  if #redis.call('XPENDING', stream(origin), 'workers', '-', '+', 1, ARGV[1]) == 0 then
-    redis.call('XGROUP', 'DELCONSUMER', stream(origin), 'workers', ARGV[1])
-  end
-end
-redis.call('HDEL', p .. 'workers', ARGV[1])
-redis.call('ZREM', p .. 'alive', ARGV[1])
+give_back_all_but(ARGV[1], {})
+call('HDEL', p .. 'workers', ARGV[1])
+call('ZREM', p .. 'alive', ARGV[1])
 """
 
-# worker, most tries, a random number, then origins at which nothing may begin.
-# Returns {kind, …}: entry (origin, id, name, entry, tries, most bytes so far, the worker at which it failed last),
-# none, over (done, dead), owes (how many entries were lost), unfinished (a push of this list was broken off), drain or
-# cancel (left), dropped, gone.
+# worker, its lease, most tries, how many, how many of one origin at once, number of origins at which nothing may begin;
+# these; then origin and number of those that the worker has of it.
+# Returns {kind, …}: entries ({origin, number of the lease, name, entry, tries, most bytes so far, the worker at which
+# it failed last}, …), again (there may be more to see), none, over (done, dead), owes (how many entries were lost),
+# unfinished (a push of this list was broken off), drain or cancel (left), dropped, gone.
 CLAIM = """
-local me, most = ARGV[1], tonumber(ARGV[2])
+local me, most, wanted, per_origin = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local shuts = tonumber(ARGV[6])
 local at = now()
+if call('EXISTS', p .. 'meta') == 1 then
+  lease_is(ARGV[2])
+end
 local lease = lease_of_job()
 if not lease then
-  return {redis.call('EXISTS', dropped) == 1 and 'dropped' or 'gone'}
+  return {call('EXISTS', dropped) == 1 and 'dropped' or 'gone'}
 end
-local order = redis.call('HGET', p .. 'meta', 'order')
+local order = call('HGET', p .. 'meta', 'order')
 if order == 'drain' or order == 'cancel' then
-  return {order, counts()[4]}
+  local known, done, dead = counts()
+  return {order, known - done - dead}
 elseif order == 'pause' then
   return {'none'}
 end
+lapse(at)
 local beside, late = others(me) > 0, at - lease
-for _, waiting in ipairs(redis.call('ZRANGEBYSCORE', p .. 'later', '-inf', at, 'LIMIT', 0, 16)) do
-  local origin, name, entry = waiting:match('^([^\\n]*)\\n([^\\n]*)\\n(.*)$')
+local waiting = call('ZRANGEBYSCORE', p .. 'again', '-inf', at, 'WITHSCORES', 'LIMIT', 0, 200)
+for i = 1, #waiting, 2 do
+  local name = waiting[i]
   -- What failed here is for others first, as long as they live and take it within the time of a lease.
-  local mine = beside and redis.call('HGET', p .. 'failed', name) == me
-  if not mine or tonumber(redis.call('ZSCORE', p .. 'later', waiting)) < late then
-    redis.call('ZREM', p .. 'later', waiting)
-    add(origin, name, entry)
+  local mine = beside and call('HGET', p .. 'failed', name) == me
+  if not mine or tonumber(waiting[i + 1]) < late then
+    call('ZREM', p .. 'again', name)
+    local row = full_row(name)
+    if row then
+      put(name, row, 'RPUSH')
+    end
   end
 end
-local shut = {}
-for i = 4, #ARGV do
+for _, origin in ipairs(call('ZRANGEBYSCORE', p .. 'shut', '-inf', at, 'LIMIT', 0, 200)) do
+  call('ZREM', p .. 'shut', origin)
+  look(origin)
+end
+local shut, had = {}, {}
+for i = 7, 6 + shuts do
   shut[ARGV[i]] = true
 end
-
-local function take(origin)
-  local q = stream(origin)
-  local nobodys = idle(origin)
-  local stale = nobodys[1]
-  if used(origin, at) - #nobodys >= cap(origin) then
-    return nil
-  end
-  if stale then
-    -- Its worker is gone. It takes its predecessor's place among the pending.
-    local got = redis.call('XCLAIM', q, 'workers', me, lease, stale[1])
-    if #redis.call('XPENDING', q, 'workers', '-', '+', 1, stale[2]) == 0 then
-      redis.call('XGROUP', 'DELCONSUMER', q, 'workers', stale[2])
-    end
-    return got[1]
-  end
-  if used(origin, at) < cap(origin) then
-    local got = redis.call('XREADGROUP', 'GROUP', 'workers', me, 'COUNT', 1, 'STREAMS', q, '>')
-    return got and got[1][2][1]
+for i = 7 + shuts, #ARGV, 2 do
+  had[ARGV[i]] = tonumber(ARGV[i + 1])
+  if had[ARGV[i]] >= per_origin then
+    shuts = shuts + 1
   end
 end
 
-local hosts = redis.call('SMEMBERS', p .. 'hosts')
-for i = 1, #hosts do
-  local origin = hosts[(i + tonumber(ARGV[3])) % #hosts + 1]
-  local closed = redis.call('HGET', p .. 'closed', origin)
-  if not shut[origin] and not (closed and tonumber(closed) > at) then
-    local message = take(origin)
-    while message do
-      local id, name, entry = message[1], message[2][2], message[2][4]
-      local tries = redis.call('HINCRBY', p .. 'tries', name, 1)
-      local best = redis.call('HGET', p .. 'best', name) or '0'
-      if tries <= most then
-        return {'entry', origin, id, name, entry, tries, best, redis.call('HGET', p .. 'failed', name) or ''}
+local got, looked = {'entries'}, 0
+
+-- The next entry of this origin; false when none may begin now.
+local function take(priority, origin)
+  local ready = p .. 'ready:' .. priority
+  local seat = seat_of(origin)
+  if not has_room(seat) or (seat ~= origin and cap(origin) == 0) then
+    call('SREM', ready, origin)
+    call('SADD', p .. 'waits:' .. seat, origin)
+    return false
+  elseif shut_until(origin) > at then
+    call('SREM', ready, origin)
+    return false
+  end
+  while true do
+    local name = call('LPOP', queued(priority, origin))
+    if not name then
+      call('SREM', ready, origin)
+      look(origin)
+      -- The place is for others that wait for one there.
+      for _, other in ipairs(call('SPOP', p .. 'waits:' .. seat, 1)) do
+        look(other)
       end
-      local why = redis.call('HGET', p .. 'why', name) or 'its workers died'
-      redis.call('HSET', p .. 'dead', name, cjson.encode({
+      return false
+    end
+    local row = full_row(name)
+    if row then
+      local entry = row:match('^%S+ %S+ %S+ (.*)$')
+      local tries = call('HINCRBY', p .. 'tries', name, 1)
+      if tries <= most then
+        local number = call('HINCRBY', p .. 'meta', 'number', 1)
+        call('HSET', p .. 'held', name, number .. ' ' .. seat .. ' ' .. origin .. ' ' .. me)
+        call('ZADD', p .. 'leases', at + lease, 'e' .. name)
+        call('HINCRBY', p .. 'used', seat, 1)
+        local told = call('HMGET', p .. 'best', name)[1] or '0'
+        return {origin, tostring(number), name, entry, tries, told, call('HGET', p .. 'failed', name) or ''}
+      end
+      local why = call('HGET', p .. 'why', name) or 'its workers died'
+      call('HSET', p .. 'dead', name, cjson.encode({
         origin = origin, entry = entry, code = 'fruitless',
         reason = string.format('taken %d times, and its part did not grow; at last: %s', most, why)}))
-      remove(origin, id)
+      close(name)
       forget(name)
-      message = redis.call('EXISTS', stream(origin)) == 1 and take(origin)
     end
   end
 end
-if redis.call('SCARD', p .. 'hosts') == 0 and redis.call('ZCARD', p .. 'later') == 0 then
-  local meta = redis.call('HGETALL', p .. 'meta')
+
+for _, priority in ipairs(priorities()) do
+  local found = true
+  while found and #got <= wanted and looked < 300 do
+    found = false
+    -- One of each, in any order, so that no host is worked off before the next.
+    for _, origin in ipairs(call('SRANDMEMBER', p .. 'ready:' .. priority, wanted + 1 - #got + shuts)) do
+      if #got > wanted then
+        break
+      end
+      if not shut[origin] and (had[origin] or 0) < per_origin then
+        looked = looked + 1
+        local entry = take(priority, origin)
+        if entry then
+          got[#got + 1] = entry
+          had[origin] = (had[origin] or 0) + 1
+          if had[origin] == per_origin then
+            shuts = shuts + 1
+          end
+        end
+        found = true
+      end
+    end
+  end
+end
+if #got > 1 then
+  return got
+elseif looked >= 300 then
+  return {'again'}
+end
+-- Nothing should wait unseen; if something does, it is seen soon.
+for _, origin in ipairs(call('SRANDMEMBER', p .. 'hosts', 4)) do
+  look(origin)
+end
+if call('ZCARD', p .. 'leases') == 0 then
+  call('DEL', p .. 'held', p .. 'used', p .. 'tokens')
+end
+if call('SCARD', p .. 'hosts') == 0 and call('ZCARD', p .. 'again') == 0 and call('HLEN', p .. 'held') == 0 then
+  local meta = call('HGETALL', p .. 'meta')
   for i = 1, #meta, 2 do
     if meta[i]:sub(1, 5) == 'push:' then
       -- Somebody is still pushing, or was, and has not been heard of for the time of a lease.
@@ -279,54 +461,54 @@ if redis.call('SCARD', p .. 'hosts') == 0 and redis.call('ZCARD', p .. 'later') 
       return {'unfinished', meta[i]:sub(6)}
     end
   end
-  local known, done, dead, left = unpack(counts())
-  if done + dead + left < known then
-    return {'owes', known - done - dead - left}
+  local known, done, dead = counts()
+  if done + dead < known then
+    return {'owes', known - done - dead}
   end
   return {'over', done, dead}
 end
 return {'none'}
 """
 
-# worker, about it, number of leases, origin, id, name and bytes of each; then origin and name of each token.
+# worker, about it, its lease, number of leases, origin, number, name and bytes of each; then each token.
 # Returns 1 or 0 for each lease: 0 is lost, and the worker must not touch that entry any more. Then 1
 # when the job is cancelled, and how many other workers live.
 RENEW = """
-local me, count = ARGV[1], tonumber(ARGV[3])
-local held = {}
-if redis.call('EXISTS', p .. 'meta') == 1 then
-  redis.call('HSET', p .. 'workers', me, ARGV[2])
-  redis.call('ZADD', p .. 'alive', now(), me)
-end
-for i = 4, count * 4, 4 do
-  local origin, id, name, bytes = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
-  -- XCLAIM alone would steal back what was lost.
-  if mine(origin, id, me) then
-    redis.call('XCLAIM', stream(origin), 'workers', me, 0, id, 'IDLE', 0, 'JUSTID')
-    grown(origin, name, bytes)
-    held[#held + 1] = 1
-  else
-    held[#held + 1] = 0
-  end
+local me, count = ARGV[1], tonumber(ARGV[4])
+local kept = {}
+if call('EXISTS', p .. 'meta') == 1 then
+  lease_is(ARGV[3])
+  call('HSET', p .. 'workers', me, ARGV[2])
+  call('ZADD', p .. 'alive', now(), me)
 end
 local lapses = now() + (lease_of_job() or 0)
-for i = 4 + count * 4, #ARGV, 2 do
-  redis.call('ZADD', p .. 't:' .. ARGV[i], 'XX', lapses, ARGV[i + 1])
+for i = 5, count * 4 + 1, 4 do
+  local origin, number, name, bytes = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3]
+  if mine(name, number, me) then
+    call('ZADD', p .. 'leases', lapses, 'e' .. name)
+    grown(origin, name, bytes)
+    kept[#kept + 1] = 1
+  else
+    kept[#kept + 1] = 0
+  end
 end
-held[#held + 1] = redis.call('HGET', p .. 'meta', 'order') == 'cancel' and 1 or 0
-held[#held + 1] = others(me)
-return held
+for i = 5 + count * 4, #ARGV do
+  call('ZADD', p .. 'leases', 'XX', lapses, 't' .. ARGV[i])
+end
+kept[#kept + 1] = call('HGET', p .. 'meta', 'order') == 'cancel' and 1 or 0
+kept[#kept + 1] = others(me)
+return kept
 """
 
-# worker, what became of it, origin, id, name, bytes, and what that outcome needs. Returns 0 when the lease was lost. Of
-# `away` (the origin cannot be reached from here): 2 when it serves others, 3 when others are still to try, 4 when they
-# have, and the entry was given up.
+# worker, what became of it, origin, number, name, bytes, and what that outcome needs. Returns 0 when the lease was
+# lost. Of `away` (the origin cannot be reached from here): 2 when it serves others, 3 when others are still to try, 4
+# when they have, and the entry was given up.
 #
 # What counts against an entry is failures at different workers: of those in a row at one worker only the first, unless
 # no other worker lived. Then it is as in a run of a list.
 SETTLE = """
-local me, outcome, origin, id, name, bytes = unpack(ARGV, 1, 6)
-if not mine(origin, id, me) then
+local me, outcome, origin, number, name, bytes = unpack(ARGV, 1, 6)
+if not mine(name, number, me) then
   return 0
 end
 local lease = lease_of_job()
@@ -334,8 +516,8 @@ grown(origin, name, bytes)
 
 -- Nobody is to blame: the next to ask has it, at once.
 local function back()
-  redis.call('XCLAIM', stream(origin), 'workers', 'nobody', 0, id, 'IDLE', lease, 'JUSTID')
-  redis.call('HINCRBY', p .. 'tries', name, -1)
+  give_back(name)
+  call('HINCRBY', p .. 'tries', name, -1)
 end
 
 if outcome == 'back' then
@@ -343,142 +525,207 @@ if outcome == 'back' then
   return 1
 end
 local function later(counts)
-  local delay, entry, why = ARGV[7], ARGV[8], ARGV[9]
-  if not counts or (redis.call('HGET', p .. 'failed', name) == me and others(me) > 0) then
-    redis.call('HINCRBY', p .. 'tries', name, -1)
+  local delay, why = ARGV[7], ARGV[8]
+  if not counts or (call('HGET', p .. 'failed', name) == me and others(me) > 0) then
+    call('HINCRBY', p .. 'tries', name, -1)
   end
-  redis.call('ZADD', p .. 'later', now() + tonumber(delay), origin .. '\\n' .. name .. '\\n' .. entry)
-  redis.call('HSET', p .. 'why', name, why)
-  redis.call('HSET', p .. 'failed', name, me)
-  remove(origin, id)
+  end_lease(name)
+  call('ZADD', p .. 'again', now() + tonumber(delay), name)
+  call('HSET', p .. 'why', name, why)
+  call('HSET', p .. 'failed', name, me)
 end
 
 if outcome == 'away' and others(me) > 0 then
-  local letter, patience, stranger_patience, unreached = ARGV[10], tonumber(ARGV[11]), tonumber(ARGV[12]), ARGV[13]
-  local at, served = now(), redis.call('HGET', p .. 'served', origin)
+  local letter, patience, stranger_patience, unreached = ARGV[9], tonumber(ARGV[10]), tonumber(ARGV[11]), ARGV[12]
+  local at, served = now(), call('HGET', p .. 'served', origin)
   if served and at - tonumber(served) < 2 * lease then
     back()
     return 2
   end
-  local down = redis.call('HGET', p .. 'down', origin)
+  local down = call('HGET', p .. 'down', origin)
   if not down then
     down = (at - tonumber(unreached)) .. ' ' .. me
-    redis.call('HSET', p .. 'down', origin, down)
+    call('HSET', p .. 'down', origin, down)
   end
   local since, first = down:match('^(%S+) (.*)$')
   if first ~= me and first ~= '*' then
     first = '*'
-    redis.call('HSET', p .. 'down', origin, since .. ' *')
+    call('HSET', p .. 'down', origin, since .. ' *')
   end
   if first ~= '*' or at - tonumber(since) < (served and patience or stranger_patience) then
     later(false)
     return 3
   end
-  redis.call('HSET', p .. 'dead', name, letter)
+  call('HSET', p .. 'dead', name, letter)
+  end_lease(name)
+  close(name)
   forget(name)
-  remove(origin, id)
   return 4
 end
 if outcome == 'away' or outcome == 'later' then
   later(true)
   return 1
 end
-redis.call('HSET', p .. outcome, name, ARGV[7])
+call('HSET', p .. outcome, name, ARGV[7])
 if outcome == 'done' then
   serves(origin)
 end
+end_lease(name)
+close(name)
 forget(name)
-remove(origin, id)
 return 1
 """
 
 # origin, milliseconds.
 CLOSE_ORIGIN = """
 local until_ = now() + tonumber(ARGV[2])
-if until_ > tonumber(redis.call('HGET', p .. 'closed', ARGV[1]) or 0) then
-  redis.call('HSET', p .. 'closed', ARGV[1], until_)
+if until_ > shut_until(ARGV[1]) then
+  call('ZADD', p .. 'shut', until_, ARGV[1])
 end
 """
 
-# origin, token. A further connection counts against the origin's cap like an entry does. Returns 1 when there is one.
+# worker, name, number of the lease, origin, the origin that serves its files. From now on they count there.
+SERVED_BY = """
+local me, name, number, origin, seat = unpack(ARGV)
+if seat == origin then
+  call('HDEL', p .. 'via', origin)
+else
+  call('HSET', p .. 'via', origin, seat)
+end
+local _, before = lease_on(name)
+if before ~= seat and mine(name, number, me) then
+  call('HSET', p .. 'held', name, number .. ' ' .. seat .. ' ' .. origin .. ' ' .. me)
+  call('HINCRBY', p .. 'used', seat, 1)
+  free(before)
+end
+"""
+
+# origin, token. A further connection counts against the cap like an entry does. Returns 1 when there is one.
 CONNECT = """
-local at = now()
-if not lease_of_job() or used(ARGV[1], at) - #idle(ARGV[1]) >= cap(ARGV[1]) then
+local at, seat = now(), seat_of(ARGV[1])
+lapse(at)
+if not lease_of_job() or not has_room(seat) then
   return 0
 end
-redis.call('ZADD', p .. 't:' .. ARGV[1], at + lease_of_job(), ARGV[2])
+call('HSET', p .. 'tokens', ARGV[2], seat)
+call('ZADD', p .. 'leases', at + lease_of_job(), 't' .. ARGV[2])
+call('HINCRBY', p .. 'used', seat, 1)
 return 1
 """
 
-# origin, token.
+# token.
 DISCONNECT = """
-redis.call('ZREM', p .. 't:' .. ARGV[1], ARGV[2])
+end_token(ARGV[1])
 """
 
 # name, … of dead letters. Returns how many are in the queue again.
 RETRY = """
 local count = 0
 for _, name in ipairs(ARGV) do
-  local letter = redis.call('HGET', p .. 'dead', name)
+  local letter = call('HGET', p .. 'dead', name)
   if letter then
     letter = cjson.decode(letter)
-    add(letter.origin, name, letter.entry)
-    redis.call('HDEL', p .. 'down', letter.origin)
-    redis.call('HDEL', p .. 'dead', name)
+    local row = (call('HGET', p .. 'known', name) or '-'):match('^%S+') .. ' 0 ' .. letter.origin .. ' ' .. letter.entry
+    call('HSET', p .. 'known', name, row)
+    call('ZADD', p .. 'prio', 0, '0')
+    put(name, row, 'RPUSH')
+    call('HDEL', p .. 'down', letter.origin)
+    call('HDEL', p .. 'dead', name)
     count = count + 1
   end
 end
 return count
 """
 
-# Returns {{known, done, dead, left}, later, now, rows}; a row is {origin, left, leased, tokens, cap, for how many
-# milliseconds it is closed, {worker, how many it has leased, …}}, one for each origin with entries left. What was given
-# back, or whose worker is gone, is not leased.
-STATUS = """
-local at, rows = now(), {}
-for _, origin in ipairs(redis.call('SMEMBERS', p .. 'hosts')) do
-  local closed = tonumber(redis.call('HGET', p .. 'closed', origin) or 0) - at
-  local holders, leases = {}, 0
-  local pending = redis.call('XPENDING', stream(origin), 'workers')
-  for _, holder in ipairs(pending[4] or {}) do
-    holders[holder[1]] = tonumber(holder[2])
-    leases = leases + tonumber(holder[2])
-  end
-  local tokens = used(origin, at) - leases
-  for _, message in ipairs(idle(origin)) do
-    holders[message[2]] = holders[message[2]] - 1
-    leases = leases - 1
-  end
-  local held = {}
-  for worker, count in pairs(holders) do
-    held[#held + 1] = worker
-    held[#held + 1] = count
-  end
-  rows[#rows + 1] = {origin, redis.call('XLEN', stream(origin)), leases, tokens, cap(origin), math.max(0, closed), held}
+# origin, … whose cap may be another one now.
+LOOK = """
+for _, origin in ipairs(ARGV) do
+  look(origin)
 end
-return {counts(), redis.call('ZCARD', p .. 'later'), at, rows}
+"""
+
+# Returns {known, done, dead, how many wait for their next try, now, {name, seat, origin, worker, …} of entries that are
+# leased}.
+STATUS = """
+local at = now()
+lapse(at)
+local known, done, dead = counts()
+local all, held = call('HGETALL', p .. 'held'), {}
+for i = 1, #all, 2 do
+  local _, seat, origin, worker = all[i + 1]:match('^(%S+) (%S+) (%S+) (.*)$')
+  for _, cell in ipairs({all[i], seat, origin, worker}) do
+    held[#held + 1] = cell
+  end
+end
+return {known, done, dead, call('ZCARD', p .. 'again'), at, held}
+"""
+
+# origin, … Returns {how many entries nobody has, leases and tokens out, cap, for how many milliseconds it is closed} of
+# each.
+HOSTS = """
+local at, rows = now(), {}
+for i, origin in ipairs(ARGV) do
+  local waiting = 0
+  for _, priority in ipairs(priorities()) do
+    waiting = waiting + call('LLEN', queued(priority, origin))
+  end
+  local used = tonumber(call('HGET', p .. 'used', origin) or 0)
+  rows[i] = {waiting, used, cap(origin), math.max(0, shut_until(origin) - at)}
+end
+return rows
 """
 
 # pause, drain, cancel, or an empty text to go on.
 ORDER = """
 if ARGV[1] == '' then
-  redis.call('HDEL', p .. 'meta', 'order')
+  call('HDEL', p .. 'meta', 'order')
 else
-  redis.call('HSET', p .. 'meta', 'order', ARGV[1])
+  call('HSET', p .. 'meta', 'order', ARGV[1])
 end
 """
 
 # Ends the job for its workers, at once. Its other keys are deleted afterwards, some at a time.
 DROP = """
-if redis.call('ZCOUNT', p .. 'alive', now() - (lease_of_job() or 0), '+inf') > 0 then
-  redis.call('SET', dropped, '1', 'EX', 60)
+if call('ZCOUNT', p .. 'alive', now() - (lease_of_job() or 0), '+inf') > 0 then
+  call('SET', dropped, '1', 'EX', 60)
 end
-redis.call('DEL', p .. 'meta')
+call('DEL', p .. 'meta')
+"""
+
+# Changes some entries of a job of the first form, in which each origin had a stream, q:ORIGIN, of its entries and
+# `later` those that waited for their next try. An origin, or none for the latter. Returns how many it has changed: 0 at
+# the end.
+UPGRADE = """
+local count, origin = 0, ARGV[1]
+call('ZADD', p .. 'prio', 0, '0')
+local function change(origin, name, entry)
+  local row = (call('HGET', p .. 'known', name) or '-'):match('^%S+') .. ' 0 ' .. origin .. ' ' .. entry
+  call('HSET', p .. 'known', name, row)
+  put(name, row, 'RPUSH')
+  count = count + 1
+end
+if origin then
+  local stream = p .. 'q:' .. origin
+  for _, message in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', 500)) do
+    change(origin, message[2][2], message[2][4])
+    call('XDEL', stream, message[1])
+  end
+  if count == 0 then
+    call('DEL', stream, p .. 't:' .. origin)
+  end
+else
+  for _, waiting in ipairs(call('ZRANGE', p .. 'later', 0, 499)) do
+    change(waiting:match('^([^\\n]*)\\n([^\\n]*)\\n(.*)$'))
+    call('ZREM', p .. 'later', waiting)
+  end
+end
+return count
 """
 
 SCRIPTS = {
     name: COMMON + body
     for name, body in {
+        "check": CHECK,
         "push": PUSH,
         "join": JOIN,
         "leave": LEAVE,
@@ -486,12 +733,16 @@ SCRIPTS = {
         "renew": RENEW,
         "settle": SETTLE,
         "close_origin": CLOSE_ORIGIN,
+        "served_by": SERVED_BY,
         "connect": CONNECT,
         "disconnect": DISCONNECT,
         "retry": RETRY,
+        "look": LOOK,
         "status": STATUS,
+        "hosts": HOSTS,
         "order": ORDER,
         "drop": DROP,
+        "upgrade": UPGRADE,
     }.items()
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 import time
@@ -19,8 +20,10 @@ from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry
 from bulkspider.errors import AttemptError, BulkError, UsageError, disk_error
 from bulkspider.queue.job import Job
-from bulkspider.queue.worker import MOST_TRIES, RedisQueue
-from support.redisserver import RedisServer
+from bulkspider.queue.worker import RedisQueue
+from bulkspider.queue.working.claims import MOST_TRIES
+from support.kept import kept
+from support.redisserver import Forwarder, RedisServer
 
 SLOW = AttemptError("the connection broke", code="lost")
 GONE = AttemptError("the origin answered 404", code="http_404", http_status=404)
@@ -47,7 +50,7 @@ class Worker:
     """A queue as the spider uses it."""
 
     def __init__(
-        self, redis: RedisServer, job: Job, lease: float = 30, delay: float = 0.1, patience: float = 3600
+        self, redis: RedisServer | Forwarder, job: Job, lease: float = 30, delay: float = 0.1, patience: float = 3600
     ) -> None:
         self.queue = RedisQueue(
             *(redis.url, job.name), entries=0, lease=lease, delay=delay, patience=patience, stranger_patience=60
@@ -82,16 +85,16 @@ class Worker:
 
     async def take(self, *blocked: str) -> Entry | None:
         """The next entry, or None when the queue has said that there is none now."""
-        queue = self.queue
+        claims = self.queue.claims
+        claims.ask_at = 0.0
+        heard = claims.nothing_heard
+        self.queue.has_room(1, 100)
         while True:
-            if (entry := queue.take(blocked)) is not None:
-                return entry
-            if queue._asking is None and queue._ready is None and queue._ask_at not in (0.0, float("inf")):
-                queue._ask_at = 0.0
-                return None
-            if queue.exhausted:
-                return None
             self._woken.clear()
+            if (entry := self.queue.take(blocked)) is not None:
+                return entry
+            if claims.nothing_heard > heard or self.queue.exhausted or self.stopped:
+                return None
             await asyncio.wait_for(self._woken.wait(), 10)
 
     async def names(self, *blocked: str) -> list[str]:
@@ -106,20 +109,19 @@ class Worker:
 
     async def told(self) -> None:
         """Redis has heard everything."""
-        await asyncio.wait_for(self.queue._link.all_sent(), 10)
+        await asyncio.wait_for(self.queue.all_told(), 10)
 
     async def vanish(self) -> None:
         """As after kill -9: nothing is given back."""
-        await self.sleep()
-        await self.queue._link.close()
-        self.queue._link = None
+        await self.queue.vanish()
 
     async def sleep(self) -> None:
         """As after SIGSTOP, as far as leases go."""
-        await self.queue._leases.let_go()
+        await self.queue.leases.let_go()
 
     def go_on(self) -> None:
-        self.queue._leases.keep(self.queue._link)
+        assert self.queue.link is not None
+        self.queue.leases.keep(self.queue.link)
 
 
 async def until(happened: Callable[[], bool], timeout: float = 10) -> None:
@@ -163,13 +165,61 @@ def test_a_name_with_another_url_is_refused_and_nothing_is_added(job: Job) -> No
     assert job.status().pushed == 1
 
 
-def test_twenty_thousand_entries_are_pushed_by_few_questions(job: Job) -> None:
+def test_twenty_thousand_entries_are_pushed_by_few_questions(redis: RedisServer, job: Job) -> None:
     many = [Entry(n, f"{n}.bin", f"http://h{n % 200}.example/{n}", n) for n in range(20_000)]
-    job._redis.config_resetstat()
-    assert job.push(many) == (20_000, 20_000)
-    asked = [job._redis.info("commandstats")[f"cmdstat_{name}"]["calls"] for name in ("evalsha", "hmget")]
-    assert sum(asked) < 20_000 / 50
+    with kept(redis.url, job.name) as there:
+        there.client.config_resetstat()
+        assert job.push(many) == (20_000, 20_000)
+        assert there.client.info("commandstats")["cmdstat_evalsha"]["calls"] < 20_000 / 50
     assert job.status().left == 20_000
+
+
+@run
+async def test_a_job_of_the_first_form_is_changed_into_this_one(redis: RedisServer, job: Job, tmp_path: Path) -> None:
+    """A stream for each origin; here one entry of it is leased, one waits for its next try, one is done."""
+    texts = {entry.name: json.dumps(entry.to_meta()) for entry in entries("a", "b", "c", "d")}
+    with kept(redis.url, job.name) as there:
+        client, key = there.client, there.key
+        client.hset(key("meta"), mapping={"made": 1, "cap": 4, "lease": 1000})
+        client.sadd(key("hosts"), "h:80")
+        client.hset(key("known"), mapping=dict.fromkeys("abcd", "key"))
+        client.xgroup_create(key("q:h:80"), "workers", "0", mkstream=True)
+        for name in "ab":
+            client.xadd(key("q:h:80"), {"n": name, "e": texts[name]})
+        client.xreadgroup("workers", "gone", {key("q:h:80"): ">"}, 1)
+        client.zadd(key("later"), {f"h:80\nc\n{texts['c']}": 1})
+        client.hset(key("done"), "d", "{}")
+        job.require()
+        assert (job.status().left, job.status().done, job.status().missing) == (3, 1, 0)
+        assert not client.exists(key("q:h:80"), key("later"))
+    async with Worker(redis, job) as worker:
+        assert await worker.names() == ["a", "b", "c"]
+
+
+@run
+async def test_what_was_sent_and_not_answered_is_neither_lost_nor_held_against_an_entry(
+    redis: RedisServer, job: Job, tmp_path: Path
+) -> None:
+    """The connection breaks when Redis has done what it was told, again and again, and nobody hears that it has."""
+    job.push(entries(*map(str, range(40))), cap=4)
+    with Forwarder(redis.port) as address, kept(redis.url, job.name) as there:
+        done: list[str] = []
+        async with Worker(address, job, lease=30) as worker:
+            while len(done) < 40:
+                entry = await get(worker)
+                address.deaf = len(done) % 3 == 0
+                worker.queue.ended(entry, "complete")
+                done.append(entry.name)
+                worker.queue.has_room(2, 9)
+                worker.queue.claims.ask(())
+                if address.deaf:
+                    await until(lambda: job.status().done == len(done))
+                    address.deaf = False
+                    address.cut()
+            await worker.told()
+            assert sorted(done, key=int) == [str(n) for n in range(40)], "each was given once"
+            assert (job.status().done, job.status().left, job.dead()) == (40, 0, {})
+            assert there.client.zcard(there.key("leases")) == there.client.hlen(there.key("used")) == 0
 
 
 @run
@@ -202,7 +252,7 @@ async def test_a_host_never_has_more_than_its_cap_over_all_workers(
         taken = [entry for worker in (one, two, one, two) if (entry := await worker.take())]
         assert sorted(entry.name for entry in taken) == ["a", "b", "x"]
         (first,) = [entry for entry in taken if entry.name == "a"]
-        holder = one if "a" in one.queue._leases else two
+        holder = one if "a" in one.queue.leases else two
         holder.queue.ended(first, "complete")
         await holder.told()
         assert await two.names() == ["c"]
@@ -233,6 +283,50 @@ async def test_a_host_that_asked_to_wait_is_left_alone_by_everybody(
             await asyncio.sleep(0.01)
         assert taken == ["a"]
         assert time.monotonic() - closed >= 0.3
+
+
+@run
+async def test_what_a_claim_costs_does_not_depend_on_how_many_hosts_are_paused(
+    redis: RedisServer, job: Job, tmp_path: Path
+) -> None:
+    cost = []
+    with kept(redis.url, job.name) as there:
+        for hosts in (20, 2_000):
+            job.push([Entry(n, f"{n}", f"http://h{n}.example/{n}") for n in range(hosts)])
+            job.set_caps({"default": 0})
+            job.push(entries(f"a{hosts}", host="open"))
+            job.set_caps({"open": 4})
+            async with Worker(redis, job) as worker:
+                while not worker.queue.claims.ready:  # at first it finds those that are paused
+                    worker.queue.claims.ask(())
+                    await asyncio.sleep(0.01)
+                assert f"a{hosts}" in await worker.names()
+                there.client.config_resetstat()
+                assert await worker.take() is None
+                cost.append(sum(one["calls"] for one in there.client.info("commandstats").values()))
+    assert cost[1] <= cost[0] + 10
+
+
+@run
+async def test_who_takes_many_short_files_asks_ahead_by_as_many_as_end_before_the_answer(
+    redis: RedisServer, job: Job, tmp_path: Path
+) -> None:
+    job.push(entries(*map(str, range(100))), cap=50)
+    with Forwarder(redis.port, delay=0.2) as far:
+        async with Worker(far, job) as worker:
+            queue = worker.queue
+            queue.has_room(20, 100)
+            queue.take()
+            await worker.until(lambda: len(queue.claims.ready) == 20)
+            for _ in range(20):
+                entry = queue.take()
+                assert entry
+                queue.ended(entry, "complete")
+            queue.has_room(1, 100)
+            queue.take()
+            await worker.until(lambda: bool(queue.claims.ready))
+            assert 10 <= len(queue.claims.ready) <= 50
+            assert job.status().done == 20
 
 
 # --- Leases -----------------------------------------------------------------------------------------------------------
@@ -393,7 +487,7 @@ async def test_further_connections_count_against_the_cap_as_leases_do(
         await two.told()
         assert running() == 1
         # A token that nobody takes up is given back.
-        one.queue._connections._asked.clear()
+        one.queue.connections.asked.clear()
         assert not one.queue.may_connect(a)
         await one.until(lambda: running() == 2)
         await one.until(lambda: running() == 1)
@@ -429,7 +523,7 @@ async def test_what_cannot_be_cured_is_given_up_with_its_reason_until_somebody_r
         assert worker.queue.exhausted
         assert job.retry(["a", "no such"]) == 1
         assert job.push(entries("a")) == (0, 1), "it is known"
-        worker.queue._over = False
+    async with Worker(redis, job) as worker:
         assert await worker.names() == ["a"]
 
 
@@ -473,10 +567,10 @@ async def get(worker: Worker) -> Entry:
 
 async def get_ready(worker: Worker) -> None:
     """Leases the next entry without taking it."""
-    while worker.queue._ready is None:
-        worker.queue.take()
-        if worker.queue._asking is None:
-            worker.queue._ask_at = 0.0
+    worker.queue.has_room(1, 100)
+    while not worker.queue.claims.ready:
+        worker.queue.claims.ask_at = 0.0
+        worker.queue.claims.ask(())
         await asyncio.sleep(0.01)
 
 
@@ -486,23 +580,15 @@ async def test_what_kills_its_workers_is_given_up_too(redis: RedisServer, job: J
     for _ in range(MOST_TRIES):
         async with Worker(redis, job) as victim:
             assert (await get(victim)).name == "poison"
-            await asyncio.to_thread(age, redis, job)
             await victim.vanish()
+        with kept(redis.url, job.name) as there:
+            there.lapse()
     async with Worker(redis, job) as worker:
         assert await worker.names() == ["good"]
     assert (
         job.dead()["poison"]["reason"]
         == f"taken {MOST_TRIES} times, and its part did not grow; at last: its workers died"
     )
-
-
-def age(redis: RedisServer, job: Job) -> None:
-    """As if the lease of the only pending entry had ended."""
-    stream = job._key("q:h:80")
-    ((message, consumer),) = [
-        (p["message_id"], p["consumer"]) for p in job._redis.xpending_range(stream, "workers", "-", "+", 2)
-    ]
-    job._redis.xclaim(stream, "workers", consumer, 0, [message], idle=1_000_000, justid=True)
 
 
 @run
@@ -525,8 +611,8 @@ async def know_each_other(*workers: Worker) -> None:
     for worker in workers:
         await worker.take("h:80")
     for worker in workers:
-        worker.queue._leases.renew_soon()
-        await worker.until(lambda queue=worker.queue: queue._others == len(workers) - 1)  # type: ignore[misc]
+        worker.queue.leases.renew_soon()
+        await worker.until(lambda queue=worker.queue: queue.outcomes.others == len(workers) - 1)  # type: ignore[misc]
         assert worker.patience <= 20, "an origin that it cannot reach is soon left to others"
 
 
@@ -550,7 +636,7 @@ async def test_a_machine_that_cannot_reach_what_others_can_does_not_spoil_their_
         for again in range(MOST_TRIES + 1):
             await fail(cut_off, "abc"[again % 3], DOWN)
             assert await cut_off.names() == [], "it leaves the host to others"
-            await cut_off.until(lambda: not cut_off.queue._left_to_others)
+            await cut_off.until(lambda: not cut_off.queue.outcomes.left_to_others)
             if again == 2:
                 for _ in range(3):
                     healthy.queue.take_back(await get(healthy), disk_error(OSError(28, ""), tmp_path))
@@ -569,7 +655,7 @@ async def test_a_machine_that_cannot_reach_what_others_can_does_not_spoil_their_
             again_by = await get(healthy)
             assert (again_by.name, healthy.queue.taken_over(again_by)) == (entry.name, False)
             healthy.queue.take_back(again_by, disk_error(OSError(28, ""), tmp_path))
-            await cut_off.until(lambda: not cut_off.queue._left_to_others)
+            await cut_off.until(lambda: not cut_off.queue.outcomes.left_to_others)
             assert time.monotonic() - begun >= left_alone * 0.8, "longer each time"
         assert cut_off.forgiven[-1] == "h:80", "in the end it may try again"
         assert job.status().dead == 0
@@ -603,7 +689,7 @@ async def test_a_host_that_no_worker_reaches_is_given_up_by_the_patience_of_all(
             await fail(worker, name, DOWN)
         assert job.dead()["b"]["code"] == "origin_down"
         assert (two.queue.given_up, job.status().left) == (1, 1)
-        await two.until(lambda: not two.queue._left_to_others)
+        await two.until(lambda: not two.queue.outcomes.left_to_others)
         await fail(two, "a", DOWN)
         assert (two.queue.given_up, job.status().left) == (2, 0)
 
@@ -635,7 +721,8 @@ async def test_a_dropped_job_stops_its_workers(redis: RedisServer, job: Job, tmp
         await worker.take()
         assert [error.code for error in worker.stopped] == ["no_job"]
         await worker.until(lambda: worker.lost == ["a"])
-    assert job._redis.keys(f"{job._prefix}*") == []
+    with kept(redis.url, job.name) as there:
+        assert there.keys == []
 
 
 @run
@@ -648,7 +735,8 @@ async def test_a_cancelled_job_and_one_that_lost_entries_stop_their_workers(
         await worker.take()
         assert [error.code for error in worker.stopped] == ["job_cancelled"]
     job.order(None)
-    job._redis.delete(job._key("hosts"), job._key("q:h:80"))
+    with kept(redis.url, job.name) as there:
+        there.evict_queue()
     async with Worker(redis, job) as worker:
         await worker.take()
         assert [error.code for error in worker.stopped] == ["job_incomplete"]

@@ -20,10 +20,10 @@ import redis
 from scrapy.settings import Settings
 
 from bulkspider.commands.bulkqueue import Command
-from bulkspider.queue.job import Job
 from support.faults import status
 from support.faulty import Exchange, FaultyOrigin, correct, make_body
 from support.holding import Holds, stall_until
+from support.kept import kept
 from support.ondisk import wait_for as until
 from support.redisserver import Forwarder, RedisServer, Sentinel
 from support.workers import Cluster, Throttled, lines_of
@@ -185,23 +185,20 @@ def test_entries_that_the_queue_has_lost_are_never_success(tmp_path: Path) -> No
     with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
         bodies = {f"{n}.bin": make_body(10 * KIB + n, str(n)) for n in range(6)}
         cluster.push(lines_of({origin: bodies}, lambda: Throttled(10_000 * KIB)))
-        with cluster.ask() as job:
-            # As an eviction for want of memory does.
-            for key in job._redis.scan_iter(f"{job._prefix}q:*"):
-                job._redis.delete(key)
-            job._redis.delete(job._key("hosts"))
+        with cluster.kept() as there:
+            there.evict_queue()
         ended = cluster.wait(cluster.start())
         assert ended.status == 3, ended.log
         assert "6 entries are missing" in ended.log
         assert "push its list again" in ended.log
         shown = queue(cluster, "status")
         assert (shown.returncode, "6 entries are missing" in shown.stdout) == (3, True)
-        with cluster.ask() as job:
-            job._redis.delete(job._key("meta"))
+        with cluster.kept() as there:
+            there.evict("meta")
         assert queue(cluster, "status").returncode == 1
         assert queue(cluster, "drop").returncode == 0, "whatever state it is in"
-        with cluster.ask() as job:
-            assert job._redis.keys("*") == []
+        with cluster.kept() as there:
+            assert there.client.keys("*") == []
 
 
 def test_a_push_that_was_broken_off_is_told_and_repeated(tmp_path: Path) -> None:
@@ -209,8 +206,8 @@ def test_a_push_that_was_broken_off_is_told_and_repeated(tmp_path: Path) -> None
         bodies = {f"{n}.bin": make_body(10 * KIB + n, str(n)) for n in range(4)}
         lines = lines_of({origin: bodies}, lambda: Throttled(10_000 * KIB))
         cluster.push(lines[:2])
-        with cluster.ask() as job:
-            job._redis.hset(job._key("meta"), "push:files.txt", 1)
+        with cluster.kept() as there:
+            there.interrupt_push("files.txt")
         told = queue(cluster, "status")
         assert (told.returncode, "the push of files.txt has not ended" in told.stdout) == (3, True)
         ended = cluster.wait(cluster.start())
@@ -231,8 +228,8 @@ def test_a_job_that_its_redis_has_lost_goes_on_once_its_list_is_pushed_again(tmp
         worker = cluster.start()
         held.wait()
         cluster.wait_for(lambda job: job.status().done == 1)
-        with cluster.ask() as job:
-            job._redis.flushall()
+        with cluster.kept() as there:
+            there.client.flushall()
         cluster.wait_for(lambda job: "is lost: this Redis knows nothing of it" in cluster.logs())
         assert queue(cluster, "push", write_list(cluster, lines)).returncode == 0
         ended = cluster.wait(worker)
@@ -316,14 +313,14 @@ def test_after_a_failover_a_worker_goes_on_at_the_new_master(tmp_path: Path) -> 
         cluster.push(lines_of({origin: bodies}, lambda: Throttled(100 * KIB)), cap=2)
         worker = cluster.start("-a", f"queue=redis://127.0.0.1:{address.port}/0")
         cluster.wait_for(lambda job: job.status().running == 2)
-        with Job(one.url, "nov") as first, Job(two.url, "nov") as second:
-            second._redis.replicaof("127.0.0.1", one.port)
-            cluster.wait_for(lambda job: second._redis.hlen(job._key("known")) == 6)
+        with kept(one.url, "nov") as first, kept(two.url, "nov") as second:
+            second.client.replicaof("127.0.0.1", one.port)
+            until(lambda: second.client.hlen(second.key("known")) == 6)
             # As managed services do it: no write is answered until another one is the master.
-            first._redis.client_pause(20_000, all=False)
-            second._redis.replicaof("NO", "ONE")
+            first.client.client_pause(20_000, all=False)
+            second.client.replicaof("NO", "ONE")
             address.target = two.port
-            first._redis.replicaof("127.0.0.1", two.port)
+            first.client.replicaof("127.0.0.1", two.port)
         ended = cluster.wait(worker)
         assert ended.status == 0, ended.log
         cluster.redis = two
@@ -343,11 +340,15 @@ def test_sentinels_are_asked_where_the_master_is(tmp_path: Path) -> None:
     ):
         one = cluster.redis
         cluster.push(lines_of({origin: bodies}, lambda: Throttled(100 * KIB)), cap=2)
-        with Job(two.url, "nov") as second, Sentinel(tmp_path / "sentinel", one) as sentinel:
-            second._redis.replicaof("127.0.0.1", one.port)
-            cluster.wait_for(lambda job: second._redis.hlen(job._key("known")) == 6)
+        with (
+            kept(one.url, "nov") as first,
+            kept(two.url, "nov") as second,
+            Sentinel(tmp_path / "sentinel", one) as sentinel,
+        ):
+            second.client.replicaof("127.0.0.1", one.port)
+            until(lambda: second.client.hlen(second.key("known")) == 6)
             address = f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster/0"
-            cluster.wait_for(lambda job: "slave0" in job._redis.info("replication"))
+            until(lambda: "slave0" in first.client.info("replication"))
             told = queue(cluster, "status", environment={"BULK_QUEUE": address})
             assert "0 done, 6 left" in told.stdout, told.stderr
             worker = cluster.start("-a", f"queue={address}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 from bulkspider.errors import UsageError
 from bulkspider.spiders.arguments.prepare import prepare
 from support.faults import busy, first, status
-from support.faulty import FaultyOrigin, good, make_body
-from support.holding import Holds
+from support.faulty import Exchange, FaultyOrigin, correct, good, make_body
+from support.holding import Holds, stall_until
 from support.proxy import Proxy
 from support.workers import LEASE, Cluster, Throttled, lines_of
 
@@ -291,12 +292,23 @@ def test_a_worker_whose_proxy_dies_leaves_the_host_to_others(tmp_path: Path) -> 
     """Within two leases here, 20 seconds at most; nothing is held against the entries that it had."""
     bodies = {f"{n}.bin": make_body(200 * KIB + n, str(n)) for n in range(24)}
     with FaultyOrigin() as origin, Cluster(tmp_path, settings={"BULK_ORIGIN_PATIENCE": "3600"}) as cluster:
-        cluster.push(lines_of({origin: bodies}, lambda: Throttled(200 * KIB)), cap=6)
+        both = threading.Event()
+
+        def held(exchange: Exchange) -> None:
+            reply = correct(exchange)
+            exchange.promise(reply)
+            exchange.send(reply.body[: 10 * KIB])
+            stall_until(exchange, both.is_set)
+            exchange.send_slowly(reply.body[10 * KIB :], 200 * KIB)
+
+        cluster.push(lines_of({origin: bodies}, lambda: held), cap=6)
         with Proxy() as proxy:
             broken = cluster.start(environment={"http_proxy": proxy.url, "no_proxy": ""})
             cluster.wait_for(lambda job: job.status().running >= 4)
             whole = cluster.start()
-            cluster.wait_for(lambda job: len(job.status().workers) == 2 and job.status().done > 0)
+            cluster.wait_for(lambda job: len(job.status().workers) == 2)
+            both.set()
+            cluster.wait_for(lambda job: job.status().done > 0)
         ended = [cluster.wait(worker) for worker in (whole, broken)]
         assert [e.status for e in ended] == [0, 0], cluster.logs()
         cluster.assert_all_done(bodies)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import shutil
 import socket
 import subprocess
@@ -102,20 +103,33 @@ class Sentinel(RedisServer):
 
 class Forwarder:
     """A port that leads to another one of this machine: what a virtual address of a failover is. Connections that are
-    open stay where they are when it is pointed elsewhere."""
+    open stay where they are when it is pointed elsewhere. delay: seconds that all bytes take, each way. deaf: answers
+    are thrown away."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, delay: float = 0.0) -> None:
         self.target = port
+        self.delay = delay
+        self.deaf = False
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._open: set[socket.socket] = set()
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
 
     def __enter__(self) -> Forwarder:
         threading.Thread(target=self._accept, daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for one in [self._listener, *self._open]:
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Ends all connections that are open now."""
+        for one in list(self._open):
+            self._open.discard(one)
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
             one.close()
@@ -125,14 +139,30 @@ class Forwarder:
             while True:
                 near = self._listener.accept()[0]
                 far = socket.create_connection(("127.0.0.1", self.target))
+                for one in (near, far):
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._open |= {near, far}
-                for one, other in ((near, far), (far, near)):
-                    threading.Thread(target=self._copy, args=(one, other), daemon=True).start()
+                for one, other, answers in ((near, far, False), (far, near, True)):
+                    way: queue.SimpleQueue[tuple[float, bytes]] = queue.SimpleQueue()
+                    threading.Thread(target=self._take, args=(one, way, answers), daemon=True).start()
+                    threading.Thread(target=self._give, args=(other, way), daemon=True).start()
 
-    @staticmethod
-    def _copy(one: socket.socket, other: socket.socket) -> None:
+    def _take(self, one: socket.socket, way: queue.SimpleQueue[tuple[float, bytes]], answers: bool) -> None:
         with contextlib.suppress(OSError):
             while data := one.recv(1 << 16):
+                if not (answers and self.deaf):
+                    way.put((time.monotonic() + self.delay, data))
+        way.put((time.monotonic() + self.delay, b""))
+
+    @staticmethod
+    def _give(other: socket.socket, way: queue.SimpleQueue[tuple[float, bytes]]) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                at, data = way.get()
+                if (wait := at - time.monotonic()) > 0:
+                    time.sleep(wait)
+                if not data:
+                    break
                 other.sendall(data)
         with contextlib.suppress(OSError):
             other.shutdown(socket.SHUT_WR)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +22,7 @@ from bulkspider.lists.reader import Form
 from bulkspider.queue.job import Job
 from support.crawl import QUICK, Ended
 from support.faulty import Behaviour, Exchange, FaultyOrigin, correct
+from support.kept import Kept, kept
 from support.redisserver import RedisServer
 
 # Long enough that a busy machine renews in time, short enough to wait for.
@@ -112,6 +114,9 @@ class Cluster:
 
     def ask(self) -> Job:
         return Job(self.redis.url, self.job)
+
+    def kept(self) -> AbstractContextManager[Kept]:
+        return kept(self.redis.url, self.job)
 
     def push(self, lines: Iterable[str], cap: int = 3) -> None:
         form = Form()

@@ -20,7 +20,7 @@ from typing import Protocol
 
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry
-from bulkspider.queue.link import AWAY_SECONDS, Link
+from bulkspider.queue.working.link import AWAY_SECONDS, Arguments, Link
 
 # Seconds between two renewals at most, though a third of a lease would do: an order to cancel is heard with them.
 RENEWED_SECONDS = 10.0
@@ -36,10 +36,10 @@ _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 @dataclass(slots=True, eq=False)
 class Lease:
-    """origin, id: where the entry lies in the queue. text: the entry as it lies there. tries: how often it was taken
-    since its part last grew, this time included. best: the most bytes that its part had by then. failed_at: the worker
-    at which it failed last, empty for none. until: when the lease ends, by `clock`. part: once an attempt has begun.
-    lost: it has ended before the entry had its outcome. tokens: of its further connections.
+    """origin: of the entry. id: the number of the lease. text: the entry as it lies in the queue. tries: how often it
+    was taken since its part last grew, this time included. best: the most bytes that its part had by then. failed_at:
+    the worker at which it failed last, empty for none. until: when the lease ends, by `clock`. part: once an attempt
+    has begun. lost: it has ended before the entry had its outcome. tokens: of its further connections.
     """
 
     entry: Entry
@@ -73,9 +73,6 @@ class Lease:
 class Holder(Protocol):
     """Who has the leases, and hears what became of them."""
 
-    def joined(self) -> None:
-        """The job knows of this worker; entries may be asked for."""
-
     def lease_lost(self, lease: Lease) -> None:
         """It has run out, or somebody else has the entry."""
 
@@ -98,7 +95,6 @@ class Leases:
         self._renew_now = asyncio.Event()
         self._keeping = False
         self._keeper: asyncio.Task[None] | None = None
-        self._must_join = True
 
     def __getitem__(self, name: str) -> Lease:
         return self._held[name]
@@ -136,23 +132,25 @@ class Leases:
         self._renew_now.set()
         await asyncio.wait([self._keeper])
 
-    def renew_soon(self, join: bool = False) -> None:
-        """join: the job may have to hear of this worker again."""
-        self._must_join = self._must_join or join
+    def renew_soon(self) -> None:
         self._renew_now.set()
+
+    def greeting(self) -> Arguments:
+        """What the queue is told of this worker on each new connection: all that it has."""
+        held = [cell for lease in self for cell in (lease.entry.name, lease.id)]
+        return (self._worker, self._about(), self.milliseconds, *held)
+
+    @property
+    def milliseconds(self) -> int:
+        return int(self.seconds * 1000)
+
+    def _about(self) -> str:
+        return json.dumps({"bytes": sum(lease.bytes for lease in self)})
 
     async def _keep(self, link: Link) -> None:
         """Renews the leases, and finds those that are lost."""
         while self._keeping:
             self._renew_now.clear()
-            if self._must_join:
-                try:
-                    await link.ask("join", self._worker, json.dumps({"bytes": 0}), int(self.seconds * 1000))
-                except OSError:
-                    await asyncio.sleep(AWAY_SECONDS)
-                    continue
-                self._must_join = False
-                self._holder.joined()
             await self._renew(link)
             pause = AWAY_SECONDS if link.away else min(self.seconds / 3, RENEWED_SECONDS)
             with contextlib.suppress(asyncio.TimeoutError):
@@ -161,11 +159,11 @@ class Leases:
     async def _renew(self, link: Link) -> None:
         held = list(self)
         cells = [cell for lease in held for cell in (lease.origin, lease.id, lease.entry.name, lease.bytes)]
-        tokens = [cell for lease in held for token in lease.tokens for cell in (lease.origin, token)]
-        about = json.dumps({"bytes": sum(lease.bytes for lease in held)})
+        tokens = [token for lease in held for token in lease.tokens]
+        about = self._about(), self.milliseconds
         asked = clock()
         try:
-            *kept, cancelled, others = await link.ask("renew", self._worker, about, len(held), *cells, *tokens)
+            *kept, cancelled, others = await link.ask("renew", self._worker, *about, len(held), *cells, *tokens)
         except OSError:
             kept = [1] * len(held)
         else:
