@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from types import TracebackType
 
-
 # A node of a cluster listens 10,000 above its port as well.
 HIGHEST_PORT = 55_535
 
