@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from support import warm
 from support.messages import check_error
 
 # Patience in tests: a retry must not wait for seconds, a stall must be noticed soon.
@@ -77,7 +78,7 @@ class Bulk:
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         self.report.unlink(missing_ok=True)
-        return subprocess.Popen(
+        return warm.Popen(
             self.command(*arguments, settings=settings),
             cwd=self.folder,
             env={

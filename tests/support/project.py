@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import warm
 from support.crawl import QUICK
 
 PAGE = b"<html><head><title>a page</title></head><body>%s</body></html>"
@@ -34,8 +39,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        done = self._run("startproject", "shop", str(folder))
-        assert done.returncode == 0, done.stdout
+        shutil.copytree(_started(), folder, dirs_exist_ok=True)
         self.settings: dict[str, Any] = {
             "ADDONS": {"bulkspider.Addon": 500},
             "ROBOTSTXT_OBEY": False,
@@ -84,7 +88,7 @@ class Project:
     def _start(self, *arguments: str, settings: Mapping[str, Any]) -> subprocess.Popen[str]:
         ours = "\n".join(f"{name} = {value!r}" for name, value in {**QUICK, **self.settings, **settings}.items())
         (self.folder / "shop" / "settings.py").write_text(f"{self._template}\n{ours}\n", encoding="utf-8")
-        return subprocess.Popen(
+        return warm.Popen(
             [sys.executable, "-m", "scrapy", *arguments],
             cwd=self.folder,
             env=_environment(),
@@ -95,16 +99,15 @@ class Project:
             text=True,
         )
 
-    def _run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "scrapy", *arguments],
-            env=_environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+
+@functools.cache
+def _started() -> Path:
+    """A project just made by Scrapy."""
+    folder = Path(tempfile.mkdtemp(prefix="shop."))
+    atexit.register(shutil.rmtree, folder)
+    command = [sys.executable, "-m", "scrapy", "startproject", "shop", str(folder)]
+    subprocess.run(command, env=_environment(), check=True, capture_output=True, timeout=60)
+    return folder
 
 
 def _environment() -> dict[str, str]:

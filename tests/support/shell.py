@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from support import warm
 from support.crawl import QUICK
 
 
@@ -30,7 +31,7 @@ class Shell:
         settings = [word for name, value in QUICK.items() for word in ("-s", f"{name}={value}")]
         hidden = ("SCRAPY_SETTINGS_MODULE", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        return subprocess.Popen(
+        return warm.Popen(
             [sys.executable, "-m", "scrapy", "bulk", *settings, *arguments],
             cwd=self.folder,
             env={**environment, "COLUMNS": "80", "NETRC": str(self.folder / "netrc"), "PYTHONWARNINGS": "default"},
