@@ -230,7 +230,7 @@ def foreign_privates(path: Path, ours: set[str]) -> list[str]:
 
 
 # Not of ours: the interpreter's and Scrapy's, which tests of what they do have no other way to.
-OF_OTHERS = ("_getframe", "_sslobj", "_apply_settings", "_split_domain")
+OF_OTHERS = ("_getframe", "_close_pipe_fds", "_sslobj", "_apply_settings", "_split_domain")
 
 
 def test_tests_touch_no_private_names_of_ours() -> None:
