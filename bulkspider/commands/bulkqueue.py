@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 import time
@@ -70,6 +71,9 @@ class Command(ScrapyCommand):
         )
         parser.add_argument("--job", metavar="NAME", help="name of the job on that Redis")
         parser.add_argument("--cap", metavar="N", help=f"push: at once from each host, at most ({DEFAULT_CAP})")
+        parser.add_argument(
+            "--priority", metavar="N", default="0", help="push: entries of a higher number come first (0; -100 to 100)"
+        )
         parser.add_argument("--watch", action="store_true", help="status: again and again until the job is over")
         parser.add_argument("--json", action="store_true", help="status, list, dead: for machines, one object a line")
         parser.add_argument("--reason", metavar="TEXT", default="", help="dead, retry: only of this code or reason")
@@ -133,6 +137,8 @@ class Command(ScrapyCommand):
             raise UsageError("which list? `scrapy bulkqueue push LIST --queue URL --job NAME`")
         if opts.cap is not None and (not opts.cap.isdecimal() or int(opts.cap) < 1):
             raise UsageError(f"--cap {opts.cap}: must be a number of transfers")
+        if not re.fullmatch(r"[+-]?\d{1,3}", opts.priority) or not -100 <= int(opts.priority) <= 100:
+            raise UsageError(f"--priority {opts.priority}: must be a whole number, -100 to 100")
         options = arglist_to_dict(opts.spargs)
         file = sums_file(*(options.pop(name, None) for name in ("sums", "sums_sig", "keyring")))
         known_sums = file.read() if file is not None else None
@@ -143,7 +149,7 @@ class Command(ScrapyCommand):
                 while (entry := source.take()) is not None:
                     yield entry if known_sums is None else known_sums.add_to(entry)
 
-            new, given = job.push(entries(), int(opts.cap or DEFAULT_CAP), Path(args[0]).name)
+            new, given = job.push(entries(), int(opts.cap or DEFAULT_CAP), Path(args[0]).name, int(opts.priority))
             source.close()
         if opts.cap is not None:
             job.set_caps({"default": int(opts.cap)})

@@ -317,7 +317,7 @@ call('ZREM', p .. 'alive', ARGV[1])
 # worker, its lease, most tries, how many, how many of one origin at once, number of origins at which nothing may begin;
 # these; then origin and number of those that the worker has of it.
 # Returns {kind, …}: entries ({origin, number of the lease, name, entry, tries, most bytes so far, the worker at which
-# it failed last}, …), again (there may be more to see), none, over (done, dead), owes (how many entries were lost),
+# it failed last, seat}, …), again (there may be more to see), none, over (done, dead), owes (how many entries were lost),
 # unfinished (a push of this list was broken off), drain or cancel (left), dropped, gone.
 CLAIM = """
 local me, most, wanted, per_origin = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
@@ -402,7 +402,7 @@ local function take(priority, origin)
         call('ZADD', p .. 'leases', at + lease, 'e' .. name)
         call('HINCRBY', p .. 'used', seat, 1)
         local told = call('HMGET', p .. 'best', name)[1] or '0'
-        return {origin, tostring(number), name, entry, tries, told, call('HGET', p .. 'failed', name) or ''}
+        return {origin, tostring(number), name, entry, tries, told, call('HGET', p .. 'failed', name) or '', seat}
       end
       local why = call('HGET', p .. 'why', name) or 'its workers died'
       call('HSET', p .. 'dead', name, cjson.encode({
@@ -584,13 +584,16 @@ if until_ > shut_until(ARGV[1]) then
 end
 """
 
-# worker, name, number of the lease, origin, the origin that serves its files. From now on they count there.
+# worker, name, number of the lease, origin, the origin that serves the file, and 1 if a redirect leads there. The entry
+# counts there from now on, and so do all that are begun then.
 SERVED_BY = """
-local me, name, number, origin, seat = unpack(ARGV)
-if seat == origin then
-  call('HDEL', p .. 'via', origin)
-else
-  call('HSET', p .. 'via', origin, seat)
+local me, name, number, origin, seat, redirected = unpack(ARGV)
+if redirected == '1' then
+  if seat == origin then
+    call('HDEL', p .. 'via', origin)
+  else
+    call('HSET', p .. 'via', origin, seat)
+  end
 end
 local _, before = lease_on(name)
 if before ~= seat and mine(name, number, me) then

@@ -269,6 +269,48 @@ async def test_blocked_origins_are_passed_over(redis: RedisServer, job: Job, tmp
 
 
 @run
+async def test_the_cap_counts_at_the_host_that_serves_where_that_is_known(
+    redis: RedisServer, job: Job, tmp_path: Path
+) -> None:
+    job.push([*entries("a", "b", "c", host="front"), *entries("x", "y", host="back")], cap=2)
+    job.set_caps({"back": 0})
+    async with Worker(redis, job) as worker:
+        a = await get(worker)
+        part = grown(tmp_path, a.name, 10)
+        worker.queue.begun(a, part)
+        part.learn(source="back:80")
+        worker.queue.leases.renew_soon()
+        await until(lambda: {host["origin"]: host["running"] for host in job.status().hosts}.get("back:80") == 1)
+        assert await worker.names() == [], "nothing may begin at the host whereto a redirect leads"
+        job.set_caps({"back": 2})
+        (one,) = await worker.names()
+        assert one in ("b", "x")
+        assert await worker.names() == []
+        worker.queue.ended(a, "complete")
+        assert len(await worker.names()) == 1
+        job.set_caps({"back": None, "default": 9, "front": 0})
+        assert set(await worker.names()) <= {"x", "y"}, "what is paused by its own name stays so"
+        job.set_caps({"front": None})
+        await worker.names()
+        assert len(worker.queue.leases) == 4
+
+
+@run
+async def test_entries_of_a_higher_priority_come_first_whatever_their_host(
+    redis: RedisServer, job: Job, tmp_path: Path
+) -> None:
+    job.push(entries("a", "b"), cap=9)
+    job.push(entries("x", "y", host="other"), priority=-1)
+    job.push(entries("now"), priority=7)
+    async with Worker(redis, job) as worker:
+        first = await get(worker)
+        assert first.name == "now"
+        worker.queue.ended(first, "interrupted")
+        assert await worker.names() == ["now", "a", "b", "x", "y"], "also what was handed back"
+    assert job.push(entries("a"), priority=3) == (0, 1)
+
+
+@run
 async def test_a_host_that_asked_to_wait_is_left_alone_by_everybody(
     redis: RedisServer, job: Job, tmp_path: Path
 ) -> None:

@@ -20,7 +20,7 @@ import redis
 from scrapy.settings import Settings
 
 from bulkspider.commands.bulkqueue import Command
-from support.faults import status
+from support.faults import redirect_to, status
 from support.faulty import Exchange, FaultyOrigin, correct, make_body
 from support.holding import Holds, stall_until
 from support.kept import kept
@@ -177,6 +177,26 @@ def test_a_lowered_cap_holds_for_what_was_handed_back(tmp_path: Path) -> None:
         assert len(origin.requests) == asked
         assert queue(cluster, "caps", "default=2").returncode == 0
         assert cluster.wait(second).status == 0
+        assert throttle.most == 2
+        cluster.assert_all_done(bodies)
+
+
+def test_hosts_that_lead_to_one_server_share_its_cap(tmp_path: Path) -> None:
+    """Known from the first file on."""
+    bodies = {f"{n}.bin": make_body(60 * KIB + n, str(n)) for n in range(9)}
+    with FaultyOrigin() as server, FaultyOrigin(host="127.0.0.2") as front, Cluster(tmp_path) as cluster:
+        throttle = Throttled(100 * KIB)
+        for name, body in bodies.items():
+            server.add(name, throttle, body)
+            front.add(name, redirect_to(server.url(name)), body)
+        urls = [(front if n % 2 == 0 else server).url(name) for n, name in enumerate(bodies)]
+        lines = [f"{name} {url}" for name, url in zip(bodies, urls, strict=True)]
+        cluster.push(lines[:1], cap=2)
+        assert cluster.wait(cluster.start()).status == 0
+        assert queue(cluster, "push", write_list(cluster, lines), "--priority", "high").returncode == 1
+        assert "8 entries pushed" in queue(cluster, "push", write_list(cluster, lines), "--priority", "5").stdout
+        workers = [cluster.start(), cluster.start()]
+        assert [cluster.wait(worker).status for worker in workers] == [0, 0]
         assert throttle.most == 2
         cluster.assert_all_done(bodies)
 

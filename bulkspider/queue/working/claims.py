@@ -184,10 +184,10 @@ class Claims:
             self.ask_at = clock() + POLL_SECONDS
 
     def _receive(
-        self, asked: float, origin: str, id: str, name: str, text: str, tries: int, best: str, failed_at: str
+        self, asked: float, origin: str, id: str, name: str, text: str, tries: int, best: str, failed_at: str, seat: str
     ) -> None:
         entry, until = Entry.from_meta(json.loads(text)), asked + self._leases.seconds
-        lease = Lease(entry, origin, id, text, tries, int(best), failed_at, until)
+        lease = Lease(entry, origin, id, text, tries, int(best), failed_at, seat, until)
         if name in self._leases:
             # It was lost to nobody yet, and is still being let go of here.
             self._give_back(lease)

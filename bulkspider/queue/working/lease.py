@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from bulkspider.disk.part import Part
-from bulkspider.entries.entry import Entry
+from bulkspider.entries.entry import Entry, origin_of
 from bulkspider.queue.working.link import AWAY_SECONDS, Arguments, Link
 
 # Seconds between two renewals at most, though a third of a lease would do: an order to cancel is heard with them.
@@ -39,7 +39,8 @@ class Lease:
     """origin: of the entry. id: the number of the lease. text: the entry as it lies in the queue. tries: how often it
     was taken since its part last grew, this time included. best: the most bytes that its part had by then. failed_at:
     the worker at which it failed last, empty for none. until: when the lease ends, by `clock`. part: once an attempt
-    has begun. lost: it has ended before the entry had its outcome. tokens: of its further connections.
+    has begun. lost: it has ended before the entry had its outcome. tokens: of its further connections. seat: the origin
+    that serves the file, as far as the queue was told.
     """
 
     entry: Entry
@@ -49,6 +50,7 @@ class Lease:
     tries: int
     best: int
     failed_at: str
+    seat: str
     until: float
     part: Part | None = None
     lost: bool = False
@@ -156,7 +158,18 @@ class Leases:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._renew_now.wait(), pause)
 
+    def tell_seat(self, lease: Lease, link: Link) -> None:
+        """Tells the queue which host serves the file, if it is not known there: its cap is the one that counts."""
+        source = lease.part.state.source if lease.part is not None else None
+        if source is None or source == lease.seat:
+            return
+        lease.seat = source
+        redirected = int(source not in map(origin_of, lease.entry.mirrors))
+        link.post("served_by", self._worker, lease.entry.name, lease.id, lease.origin, source, redirected)
+
     async def _renew(self, link: Link) -> None:
+        for lease in self:
+            self.tell_seat(lease, link)
         held = list(self)
         cells = [cell for lease in held for cell in (lease.origin, lease.id, lease.entry.name, lease.bytes)]
         tokens = [token for lease in held for token in lease.tokens]

@@ -128,5 +128,6 @@ class Outcomes:
         self, lease: Lease, outcome: str, *details: str | int, then: Callable[[int], None] | None = None
     ) -> None:
         self._connections.release(lease, all_of_them=True)
+        self._leases.tell_seat(lease, self._link)
         name = lease.entry.name
         self._link.post("settle", self._worker, outcome, lease.origin, lease.id, name, lease.bytes, *details, then=then)
