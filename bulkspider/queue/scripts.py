@@ -317,8 +317,8 @@ call('ZREM', p .. 'alive', ARGV[1])
 # worker, its lease, most tries, how many, how many of one origin at once, number of origins at which nothing may begin;
 # these; then origin and number of those that the worker has of it.
 # Returns {kind, …}: entries ({origin, number of the lease, name, entry, tries, most bytes so far, the worker at which
-# it failed last, seat}, …), again (there may be more to see), none, over (done, dead), owes (how many entries were lost),
-# unfinished (a push of this list was broken off), drain or cancel (left), dropped, gone.
+# it failed last, seat}, …), again (there may be more to see), none, over (done, dead), owes (how many entries were
+# lost), unfinished (a push of this list was broken off), drain or cancel (left), dropped, gone.
 CLAIM = """
 local me, most, wanted, per_origin = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local shuts = tonumber(ARGV[6])
