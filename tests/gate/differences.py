@@ -93,6 +93,7 @@ INTENDED: tuple[Intended, ...] = (
     Intended("finished-run", "* resumed_from: 0 -> 2097152", "a file that was there is what the run went on from"),
     # Where the disk was full once all bytes of a file were there, which is not so in every run.
     Intended("full-dis*", "* resumed_from: 0 -> 2097152", "a file that was there is what the run went on from"),
+    Intended("full-dis*", "* file .old: 0 bytes, * -> none", "an empty part is nobody's file"),
     Intended("ends-0", "E54-empty-part file .old: 0 bytes, * -> none", "an empty part of another tool holds nothing"),
     # Only where the kill meets a file between the opening of its part and its first byte.
     Intended("queue-SIG*", "file* file .old: 0 bytes, * -> none", "an empty part holds nothing that is worth keeping"),
