@@ -185,6 +185,7 @@ class Command(BaseRunSpiderCommand):
             help="a row for each file, failures included: report.jsonl, report.csv",
         )
         add = _Adder(others)
+        add("--stay", action="store_true", help="a worker of a queue: waits for the next push when the job is over")
         add("-q", "--quiet", action="store_true", help="no display, no log but of failures")
         add("-v", "--verbose", action="store_true", help="all of the log")
         add("--no-color", action="store_true", help="a display without colours, as with NO_COLOR=1")
@@ -276,7 +277,7 @@ class Command(BaseRunSpiderCommand):
         for option, name in self.arguments.items():
             if (value := getattr(opts, option)) is not None:
                 arguments[name] = ",".join(value) if isinstance(value, list) else str(value)
-        for flag in ("verify", "then_moves", "failed", "status"):
+        for flag in ("verify", "then_moves", "failed", "status", "stay"):
             if getattr(opts, flag):
                 arguments[flag] = "1"
         return arguments, Given(urls=urls, skip_option="--skip 0")

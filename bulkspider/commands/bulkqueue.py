@@ -39,7 +39,7 @@ class Command(ScrapyCommand):
     def syntax(self) -> str:
         return (
             "push LIST | status | list | dead | retry [NAME …] | caps [HOST=N …] | pause | drain | cancel | resume | "
-            "drop   --queue URL --job NAME"
+            "clean DIR | drop   --queue URL --job NAME"
         )
 
     def short_desc(self) -> str:
@@ -55,6 +55,7 @@ class Command(ScrapyCommand):
             "caps: how many at once from a host, all workers together, from now on (default=N for all others; HOST= "
             "takes a number back). pause: nothing new is begun. drain: and workers end when what runs is finished. "
             "cancel: workers stop at once and keep what they have. resume: takes these back. "
+            "clean DIR: removes parts in a worker's folder whose entries are done elsewhere. "
             "drop: forgets the job; files stay. "
             "Workers: scrapy bulk -a queue=URL -a job=NAME -a output=DIR. "
             "The environment variable BULK_QUEUE stands for --queue, here and for workers."
@@ -98,6 +99,7 @@ class Command(ScrapyCommand):
             "drain": self._order,
             "cancel": self._order,
             "resume": self._order,
+            "clean": self._clean,
             "drop": self._drop,
         }
         if not args or args[0] not in {*actions, "list"}:
@@ -246,6 +248,16 @@ class Command(ScrapyCommand):
         job.order(order)
         told = ORDERS[order] if order else "goes on; workers that have ended are to be started again"
         print(f"job {job.name}: {told}")
+
+    def _clean(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
+        from bulkspider.disk.leftovers import remove_parts
+
+        if len(args) != 1 or not Path(args[0]).is_dir():
+            raise UsageError("which folder? `scrapy bulkqueue clean DIR --queue URL --job NAME`")
+        removed = remove_parts(Path(args[0]), job.done_elsewhere)
+        print(
+            f"{visible(args[0])}: {plural(len(removed), 'part', 'parts')} removed, of entries that are done elsewhere"
+        )
 
     def _drop(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
         job.drop()

@@ -53,9 +53,9 @@ class Job:
 
     # -- what workers need -----------------------------------------------------------------------------------------
 
-    def wait_until_there(self, tell: Callable[[str], None]) -> int:
+    def wait_until_there(self, tell: Callable[[str], None], *, stays: bool = False) -> int:
         """How many entries are left. Waits a while for a Redis that does not answer yet; raises UsageError when it
-        does not come, or has no such job."""
+        does not come, or has no such job. stays: waits for the job, however long, and tells so once."""
         gives_up = time.monotonic() + PATIENCE_SECONDS
         told = False
         while True:
@@ -64,10 +64,12 @@ class Job:
                 self.require()
                 return self.status().left
             except UsageError as error:
-                if not is_away(error) or time.monotonic() > gives_up:
+                comes = stays and error.code == "no_job"
+                if not comes and (not is_away(error) or time.monotonic() > gives_up):
                     raise
                 if not told:
-                    tell(f"{error}; trying again for {PATIENCE_SECONDS:.0f} seconds")
+                    how_long = "waiting for it" if comes else f"trying again for {PATIENCE_SECONDS:.0f} seconds"
+                    tell(f"{error}; {how_long}")
                     told = True
                 time.sleep(0.5)
 
@@ -237,6 +239,19 @@ class Job:
             if (not reason or reason == letter["code"] or reason in letter["reason"])
             and (not host or host.lower() in (letter["origin"], letter["origin"].rpartition(":")[0]))
         }
+
+    def done_elsewhere(self, entries: Iterable[tuple[str, str]]) -> list[str]:
+        """Of entries by (name, key of the URL): the names of those that the job knows as done."""
+        found = []
+        with self._asking():
+            for batch in _batches(entries):
+                pipe = self._redis.pipeline(transaction=False)
+                pipe.hmget(self._key("done"), [name for name, _ in batch])
+                pipe.hmget(self._key("known"), [name for name, _ in batch])
+                for (name, key), done, known in zip(batch, *pipe.execute(), strict=True):
+                    if done is not None and known is not None and known.partition(" ")[0] == key:
+                        found.append(name)
+        return found
 
     def retry(self, names: Iterable[str]) -> int:
         """Puts dead letters into the queue again; returns how many."""

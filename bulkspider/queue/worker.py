@@ -37,7 +37,8 @@ STOP_SECONDS = 1.5
 class RedisQueue(Source):
     """One worker's view of a job. entries: how many are left in it at the start. lease: seconds. delay: seconds
     until an entry that failed, and may pass, is given again. patience: seconds for which an origin is waited for that
-    nobody reaches; stranger_patience: if it has served nobody yet."""
+    nobody reaches; stranger_patience: if it has served nobody yet. stays: when the job is over, it waits for the next
+    push."""
 
     shared = True
 
@@ -51,6 +52,7 @@ class RedisQueue(Source):
         delay: float,
         patience: float,
         stranger_patience: float,
+        stays: bool = False,
     ) -> None:
         self.title = f"job {job} on {redact(url)}"
         self.entries = self.unsized = entries
@@ -61,7 +63,7 @@ class RedisQueue(Source):
         self.outcomes = Outcomes(
             self.worker, self.leases, delay=delay, patience=patience, stranger_patience=stranger_patience
         )
-        self.claims = Claims(self.title, self.worker, self.leases, give_back=self.outcomes.give_back)
+        self.claims = Claims(self.title, self.worker, self.leases, give_back=self.outcomes.give_back, stays=stays)
         self._handed_on = 0
         self.link: Link | None = None
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bulkspider.disk.leftovers import remove_parts
 from bulkspider.errors import UsageError
 from bulkspider.spiders.arguments.prepare import prepare
 from support.faults import busy, first, status
@@ -221,6 +222,49 @@ def test_several_connections_for_one_file_keep_to_the_cap_of_all_workers(tmp_pat
         assert throttle.most == 3
         assert max(row["connections"] for e in ended for row in e.rows) in (2, 3)
         cluster.assert_all_done(bodies)
+
+
+def test_a_worker_that_stays_waits_for_the_first_push_and_for_the_next(tmp_path: Path) -> None:
+    with FaultyOrigin({"a.bin": good, "b.bin": good}) as origin, Cluster(tmp_path) as cluster:
+        worker = cluster.start("-a", "stay=1")
+        cluster.wait_for_log(worker, "waiting for it")
+        for name in ("a.bin", "b.bin"):
+            cluster.push([f"{name} {origin.url(name)}"])
+            wait_for_file(cluster.output, name)
+            cluster.wait_for(lambda job: job.status().is_over)
+        cluster.wait_for_log(worker, "waiting for the next push")
+        worker.signal(signal.SIGTERM)
+        ended = cluster.wait(worker)
+        assert ended.status == 143
+        assert [row["status"] for row in ended.rows] == ["complete", "complete"]
+
+
+def test_a_part_whose_entry_another_disk_has_is_removed_when_its_machine_comes_back(tmp_path: Path) -> None:
+    body = make_body(300 * KIB)
+    with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
+        one, two = tmp_path / "one", tmp_path / "two"
+        held = {name: Holds(100 * KIB, one / f"{name}.part", needs=[one / f"{name}.part.json"]) for name in ("a", "b")}
+        for name, holds in held.items():
+            origin.add(name, holds.behaviour(), body)
+        cluster.push([f"a {origin.url('a')}"])
+        victim = cluster.start(output=one, BULK_CHECKPOINT="50K")
+        held["a"].wait()
+        victim.kill()
+        # One that is still needed.
+        cluster.push([f"b {origin.url('b')}"])
+        with cluster.ask() as job:
+            job.set_caps({"default": 0})
+        for suffix in (".part", ".part.json"):
+            (one / f"b{suffix}").write_bytes((one / f"a{suffix}").read_bytes())
+        with cluster.ask() as job:
+            assert remove_parts(one, job.done_elsewhere) == [], "nothing is done yet"
+            job.set_caps({"default": 3})
+        origin.add("b", good, body)
+        assert cluster.wait(cluster.start(output=two)).status == 0
+        ended = cluster.wait(cluster.start(output=one))
+        assert (ended.status, "1 part: removed" in ended.log) == (0, True), ended.log
+        # Its state speaks of another URL: it is not what the job has done.
+        assert sorted(path.name for path in one.glob("*.part*")) == ["b.part", "b.part.json"]
 
 
 def test_exit_status_and_rows_are_of_what_the_worker_itself_did(tmp_path: Path) -> None:

@@ -133,6 +133,12 @@ class Cluster:
                     pytest.fail(f"not within {timeout} s: {job.status()} {job.running()} {self.logs()}")
                 time.sleep(0.02)
 
+    def wait_for_log(self, worker: Worker, text: str, timeout: float = 60) -> None:
+        deadline = time.monotonic() + timeout
+        while text not in worker.log.read_text():
+            assert time.monotonic() < deadline, self.logs()
+            time.sleep(0.02)
+
     # -- workers -----------------------------------------------------------------------------------------------------
 
     def start(

@@ -44,10 +44,13 @@ class Claims:
 
     ready: leased, and not taken by the spider yet. over: nothing is to come any more. left: entries that the job has
     left when the worker is to end. taken: how many the spider took. given_up: of the job, if this worker came too late
-    to do anything. places: that the spider has free, and per_host: most of one host, as it said last. ask_at: not
-    before, by `clock`. nothing_heard: how often the queue had nothing."""
+    to do anything. stays: when the job is over, it waits for the next push. places: that the spider has free, and
+    per_host: most of one host, as it said last. ask_at: not before, by `clock`. nothing_heard: how often the queue had
+    nothing."""
 
-    def __init__(self, title: str, worker: str, leases: Leases, *, give_back: Callable[[Lease], None]) -> None:
+    def __init__(
+        self, title: str, worker: str, leases: Leases, *, give_back: Callable[[Lease], None], stays: bool = False
+    ) -> None:
         self.ready: deque[Lease] = deque()
         self.over = False
         self.left = 0
@@ -60,6 +63,8 @@ class Claims:
         self._worker = worker
         self._leases = leases
         self._give_back = give_back
+        self._stays = stays
+        self._rests = False  # the job is over, and we stay
         self._ending = False
         self._lost_at: float | None = None  # since when Redis knows nothing of the job
         self._questions: dict[asyncio.Future[Any], int] = {}  # each with how many entries it asks for
@@ -149,10 +154,16 @@ class Claims:
             return
         self._lost_at = None
         if kind == "entries":
+            self._rests = False
             for one in told:
                 self._receive(asked, *one)
         elif self.over or kind == "again":
             pass
+        elif kind == "over" and self._stays:
+            if not self._rests:
+                logger.info("%s is over: %d done, %d given up; waiting for the next push", self._title, *told)
+            self._rests = True
+            self._nothing()
         elif kind == "over":
             self.over = True
             done, dead = told
@@ -180,8 +191,11 @@ class Claims:
                 f"{self._title}: the push of {told[0]} was broken off; push that list again", code="job_incomplete"
             )
         else:
-            self.nothing_heard += 1
-            self.ask_at = clock() + POLL_SECONDS
+            self._nothing()
+
+    def _nothing(self) -> None:
+        self.nothing_heard += 1
+        self.ask_at = clock() + POLL_SECONDS
 
     def _receive(
         self, asked: float, origin: str, id: str, name: str, text: str, tries: int, best: str, failed_at: str, seat: str

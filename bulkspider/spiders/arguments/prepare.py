@@ -14,15 +14,17 @@ import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bulkspider.disk.folder import Folder, UntouchedFolder
+from bulkspider.disk.leftovers import remove_parts
 from bulkspider.entries.urls import redact
 from bulkspider.errors import UsageError
 from bulkspider.handover.handing import Then
 from bulkspider.handover.manifests import Bag, Form, prepare_folder
 from bulkspider.lists.source import Source
-from bulkspider.options import Options
+from bulkspider.options import Options, plural
 from bulkspider.spiders.arguments.reading import (
     OF_A_LIST,
     Given,
@@ -237,8 +239,13 @@ def _prepare_worker(arguments: Mapping[str, str], options: Options, given: Given
     if isinstance(manifest, Bag):
         raise UsageError("argument manifest=bagit: what a bag holds is known before; it is for lists, not for a queue")
     then = read_then(arguments, options)
+    stays = arguments.get("stay", "0") != "0"
+    root = output or os.path.join("output", name)
     with Job(url, name) as job:
-        left = job.wait_until_there(logger.warning)
+        left = job.wait_until_there(logger.warning, stays=stays)
+        if os.path.isdir(root) and (removed := remove_parts(Path(root), job.done_elsewhere)):
+            # A worker died here, and others have finished its entries on disks of their own.
+            logger.info("%s: removed, as the job has them done", plural(len(removed), "part", "parts"))
     queue = RedisQueue(
         *(url, name),
         entries=left,
@@ -246,8 +253,9 @@ def _prepare_worker(arguments: Mapping[str, str], options: Options, given: Given
         delay=options.retry_delay_max,
         patience=options.origin_patience,
         stranger_patience=STRANGER_PATIENCE_SECONDS,
+        stays=stays,
     )
-    folder = Folder(output or os.path.join("output", name))
+    folder = Folder(root)
     try:
         folder.lock(exclusive=False)
     except BaseException:

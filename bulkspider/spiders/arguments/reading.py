@@ -57,6 +57,7 @@ ARGUMENTS = (
         "shard_by",
         "queue",
         "job",
+        "stay",
         "contact",
     ),
 )
