@@ -71,20 +71,20 @@ class Addon:
         handlers: Any = settings["DOWNLOAD_HANDLERS"]
         configured = handlers.get(scheme)
         if configured is None and scheme in handlers:
-            # Somebody switched this scheme off.
+            # The user switched this scheme off.
             return
         if configured is not None and _path(configured) in OURS:
             return
         fallback = f"BULK_FALLBACK_{scheme.upper()}_HANDLER"
-        # Only what somebody chose: Scrapy's own default depends on things that are decided after us.
+        # Only a handler that the user chose: which one is Scrapy's default is decided later, from other settings.
         if configured is not None and not settings.get(fallback):
             settings.set(fallback, configured, "addon")
-        # What was chosen on the command line is the fallback now, and must not win over us.
+        # A handler given on the command line is the fallback now; its higher priority must not replace ours.
         priority = max(handlers.getpriority(scheme) or 0, SETTINGS_PRIORITIES["project"])
         handlers.set(scheme, HANDLER, priority)
 
     def _replace_files_pipeline(self, settings: BaseSettings) -> None:
-        """Only where it does the same: storages other than a folder stay with the original."""
+        """Only where FILES_STORE is a folder of this machine: for other storages Scrapy's pipeline stays."""
         from scrapy.pipelines.files import FilesPipeline
 
         configured = [
@@ -102,7 +102,8 @@ class Addon:
 
 
 def _name_stock_subclasses(settings: BaseSettings) -> None:
-    """A project's own subclass stays what it is, which loads whole files into memory; somebody may not expect that."""
+    """A project's own subclass of FilesPipeline stays as it is and loads whole files into memory: says so in the
+    log."""
     from scrapy.pipelines.files import FilesPipeline
     from scrapy.pipelines.images import ImagesPipeline
 
@@ -120,14 +121,14 @@ def _name_stock_subclasses(settings: BaseSettings) -> None:
 
 
 def mentions_cookies(settings: BaseSettings) -> bool:
-    """The user has said where the middleware for cookies stands, or has one of his own."""
+    """The user has configured the middleware for cookies, or one of their own."""
     names = map(_path, settings.getdict("DOWNLOADER_MIDDLEWARES"))
     return any(name.endswith("CookiesMiddleware") for name in names)
 
 
 def _replace_cookies(settings: BaseSettings) -> None:
-    """Scrapy's middleware for cookies by ours, where it stands; somebody's own one stays. By path: importing it takes
-    time, and where cookies are switched off nobody does."""
+    """Puts ours in the place of Scrapy's middleware for cookies; one of the project's own stays. By import path,
+    because importing it takes time and is not needed where cookies are switched off."""
     chosen: Any = settings["DOWNLOADER_MIDDLEWARES"]
     theirs = [component for component in chosen if _path(component) == SCRAPYS_COOKIES]
     if not theirs and SCRAPYS_COOKIES in settings[BASE_MIDDLEWARES] and not mentions_cookies(settings):
@@ -141,12 +142,12 @@ def _replace_cookies(settings: BaseSettings) -> None:
 
 
 def _path(component: Any) -> str:
-    """Where a class or an import path leads; nothing is imported, so what is broken stays Scrapy's to tell."""
+    """The import path of a class. Nothing is imported here: a broken path is reported by Scrapy."""
     return component if isinstance(component, str) else f"{component.__module__}.{component.__qualname__}"
 
 
 def _uses(settings: BaseSettings, path: str) -> bool:
-    """A pipeline, or a class derived from it, is configured."""
+    """This pipeline, or a subclass of it, is configured."""
     wanted = load_object(path)
     for pipeline, priority in settings.getdict("ITEM_PIPELINES").items():
         found = load_object(pipeline)
@@ -156,7 +157,7 @@ def _uses(settings: BaseSettings, path: str) -> bool:
 
 
 def _copy_slots(settings: BaseSettings) -> None:
-    """What DOWNLOAD_SLOTS says of a host holds for its files too, which have slots of their own."""
+    """Files have slots of their own: copies what DOWNLOAD_SLOTS says of a host to the slot of its files."""
     from bulkspider.dispatch.places import OF_FILES
 
     slots = settings.getdict("DOWNLOAD_SLOTS")
@@ -167,7 +168,8 @@ def _copy_slots(settings: BaseSettings) -> None:
 
 
 def _refuse_without_reactor(settings: BaseSettings) -> None:
-    """TWISTED_REACTOR_ENABLED=False: our transfers run on Twisted. Raises UsageError when somebody counts on them."""
+    """TWISTED_REACTOR_ENABLED=False: our transfers need Twisted. Raises UsageError when our pipelines are
+    configured."""
     if _uses(settings, "bulkspider.components.pipeline.BulkPipeline") or _uses(settings, FILES_PIPELINE):
         raise UsageError(NEEDS_REACTOR)
     logger.warning('%s. In this crawl, requests with meta["bulk"] fail; all others are as ever', NEEDS_REACTOR)

@@ -29,7 +29,7 @@ class ReactorClock:
 
 
 class Wakeup:
-    """How one loop waits for an event, and lets the reactor do its other work meanwhile.
+    """An event that one loop waits for; the reactor does its other work meanwhile.
 
     An event while nobody waits is not remembered: the loop looks at everything before it waits again.
     """
@@ -39,13 +39,13 @@ class Wakeup:
         self._waiting: Deferred[None] | None = None
 
     def set(self) -> None:
-        """There may be something to do: ends the wait, if there is one."""
+        """The event: ends the wait, if there is one."""
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(None)
 
     def wait(self, seconds: float | None = None) -> Deferred[None]:
-        """Fires when it is set, after `seconds` at the latest (None: whenever that is)."""
+        """Fires when `set` is called, or after `seconds` (None: no limit)."""
         waiting = self._waiting = Deferred[None]()
         if seconds is not None:
             timer = self._clock.call_later(seconds, self.set)

@@ -17,7 +17,8 @@ NEEDS_REACTOR = "bulkspider needs Twisted's reactor; remove TWISTED_REACTOR_ENAB
 
 
 class Kind(enum.Enum):
-    """What follows from an error. exit_status: of a run in which nothing worse happened (DESIGN, "Exit status").
+    """What follows from an error. exit_status: of a run in which nothing worse happened (docs/command.md, "Exit
+    status").
 
     retry: it is tried again in this run. final: it is not, since it would go the same way now; another run may fare
     better. permanent: the same list tried again cannot help. disk: this machine or its file system refuses this file;
@@ -92,7 +93,7 @@ TABLE = {
     ),
     "connect": Row(Kind.RETRY, "no connection", f"check network and firewall, then {_AGAIN}", _TIMEOUT),
     "no_route": Row(
-        Kind.RETRY, "the network knows no way to the host", f"check this machine's network, then {_AGAIN}", _TIMEOUT
+        Kind.RETRY, "there is no route to the host", f"check this machine's network, then {_AGAIN}", _TIMEOUT
     ),
     "refused": Row(
         Kind.RETRY,
@@ -130,7 +131,7 @@ TABLE = {
         "the certificate does not verify",
         "mend the certificate; if you accept it as it is: -s DOWNLOAD_VERIFY_CERTIFICATES=False",
     ),
-    "proxy": Row(Kind.RETRY, "the proxy opened no tunnel, or its address is none", "check the proxy settings"),
+    "proxy": Row(Kind.RETRY, "the proxy opened no tunnel, or its address is not valid", "check the proxy settings"),
     "proxy_auth": Row(
         Kind.PERMANENT,
         "the proxy wants a user name and a password (407)",
@@ -145,7 +146,7 @@ TABLE = {
     "bad_url": Row(Kind.PERMANENT, "the URL cannot be requested", _URL),
     "redirect": Row(
         Kind.FINAL,
-        "a redirect that leads nowhere: no host, a host name or port that cannot be, neither http nor https",
+        "a redirect that cannot be followed: no host, an impossible host name or port, or neither http nor https",
         "ask the server's owner, or correct the URL in the list",
     ),
     "redirect_loop": Row(Kind.FINAL, "too many redirects", "correct the URL, or raise REDIRECT_MAX_TIMES"),
@@ -157,8 +158,8 @@ TABLE = {
     ),
     "auth": Row(
         Kind.RETRY,
-        "`BULK_AUTH` gave no credentials: what it raised, or that it did not answer; for good when the token server "
-        "refuses the user, or what it returned is nothing that it may return",
+        "`BULK_AUTH` gave no credentials: it raised an error, or did not answer; permanent when the token server "
+        "refuses the user, or when what it returned does not fit",
         "correct the user name or password, or look at what BULK_AUTH does",
     ),
     "robots": Row(
@@ -167,7 +168,7 @@ TABLE = {
         "ask the site's owner, or set ROBOTSTXT_OBEY=False",
     ),
     "ignored": Row(Kind.FINAL, "a middleware refused the request", _MIDDLEWARE),
-    "middleware": Row(Kind.FINAL, "a middleware failed, or answered in our place", _MIDDLEWARE),
+    "middleware": Row(Kind.FINAL, "a middleware failed, or answered instead of us", _MIDDLEWARE),
     "dropped": Row(Kind.FINAL, "a spider middleware or the scheduler dropped the request", _MIDDLEWARE),
     "then_failed": Row(
         Kind.FINAL,
@@ -213,12 +214,14 @@ TABLE = {
     ),
     "unstable": Row(
         Kind.FINAL,
-        "the object changed again and again, or the answers make no sense together",
+        "the object changed again and again, or the answers contradict each other",
         f"{_AGAIN} when the file on the server is at rest",
     ),
     "changed": Row(Kind.RETRY, "the object changed in the middle", _AGAIN),
     "bad_range": Row(
-        Kind.RETRY, "the server answers a Range wrongly, and cannot do without", "give a mirror in the list"
+        Kind.RETRY,
+        "the server answers a Range wrongly, and a request without Range does not help",
+        "give a mirror in the list",
     ),
     "no_progress": Row(
         Kind.RETRY, "the server sends the same bytes again and again, and not the rest", "give a mirror in the list"
@@ -299,7 +302,7 @@ TABLE = {
 # RFC 9110 §15.5, §15.6; RFC 6585 §4; 520 to 524 are what a CDN says of a broken origin.
 _ANSWERED = "the server answered NNN"
 HTTP = {
-    # Asked for less at once (hosts/pieces.py), it stayed; nobody knows what helps.
+    # It stays although smaller ranges were asked for (hosts/pieces.py): no cure is known.
     400: Row(Kind.PERMANENT, _ANSWERED, ""),
     401: Row(Kind.PERMANENT, _ANSWERED, _LINK),
     403: Row(Kind.PERMANENT, _ANSWERED, _credentials_or_link),
@@ -312,10 +315,10 @@ HTTP = {
         for status in (408, 421, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524)
     },
 }
-# Nobody knows what helps; what the server said stands beside it. The same request at once gets the same 4xx.
+# No cure is known; the message quotes what the server said. A 4xx would be the same if asked again at once.
 _OTHER_BELOW_500 = Row(Kind.FINAL, _ANSWERED, "")
 _OTHER_FROM_500 = Row(Kind.RETRY, _ANSWERED, "")
-# What nobody has foreseen.
+# A code that is not in the table.
 _UNKNOWN = Row(Kind.FINAL, "", "")
 
 
@@ -340,7 +343,7 @@ class BulkError(Exception):
     """Base of all errors of bulkspider.
 
     code: stable short word, as in the stat `bulk/failed/{code}` and the item field `error.code`.
-    kind: what follows from it, by the table where the raiser gives none.
+    kind: what follows from it; by default what the table says of the code.
     http_status: the status code of the answer that caused it, if an answer did.
     server_said: the beginning of that answer's body, safe to show, when it was text.
     """
@@ -464,9 +467,9 @@ def proxy_auth(http_status: int | None = None) -> AttemptError:
 
 
 class VersionConflict(BulkError):
-    """Two answers do not fit together: a signal that `transfer.py` acts upon, and that no entry ever ends with.
+    """Two answers are of different versions of the object. `transfer.py` always catches it; no entry ends with it.
 
-    differ: the bytes do, not only what was said about them. outside: because another program changed those on disk.
+    differ: the bytes themselves differ, not only the validators. outside: because another program changed the part.
     """
 
     def __init__(self, message: str, *, differ: bool = False, outside: bool = False) -> None:
@@ -478,7 +481,7 @@ class VersionConflict(BulkError):
 class DiskError(BulkError):
     """The file system refused (full, read-only, broken). Never retried as if it were the network.
 
-    Its kind is `STOP` when no other file of this folder can fare better (FAULTS 47, 48), else `DISK`.
+    Its kind is `STOP` when every other file of this folder would fail in the same way, else `DISK`.
     """
 
 
@@ -490,14 +493,14 @@ class PartChanged(DiskError):
 
 
 class WorkerError(DiskError):
-    """This machine gives us no thread or no memory, or a thread of ours has ended: no other file can fare better.
+    """This machine gives us no thread or no memory, or a thread of ours has ended: every other file would fail, too.
 
-    Handled like a disk that refuses everybody: it ends the run of a list, with every byte kept, and in other crawls it
-    fails the files that meet it.
+    Handled like a full disk: it ends the run of a list, with every byte kept; in other crawls it fails the files that
+    need the thread or the memory.
     """
 
 
-# What an error number of the system is called here, and what its message says behind the path.
+# errno -> (our code, the sentence that follows the path in the message).
 DISK_CODES = {
     errno.ENOSPC: ("disk_full", "the file system is full; make room and run the same command again"),
     errno.EDQUOT: ("disk_full", "the disk quota is used up; make room and run the same command again"),
@@ -525,7 +528,7 @@ def disk_error(error: OSError, path: str | os.PathLike[str]) -> DiskError:
 class Stopped(BulkError):
     """The run is stopping (Ctrl-C, SIGTERM, the spider was closed, a full disk); every byte is kept.
 
-    reason: why, where that was more than somebody's wish.
+    reason: the error that made it stop; the Stopped itself when a person or the spider asked for the stop.
     """
 
     def __init__(self, message: str = "the run was stopped", *, reason: BulkError | None = None) -> None:

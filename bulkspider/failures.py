@@ -1,8 +1,8 @@
 """Which entries failed last time: `.bulkspider/failed.jsonl`, a line for each outcome that matters.
 
-A line says that an entry has failed, and why; or that it is done, which takes back an earlier one. The last line of a
-name counts. So a run only appends, and one that is killed has lost nothing; at its end the file is written anew without
-what was taken back. What a run did not get to stays what it was.
+A line says that an entry has failed, and why; or that it is done, which cancels an earlier line. The last line of a
+name counts. So a run only appends, and a run that is killed has lost nothing; at its end the file is written anew with
+the lines that still count. Entries that a run did not reach keep the outcome of an earlier run.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class Failed:
 
 
 def file_name(writer: str | None, suffix: str = "jsonl") -> str:
-    """writer: the shard, or other run that shares the folder, whose file it is; None where one has it to itself."""
+    """writer: the shard, or another run that shares the folder; None for a run that has the folder to itself."""
     return f"failed.{suffix}" if writer is None else f"failed.{writer}.{suffix}"
 
 
 def load_failures(root: str | os.PathLike[str], writer: str | None = None) -> dict[str, Failed]:
-    """Name -> why, of an output folder; empty when nothing failed there. writer: what one shard has left, None for all.
-    Raises DiskError."""
+    """Name -> why it failed, for an output folder. writer: only the failures of this shard; None for all. Raises
+    DiskError."""
     private = os.path.join(root, PRIVATE)
     if not os.path.isdir(private):
         return {}
@@ -51,8 +51,8 @@ def load_failures(root: str | os.PathLike[str], writer: str | None = None) -> di
 
 
 def load_failures_since(root: str | os.PathLike[str], start: int) -> dict[str, Failed]:
-    """Name -> why, of the run that has the folder to itself. start: the bytes that its file had when it began. Raises
-    DiskError."""
+    """Name -> why it failed, for the run that has the folder to itself. start: bytes that its file had when it began.
+    Raises DiskError."""
     failures: dict[str, Failed] = {}
     path = os.path.join(root, PRIVATE, file_name(None))
     if os.path.lexists(path):
@@ -93,7 +93,7 @@ def write_private(name: str, lines: Iterable[bytes], folder: int) -> None:
 
 class Journal:
     """Appends the outcomes of a run. before: what had failed when it began. start: how many bytes the file had then.
-    Errors of the disk are its own affair: a run does not end because this file cannot be written."""
+    Disk errors are ignored: a run does not end because this file cannot be written."""
 
     def __init__(self, folder: int, writer: str | None, before: Mapping[str, Failed]) -> None:
         self.failures = dict(before)
@@ -127,7 +127,7 @@ class Journal:
         with suppress(OSError):
             if self.failures:
                 write_private(self._name, (encoded(*row) for row in self.failures.items()), self._folder)
-            # A run that has the folder to itself has taken over what shards have left.
+            # A run that has the folder to itself has read the files of shards, too; they are not needed any more.
             ours = [self._name] if self._shard else filter(_OURS.fullmatch, os.listdir(self._folder))
             for name in ours:
                 if name != self._name or not self.failures:

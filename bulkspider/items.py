@@ -1,5 +1,5 @@
-"""BulkItem: what became of one entry, one per entry of a run that ended by itself, failures included; and Result, what
-a request with `meta["bulk"]` is told of its file."""
+"""BulkItem: the outcome of one entry. A run that ended by itself has one for each entry, failures included. Result: the
+same for code that asked for one file, by a request with `meta["bulk"]`, a signal or `fetch`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ class BulkItem:
     resumed_from: bytes on disk before this run that it went on from. attempts: requests made; broken: how many of them
     ended in an error. connections: most at once. checksums: algorithm -> hex.
     error: {code, message, http_status, permanent} of a failure. server_said: how the answer that caused it begins,
-    when that is text. set_aside: why a file that was there before was kept as `.old`. extra: what the list says beside.
+    when that is text. set_aside: why a file that was there before was kept as `.old`. extra: further columns or keys of
+    the list.
     """
 
     line: int = 0
@@ -57,7 +58,7 @@ class BulkItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What became of one file: `response.meta["bulk"]["result"]` with types, and what our signals bring.
+    """The outcome of one file: `response.meta["bulk"]["result"]` with types, and the argument of our signals.
 
     The fields are those of BulkItem. path: absolute, None where a file has no place because its request is wrong.
     """
@@ -79,13 +80,14 @@ class Result:
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Result:
-        """Of `response.meta`, or `failure.request.meta` in an errback. Raises KeyError where no file was asked for."""
-        told = meta["bulk"]["result"]
-        return cls(**{key: told[key] for key in RESULT_KEYS})
+        """From `response.meta`, or from `failure.request.meta` in an errback. Raises KeyError where no file was asked
+        for."""
+        result = meta["bulk"]["result"]
+        return cls(**{key: result[key] for key in RESULT_KEYS})
 
     @classmethod
     def of(cls, item: BulkItem) -> Result:
-        """Of a row."""
+        """From a row of the report."""
         known = asdict(item)
         return cls(**{key: known[key] for key in RESULT_KEYS})
 
@@ -95,8 +97,8 @@ class Result:
         return self.status in FINISHED
 
 
-# The flag of a file that a command has got; in a verify, that it has taken away.
+# The flag of a file that the command of `--then` has received; in a verify: of a file that it has moved away.
 HANDED_ON = "handed-on"
 RESULT_KEYS = tuple(each.name for each in fields(Result))
-# A file with one of these has its name.
+# The statuses of a file that has its final name.
 FINISHED = ("verified", "complete", "unproven")

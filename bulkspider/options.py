@@ -1,7 +1,7 @@
 """The BULK_* settings, read and validated once into a frozen Options.
 
-Nothing else in the package reads a BULK_* setting. A value that does not fit, or a BULK_* name that does not
-exist, is a UsageError that names the setting and the nearest known one: a typo must not run for a week.
+Nothing else in the package reads a BULK_* setting. A value that does not fit, or a BULK_* name that does not exist, is
+a UsageError that names the setting and the nearest known one, so that a typo is found at the start.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def parse_size(value: object) -> int:
         raise ValueError("not a size; write for example 64K, 16M, 1.5G")
     size = float(match[1]) * 1024 ** _POWER[match[2].upper()]
     if not math.isfinite(size):
-        raise ValueError("not a size that anything can have")
+        raise ValueError("too large for a size")
     return int(size)
 
 
@@ -137,7 +137,7 @@ def _text(value: object) -> str | None:
 
 
 def has_scheme(path: str) -> bool:
-    """It names a service, as `s3://bucket/folder` does, or is a URL of a file; it is no path."""
+    """True for a URL or the name of a service (`s3://bucket/folder`), which are no paths."""
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None
 
 
@@ -180,7 +180,7 @@ def _choice(*allowed: str) -> Any:
 
 
 def _maybe(convert: Any) -> Any:
-    """None, too, which stands for the default of each front door."""
+    """`convert`, or None for an empty value: the spider and the files pipeline then have different defaults."""
     return lambda value: None if value in (None, "") else convert(value)
 
 

@@ -1,8 +1,8 @@
 """Name resolution for runs of days: the operating system's, asked afresh for every connection, IPv6 and IPv4.
 
 Scrapy's own resolvers remember an address for as long as the process lives, and one of them knows IPv4 only; after a
-fail-over such a run would knock at a dead door for ever (FAULTS 39). Twisted's default does what is wanted, so this
-class only keeps Scrapy from replacing it.
+fail-over such a run would connect to the old address for ever. Twisted's default does what is wanted, so this class
+only keeps Scrapy from replacing it.
 """
 
 from __future__ import annotations

@@ -10,7 +10,8 @@ USER_AGENT = user_agent()
 ADDONS = {"bulkspider.Addon": 500}
 # The add-on would add it for a crawl; this is for `scrapy list`.
 SPIDER_MODULES = ["bulkspider.spiders"]
-# `scrapy crawl` with an honest exit status. Only in this project: an entry point would replace everybody's.
+# A `scrapy crawl` that ends with our exit status. Only in this project: an entry point would replace the command
+# everywhere.
 COMMANDS_MODULE = "bulkspider.commands.project"
 
 # Eight large files at once fill most links; four from one host is what most hosts bear without complaint.
@@ -31,7 +32,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s: %(message)s"
 LOG_DATEFORMAT = "%Y-%m-%d %H:%M:%S"
 STATS_DUMP = False
 TELNETCONSOLE_ENABLED = False
-# Since Scrapy 2.19: executes code that arrives over HTTP. Not in a program that runs for weeks.
+# Since Scrapy 2.19: executes code that arrives over HTTP.
 REMOTE_CONTROL_ENABLED = False
-# It counts pages and items per minute; ours counts bytes.
+# It logs pages and items per minute; our own progress line has bytes.
 EXTENSIONS = {"scrapy.extensions.logstats.LogStats": None}

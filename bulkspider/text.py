@@ -1,9 +1,9 @@
 """Text that others wrote, made safe to show.
 
-A name, a header or an error's text may hold characters that a terminal obeys (ESC, NUL), that turn the order of what
-is read (bidirectional controls), or that nobody sees (zero-width characters). Wherever such text is shown it goes
-through `visible`, which writes each of them as an escape, as in `\\x1b` or `\\u202e`. Pure text: this module knows
-neither logs nor terminals.
+A name, a header or an error's text may hold characters that a terminal obeys (ESC, NUL), that change the reading order
+(bidirectional controls), or that are invisible (zero-width characters). Wherever such text is shown it goes through
+`visible`, which writes each of them as an escape, as in `\\x1b` or `\\u202e`. Pure text: this module knows neither logs
+nor terminals.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import re
 
 # C0, DEL and C1; they move a terminal's cursor, begin its commands, or end a line.
 CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
-# Unicode's Default_Ignorable_Code_Point, which has all bidirectional controls and zero-width characters, with the
-# interlinear annotations, and without the variation selectors: those only choose the form of the character before them.
+# Unicode's Default_Ignorable_Code_Point (it contains all bidirectional controls and zero-width characters) and the
+# interlinear annotations; without the variation selectors, which only choose the form of the character before them.
 UNSEEN = (
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"

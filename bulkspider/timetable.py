@@ -1,8 +1,8 @@
 """A timetable of rates, in the form of rclone's `--bwlimit`: `08:00,512K 18:00,30M 23:00,off`.
 
-Each entry holds from its time on until the next one; without a weekday (`Mon-08:00,512K`) it is one of every day. Times
-are those of the clock on the wall: the caller passes in the local time, and where the clock is put forward or back the
-table follows it. A rate needs its unit, because a bare number is KiB for rclone and bytes for us. Pure.
+Each entry holds from its time on until the next one; an entry without a weekday (`Mon-08:00,512K` has one) holds every
+day. Times are local times, which the caller passes in; when the clock is put forward or back, the table follows it. A
+rate needs its unit, because a bare number is KiB for rclone and bytes for us. Pure.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Timetable:
 
 
 def is_timetable(value: object) -> bool:
-    """It is meant as one, right or wrong."""
+    """The value is meant as a timetable, valid or not."""
     return isinstance(value, str) and ("," in value or ":" in value)
 
 

@@ -1,8 +1,8 @@
-"""Worker threads: a queue of work, threads that are started when they are needed, and a clear answer where they fail.
+"""Worker threads: a queue of work, threads that are started when they are needed, and a clear error where they fail.
 
-Used in place of `concurrent.futures.ThreadPoolExecutor`, which keeps work that no thread will ever do when a thread
-cannot be started, and which keeps the process alive for a thread that hangs in the file system. Here work that nobody
-can do fails at once, with a WorkerError, and a thread that hangs does not outlive the process. No Twisted here.
+Used in place of `concurrent.futures.ThreadPoolExecutor`. When a thread cannot be started, that one keeps the work in
+its queue for ever; and a thread that hangs in the file system keeps the process alive. Here work that no thread can do
+fails at once, with a WorkerError, and threads are daemons. No Twisted here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 class Workers:
     """Up to `most` threads, called `name`.
 
-    shared: work may wait until another thread is free. Otherwise every piece of work has a thread of its own at once,
+    shared: work may wait until another thread is free. Otherwise every piece of work gets a thread of its own at once,
     or fails.
     """
 
@@ -41,8 +41,8 @@ class Workers:
         self._closed = False
 
     def submit(self, function: Callable[..., T], *args: Any) -> Future[T]:
-        """Never raises. The future fails with what `function` raises, as `as_bulk_error` tells it; with WorkerError
-        where no thread can do it, and with Stopped after `close`."""
+        """Never raises. The future fails with what `function` raises, translated by `as_bulk_error`; with WorkerError
+        where no thread can do it; with Stopped after `close`."""
         job = _Job(Future(), function, args)
         with self._changed:
             if self._closed:
@@ -69,7 +69,7 @@ class Workers:
             self._changed.notify_all()
 
     def join(self, seconds: float) -> bool:
-        """After `close`: waits so long for the threads. False where one of them is still at work."""
+        """After `close`: waits up to `seconds` for the threads. False when one of them is still at work then."""
         ends = time.monotonic() + seconds
         with self._changed:
             threads = list(self._threads)
@@ -80,7 +80,7 @@ class Workers:
     # -- with the lock held ----------------------------------------------------------------------------------------
 
     def _find_thread(self) -> WorkerError | None:
-        """A thread for the last job of the queue; the reason where there is none."""
+        """Finds or starts a thread for the last job of the queue. Returns the error when there is none."""
         if self._idle >= len(self._jobs):
             self._changed.notify()
             return None
@@ -90,7 +90,7 @@ class Workers:
         try:
             self._start()
         except WorkerError as error:
-            # A few threads do the work of many, only later.
+            # The threads that exist do this job later.
             return None if self._shared and self._threads else error
         return None
 
@@ -123,7 +123,7 @@ class Workers:
             return self._jobs.popleft()
 
     def _gone(self) -> None:
-        """The thread ends, perhaps because somebody ended it: nothing may wait for it for ever."""
+        """The thread ends, perhaps by an error: if it was the last one, another takes its jobs, or they fail."""
         with self._changed:
             self._threads.discard(threading.current_thread())
             if not self._jobs or self._threads:
@@ -167,8 +167,8 @@ def start(thread: threading.Thread) -> None:
 
 
 def as_bulk_error(error: BaseException) -> BulkError:
-    """What ended a piece of our own work in a thread: a BulkError as it is, everything else as WorkerError (or
-    DiskError, for what a file system says), so that nobody takes it for the network's or a middleware's."""
+    """The error of our own work in a thread: a BulkError as it is, an OSError as DiskError, everything else as
+    WorkerError. So it is not taken for an error of the network or of a middleware."""
     if isinstance(error, BulkError):
         return error
     if isinstance(error, MemoryError):
@@ -185,7 +185,7 @@ def as_bulk_error(error: BaseException) -> BulkError:
 
 
 def _said(error: BaseException) -> str:
-    """The error's own words, and the line of our code that it came from."""
+    """The error's own text, and the line of code that it came from."""
     text = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
     frames = traceback.extract_tb(error.__traceback__)
     return f"{text} in {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else text

@@ -1,8 +1,8 @@
-"""Auth: credentials, and who may see them.
+"""Auth: credentials, and which hosts may see them.
 
-`credentials` are the user's own, in URLs and in the netrc file; `grants` asks BULK_AUTH for header fields, once for all
-entries of an origin, and again before they expire; `oauth2` is the BULK_AUTH that gets tokens from an OAuth 2 server;
-`named` finds the one that the settings name, `trusted` says which hosts may see what is for another one.
+`credentials` reads those in URLs and in the netrc file; `grants` asks BULK_AUTH for header fields, once for all entries
+of an origin, and again before they expire; `oauth2` is the BULK_AUTH that gets tokens from an OAuth 2 server; `named`
+loads the function or class that the settings name; `trusted` decides which other hosts may see credentials.
 """
 
 from bulkspider.auth.grants import AuthRefused

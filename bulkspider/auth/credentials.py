@@ -23,12 +23,13 @@ def userinfo(url: str) -> str | None:
 
 
 def credentials_for(url: str) -> str | None:
-    """The Authorization value for a URL that the user gave: its own, or that of the netrc file for its host."""
+    """The Authorization value for a URL that the user gave: from the URL itself, else from the netrc file."""
     return userinfo(url) or from_netrc(urlsplit(url).hostname or "")
 
 
 def from_netrc(host: str) -> str | None:
-    """The Authorization value for a host named in $NETRC or ~/.netrc; its `default` is for nobody in particular."""
+    """The Authorization value for a host named in $NETRC or ~/.netrc. The file's `default` is not used: it would go to
+    every host."""
     known = login_of(host)
     return basic(*(word.encode() for word in known)) if known is not None else None
 

@@ -2,11 +2,11 @@
 
 BULK_AUTH names a function of the user, `function(origin, refused)`, plain or async: it returns a dict of header fields
 for that origin (`host:port`), with the key `expires_in` (seconds) if they expire, or None for an origin that needs
-none. Whoever wants them meanwhile waits for the one call (each token may be a session, and hosts count sessions). It is
-called again before they expire, and with refused=True after the origin answered 401 to them. What it raises, or no
-answer, is like an outage of the origin: its entries wait and it is asked again later. AuthRefused is for ever, so that
-a wrong password is not tried once for each of ten thousand entries; so is an answer that is none, which is a mistake in
-the user's code.
+none. All who need the fields of one origin wait for one call (each token may be a session, and hosts count sessions).
+It is called again before they expire, and with refused=True after the origin answered 401 to them. When it raises an
+error or does not answer, this is like an outage of the origin: its entries wait and it is asked again later.
+AuthRefused is permanent, so that a wrong password is not tried once for each of ten thousand entries; so is a return
+value that does not fit, which is a mistake in the user's code.
 """
 
 from __future__ import annotations
@@ -33,30 +33,30 @@ if TYPE_CHECKING:
 
 # Fields are renewed so long before they expire, or a fifth of their life when that is less.
 RENEW_BEFORE_SECONDS = 30.0
-# Where so many renewals because of a 401 came one after the other, each within so long after the one before, the fields
-# are not the reason: a host that answers 401 for what a user may not have costs no log-in per file.
+# After this many renewals because of a 401, each soon after the one before, the fields are not the reason: a host also
+# answers 401 for files that the user may not have, and those must not cost a log-in each.
 MOST_RENEWALS = 5
 RENEWALS_APART_SECONDS = 10.0
-# Fields that expire at once, or have expired when they come, are used for so long all the same: not a call per request.
+# Fields are used at least this long, even if they have expired when they come: not one call for each request.
 LEAST_SECONDS = 0.5
-# A call that has not answered for so long has failed; what it hangs in may never end.
+# A call that has not answered by then has failed.
 CALL_SECONDS = 300.0
 
 Function = Callable[[str, bool], Any]
 
 
 class AuthRefused(Exception):
-    """No credentials, for ever: the user name or the password is wrong, say. The message is shown."""
+    """No credentials, permanently: for example, the user name or the password is wrong. The message is shown."""
 
 
 class _NoAnswer(Exception):
-    """What BULK_AUTH returned is nothing that it may return."""
+    """What BULK_AUTH returned does not fit."""
 
 
 @dataclass(slots=True, eq=False)
 class Grant:
-    """fields: header fields. since, renew_at: seconds of the run's clock. renewals: so many before it, one soon after
-    the other, were refused. worked: its origin has answered with something else than 401."""
+    """Header fields for one origin. since, renew_at: seconds of the run's clock. renewals: how many grants before this
+    one were refused, each soon after the other. worked: the origin has answered with something else than 401."""
 
     fields: Mapping[str, str]
     since: float
@@ -77,8 +77,8 @@ class Grants:
         self._waiting: dict[str, list[Deferred[Grant | None]]] = {}
 
     def get(self, origin: str, refused: Grant | None = None) -> Deferred[Grant | None]:
-        """The fields for an origin, None when it needs none. refused: the ones that it answered 401 to; where there is
-        no use in asking for others, these come back. Fails with AttemptError; may be cancelled."""
+        """The fields for an origin, None when it needs none. refused: those that it answered 401 to; they are returned
+        again where new ones would not help. Fails with AttemptError; may be cancelled."""
         if self._function is None:
             return succeed(None)
         if origin in self._refused:
@@ -128,7 +128,7 @@ class Grants:
         def call() -> tuple[Any, Exception | None]:
             try:
                 return function(origin, refused), None
-            except Exception as error:  # the user's, not the thread's
+            except Exception as error:  # of the user's code, not of the thread
                 return None, error
 
         answer, error = await maybe_deferred_to_future(self._in_thread(call))
@@ -162,7 +162,7 @@ class Grants:
 
 
 def _read(answer: object) -> tuple[dict[str, str], float | None]:
-    """The header fields of an answer, and for how many seconds they are good; None when it does not say. Raises
+    """Header fields, and for how many seconds they are valid (None: not said), from what BULK_AUTH returned. Raises
     _NoAnswer, which shows no value: each may be a secret."""
     if not isinstance(answer, Mapping):
         raise _NoAnswer(f"BULK_AUTH returned {type(answer).__name__}; it is to return a dict of header fields, or None")
@@ -176,7 +176,7 @@ def _read(answer: object) -> tuple[dict[str, str], float | None]:
         try:
             check_header(name, value)
         except EntryError as error:
-            raise _NoAnswer(f"BULK_AUTH returned what is no field: {error.what}") from error
+            raise _NoAnswer(f"BULK_AUTH returned no valid header field: {error.what}") from error
     if life is None:
         return fields, None
     try:

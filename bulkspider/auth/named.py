@@ -30,7 +30,8 @@ def check_auth(options: Options) -> None:
 
 
 def function_of(options: Options, crawler: Crawler) -> Function | None:
-    """What BULK_AUTH names, ready to be called; a class is made as every component of Scrapy. Raises UsageError."""
+    """What BULK_AUTH names, ready to be called; an object of a class is made as Scrapy makes its components. Raises
+    UsageError."""
     found = _load(options)
     if not isinstance(found, type):
         return cast("Function | None", found)
@@ -46,7 +47,7 @@ def function_of(options: Options, crawler: Crawler) -> Function | None:
 
 
 def _takes_two(found: Any) -> bool:
-    """As far as Python can tell without calling it."""
+    """It can be called with two values, as far as Python can tell without calling it."""
     if found is None:
         return True
     try:

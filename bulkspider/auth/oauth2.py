@@ -7,9 +7,9 @@
     }
 
 The user name and the password (or the client's secret, or a refresh token) come from the environment or from the netrc
-file, never from a setting. Each log-in begins a session at the server, of which a user may have few: so there is one
-log-in for all hosts, it is kept alive by refresh tokens, and a new one comes only after the server has refused those.
-Tokens are asked for by Scrapy's own downloader, so proxies and TLS settings apply.
+file, never from a setting. Each log-in begins a session at the server, and a user may have only a few: so there is one
+log-in for all hosts, it is prolonged by refresh tokens, and a new log-in follows only when the server has refused
+those. Tokens are asked for by Scrapy's own downloader, so proxies and TLS settings apply.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ KEYS = ("token_url", "client_id", "hosts", "grant", "scope")
 # Environment variables; without them the netrc file is looked at, for the host of the token URL.
 USER, PASSWORD = "BULK_OAUTH2_USER", "BULK_OAUTH2_PASSWORD"
 CLIENT_SECRET, REFRESH_TOKEN = "BULK_OAUTH2_CLIENT_SECRET", "BULK_OAUTH2_REFRESH_TOKEN"
-# For the whole exchange with the token server.
+# Time limit of an exchange with the token server.
 TIMEOUT_SECONDS = 60
-# A token has a few KiB.
+# The longest answer of the token server that is read; a token has a few KiB.
 MOST_BYTES = 1024 * 1024
-# Of what the token server says about a refusal.
+# Characters of the token server's reason for a refusal that are shown.
 REASON_CHARACTERS = 200
 # Answers that say that the credentials are wrong, not that the server is (RFC 6749 §5.2).
 REFUSALS = (400, 401, 403)
@@ -71,7 +71,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """access: the token. began, ends: its life (seconds of `time.monotonic`); ends None when nobody said."""
+    """access: the token. began, ends: its life (seconds of `time.monotonic`); ends None when the server did not say."""
 
     access: str
     began: float
@@ -80,7 +80,7 @@ class Token:
 
     @property
     def is_old(self) -> bool:
-        """A good part of its life is over."""
+        """Half of its life is over."""
         return self.ends is not None and time.monotonic() > self.began + (self.ends - self.began) / 2
 
 
@@ -102,7 +102,8 @@ class OAuth2:
 
     @staticmethod
     def check(setting: object) -> None:
-        """Raises UsageError when the setting is not complete, or a secret is nowhere to be found."""
+        """Raises UsageError when the setting is not complete, or a secret is neither in the environment nor in
+        netrc."""
         client_of(setting)
 
     async def __call__(self, origin: str, refused: bool) -> dict[str, Any] | None:
@@ -123,7 +124,7 @@ class OAuth2:
         token = self._token
         is_new = token is not None and token is not self._given.get(origin)
         if token is not None and is_new and not token.is_old:
-            return token  # another host has had it renewed, or this one has not seen it yet
+            return token  # it was renewed for another host, or this origin has not used it yet
         began = time.monotonic()
         answer = None
         if (refresh := token.refresh if token is not None else self._client.refresh_token) is not None:
@@ -146,20 +147,20 @@ class OAuth2:
         return answer
 
     async def _ask(self, fields: Mapping[str, str]) -> dict[str, Any] | None:
-        """The server's answer; None when it refuses what it was given. Raises OSError for everything else."""
+        """The server's answer; None when it refuses the credentials. Raises OSError for everything else."""
         client = self._client
         fields = dict(fields)
         headers = {"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"}
         if client.scope:
             fields["scope"] = client.scope
         if client.secret is not None:
-            # RFC 6749 §2.3.1: every server knows this way.
+            # RFC 6749 §2.3.1: every server supports Basic authentication.
             words = (quote_plus(word).encode() for word in (client.client_id or "", client.secret))
             headers["Authorization"] = basic(*words)
         elif client.client_id:
             fields["client_id"] = client.client_id
         meta = {
-            # A slot of its own: those who wait for the token hold all places of the others.
+            # A slot of its own: in the others, all places may be taken by requests that wait for this token.
             "download_slot": "bulk-auth",
             "download_timeout": TIMEOUT_SECONDS,
             "download_maxsize": MOST_BYTES,
@@ -198,8 +199,8 @@ _WORDS = {
 
 
 def _reason(body: bytes, sent: Sequence[str]) -> str:
-    """What the server says of its refusal (RFC 6749 §5.2), in brackets: the client may be what it does not know, say.
-    sent: what it was told, and may repeat."""
+    """The reason that the server gives for its refusal (RFC 6749 §5.2), in brackets. sent: secrets that it was sent and
+    may repeat."""
     try:
         answer = json.loads(body)
     except ValueError:
@@ -211,7 +212,7 @@ def _reason(body: bytes, sent: Sequence[str]) -> str:
 
 
 def _token_of(answer: Mapping[str, Any], began: float, refresh: str | None) -> Token:
-    """RFC 6749 §5.1; a server may leave out what has not changed."""
+    """RFC 6749 §5.1. refresh: the refresh token of before, which counts where the answer has no new one."""
     life, renewed = answer.get("expires_in"), answer.get("refresh_token")
     try:
         ends = began + float(life) if life is not None else None
@@ -221,7 +222,7 @@ def _token_of(answer: Mapping[str, Any], began: float, refresh: str | None) -> T
 
 
 def client_of(setting: object) -> Client:
-    """Raises UsageError."""
+    """The checked BULK_OAUTH2 with its secrets. Raises UsageError."""
     if not isinstance(setting, Mapping):
         raise UsageError('setting BULK_OAUTH2: write {"token_url": "https://…", "client_id": "…", "hosts": ["…"]}')
     unknown = [key for key in setting if key not in KEYS]

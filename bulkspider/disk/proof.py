@@ -270,11 +270,7 @@ def prove_again(
 ) -> LedgerLine | None:
     """Hashes a finished file that was touched, or for which the list now gives another hash. Returns the renewed ledger
     line when every wanted hash agrees, else None. Raises DiskError, or Stopped when the run stops first."""
-    directory = folder.open_dir(line.name)
-    try:
-        fd = open_ours(line.name.rpartition("/")[2], os.O_RDONLY, dir_fd=directory, path=folder.path(line.name))
-    finally:
-        os.close(directory)
+    fd = _open_finished(folder, line.name)
     try:
         digests = hash_file(fd, algorithms_for([claim.algorithm for claim in wanted], "auto"), stop)
         found = os.fstat(fd)
@@ -298,14 +294,19 @@ def prove_again(
     return renewed
 
 
+def _open_finished(folder: Folder, name: str) -> int:
+    """A descriptor of a finished file. Raises DiskError."""
+    directory = folder.open_dir(name)
+    try:
+        return open_ours(name.rpartition("/")[2], os.O_RDONLY, dir_fd=directory, path=folder.path(name))
+    finally:
+        os.close(directory)
+
+
 def add_sha256(folder: Folder, ledger: Ledger, line: LedgerLine, stop: Callable[[], bool]) -> LedgerLine:
     """Hashes a finished file whose line has no sha256; returns the line that is in the ledger then. Raises DiskError,
     or Stopped when the run stops first."""
-    directory = folder.open_dir(line.name)
-    try:
-        fd = open_ours(line.name.rpartition("/")[2], os.O_RDONLY, dir_fd=directory, path=folder.path(line.name))
-    finally:
-        os.close(directory)
+    fd = _open_finished(folder, line.name)
     try:
         digests = hash_file(fd, ("sha256",), stop)
     finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from bulkspider.dispatch.places import Places
 from bulkspider.entries.entry import Entry, slot_of
 from bulkspider.errors import BulkError
-from bulkspider.protocol.byteranges import SMALLEST_PIECE, ByteRange, best_cut, fair_share
+from bulkspider.protocol.byteranges import SMALLEST_PIECE_BYTES, ByteRange, best_cut, fair_share
 from bulkspider.run.download import Attempt, Download
 from bulkspider.run.origins import Origins
 
@@ -79,7 +79,7 @@ class Segments:
             if not self._limit(download):
                 for byterange in download.flowing:
                     if (
-                        byterange.rest >= 2 * (self._smallest or SMALLEST_PIECE)
+                        byterange.rest >= 2 * (self._smallest or SMALLEST_PIECE_BYTES)
                         and (look := byterange.next_look(now)) is not None
                     ):
                         yield look

@@ -1,9 +1,9 @@
 """A list line becomes an Entry: which file is wanted, from where, and what is known about it.
 
 It decides the grammar of a list (docs/lists.md, "Lists"): where the name ends and the URL begins, what the
-fields behind it mean, and what is refused. It is pure: one line in, one Entry or one EntryError out; it knows no file,
-no other line and no network. The rules for cells, names, URLs and fields have modules of their own (`grammar.py`,
-`names.py`, `urls.py`, `fields.py`). An Entry is checked once and for all; `source.py` hands it to the spider.
+fields behind it mean, and what is refused. Pure: one line in, one Entry or one EntryError out; no file, no other line,
+no network. The rules for cells, names, URLs and fields have modules of their own (`grammar.py`, `names.py`, `urls.py`,
+`fields.py`). An Entry is not checked again later; `lists/source.py` hands it to the spider.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ _REPORT_KEYS = {
 _REPORT_COLUMNS = _REPORT_KEYS | {"checksums", "extra"}
 _JSON_KEYS = (*NAME_KEYS, "url", *KEYS, "mirrors", "headers", "checksums", "extra")
 
-# Of a cell behind the URL, what may stand before its '='; else it is more likely a part of the URL or a name.
+# The text before '=' of a cell behind the URL; any other text there is more likely a part of the URL or a name.
 _FIELD_NAME = re.compile(r"[\w-]+|header:.*", re.IGNORECASE)
 _GLUED_FIELD = re.compile(rf"[\t ](?:size|segments|mirror|{'|'.join(DIGESTS)}|header:[^\s=]+)=", re.IGNORECASE)
 
@@ -62,10 +62,10 @@ class Entry:
 
     line: 1-based line number. name: safe relative path, '/' between folders. url: in normal form, userinfo and
     signature included. size: bytes. digests: (algorithm, lower-case hex). mirrors: other URLs of the same bytes.
-    headers: (name, value) to send to the URL's own origin. segments: connections wanted. asked: of a request that is
-    no plain GET, the SHA-256 of its method and body; the entries of lists have none. stated_by:
-    (algorithm, who) of hashes that come from elsewhere than the list (`protocol/digests.py`). extra: a JSON object of
-    what the list has beside, to be carried through into the row.
+    headers: (name, value) to send to the URL's own origin. segments: connections wanted. asked: the SHA-256 of method
+    and body of a request that is no plain GET; entries of lists have none. stated_by: (algorithm, who) for hashes that
+    do not come from the list (`protocol/digests.py`). extra: further columns or keys of the list, a JSON object that is
+    copied into the row.
     """
 
     line: int
@@ -81,12 +81,12 @@ class Entry:
     extra: str | None = None
 
     def digest_by(self, algorithm: str) -> str:
-        """Who states this hash, one of STATED_BY: the list, where nothing else is said."""
+        """Who states this hash, one of STATED_BY; the list by default."""
         return dict(self.stated_by).get(algorithm, LIST)
 
     @property
     def key(self) -> str:
-        """What tells this file from others, in a part, in the ledger and among those who want its name (`url_key`)."""
+        """Identifies the object behind the URL, in parts and in the ledger (`url_key`)."""
         key = url_key(self.url)
         return key if self.asked is None else hashlib.sha256(f"{key} {self.asked}".encode()).hexdigest()
 
@@ -160,7 +160,8 @@ def parse_line(
         raise error
     if columns is not None and (columns.separator != " " or columns.names[:2] != ("name", "url")):
         return _by_columns(cells(text, columns.separator), number, columns, naming)
-    # Also below a header with blanks between its columns: a name may hold blanks, so it is all before the URL.
+    # Also below a header with blanks between its columns: a name may hold blanks, so all text before the URL is the
+    # name.
     parts = cut(text)
     if parts is None:
         if parse_header(text):
@@ -247,7 +248,7 @@ def _put_json(with_fields: Fields, texts: dict[str, str], key: str, value: Any) 
         place = "url" if key == "url" else "name"
         if texts.setdefault(place, _text(key, value)) != value:
             raise EntryError("the name is given twice and differs", "keep one of the two")
-    elif key in ("size", "segments") and isinstance(value, (int, float)):  # what is no whole number is refused there
+    elif key in ("size", "segments") and isinstance(value, (int, float)):  # `put` refuses what is no whole number
         with_fields.put(key, str(value))
     elif key in ("mirror", "mirrors"):
         for mirror in value if isinstance(value, list) else [value]:

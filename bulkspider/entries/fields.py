@@ -24,7 +24,8 @@ SEGMENTS_MAX = 64
 _NUMBER = re.compile(r"[0-9]{1,18}")  # below 2**63, as every file system has it
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
 _FIELD_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # RFC 9110 §5.5; only a TAB may stay
-# Headers that decide which bytes come and how (RFC 9110 §7.6.1, §8.6, §12.5.3, §13.1, §14.2): they are ours.
+# Headers that decide which bytes come and how (RFC 9110 §7.6.1, §8.6, §12.5.3, §13.1, §14.2): only bulkspider sets
+# them.
 _OUR_HEADERS = {
     *("connection", "keep-alive", "proxy-authorization", "proxy-connection", "te", "trailer", "upgrade", "expect"),
     *("host", "content-length", "transfer-encoding", "accept-encoding", "range", "if-range"),
@@ -94,7 +95,7 @@ class Fields:
 
     def put_segments(self, value: str) -> None:
         if not _NUMBER.fullmatch(value) or not 1 <= int(value) <= SEGMENTS_MAX:
-            raise EntryError(f"segments {show(value)} is no fit number", f"write a number from 1 to {SEGMENTS_MAX}")
+            raise EntryError(f"segments {show(value)} is no valid number", f"write a number from 1 to {SEGMENTS_MAX}")
         if self.segments not in (None, int(value)):
             raise EntryError("segments is given twice and differs", "keep one of the two")
         self.segments = int(value)
@@ -107,7 +108,7 @@ class Fields:
 
 
 def check_header(name: str, value: str) -> None:
-    """Raises EntryError when it is no header field, or one that is ours to set."""
+    """Raises EntryError when it is no header field, or one that only bulkspider sets."""
     # Never show the value: it may be a secret.
     if not _TOKEN.fullmatch(name):
         raise EntryError(f"{show(name)} is not a header name", "write header:Name=Value, as in header:Accept=*/*")

@@ -1,7 +1,7 @@
 """How one line of text is cut into cells.
 
-With a separator that is known, or without: then the URL shows where the name ends, and what stands before the URL is
-the separator of the line. Quotes work as in CSV. What the cells mean is decided in `entry.py`.
+`cells` knows the separator. `cut` does not: there the name ends where the URL begins, and the character before the URL
+is the separator of the line. Quotes work as in CSV. What the cells mean is decided in `entry.py`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def cut(text: str) -> tuple[str, list[str]] | None:
 
 
 def _after_quoted(rest: str) -> str:
-    """What follows a quoted URL at the start of a line: the only sign of its separator."""
+    """The character behind a quoted URL at the start of a line: there it is the separator."""
     return rest[rest.find('"', 1) + 1 :][:1] if rest.startswith('"') else ""
 
 

@@ -1,8 +1,8 @@
-"""What is most likely meant by text that is no list, and what to do about it.
+"""Recognises text that is no list, and says what to do about it.
 
-A script of wget commands, a CSV file with semicolons, an address without `https://`, a JSON document: people give these
-as lists. Some would even be read, under names that nobody wants. Each is recognised here by its form alone, and its
-error says how to make a list of it. Pure text; `entry.py` asks about lines, `lists/check.py` about how a file begins.
+People give as a list: a script of wget commands, a CSV file with semicolons, an address without `https://`, a JSON
+document. Some of these could even be read, with wrong names. Each is recognised here by its form alone, and its error
+says how to make a list of it. Pure text; `entry.py` asks about lines, `lists/check.py` about the beginning of a file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bulkspider.entries.urls import redact
 
 # Commands that fetch URLs. `lists/reader.py` knows them too, since a name without blanks takes a faster way there.
 COMMANDS = r"(?:wget2?|curl|aria2c|axel|iwr|invoke-webrequest)(?:\.exe)?"
-# With a blank behind it and an option, a URL or the next line. A file of that name can be had with a TAB or comma.
+# Followed by a blank and an option, a URL or a backslash. A file that is named so can be listed with a TAB or comma.
 _COMMAND = re.compile(
     rf"(?:(?:\$|sudo|nohup|time) +)*(?:/\S*/)?({COMMANDS})(?: +(?:-|[\"']?[a-z][a-z0-9+.-]*://|\\)| *\\?$)",
     re.IGNORECASE,
@@ -25,7 +25,7 @@ _ADDRESS = re.compile(
     r"(?:^|(?<=[\s,;\"]))(?://)?((?:(?:[a-z0-9-]+\.)+[a-z]{2,}|localhost|[0-9]+(?:\.[0-9]+){3})(?::[0-9]+)?/[^\s,;\"]+)",
     re.IGNORECASE,
 )
-# What a further cell of a spreadsheet holds: a size, a hash, a field, or a text in quotes.
+# The start of a further cell of a spreadsheet: a size, a hash, a field, or a text in quotes.
 _CELL_BEHIND_URL = re.compile(
     r";(?:[0-9]+(?=;|$)|[0-9a-f]{32,128}(?=;|$)|\"|(?:size|md5|sha1|sha256|sha512|mirror)=)", re.IGNORECASE
 )
@@ -36,7 +36,7 @@ _ONE_OBJECT = 'write JSON Lines, one object per line: {"name": "…", "url": "ht
 
 
 def command(text: str) -> EntryError | None:
-    """The error of a line of a script, which is no entry although it may hold a URL."""
+    """The error of a line of a script, which is no entry although it may hold a URL; None for another line."""
     found = _COMMAND.match(text)
     if found is None:
         return None
@@ -48,7 +48,7 @@ def command(text: str) -> EntryError | None:
 
 
 def without_url(text: str) -> EntryError | None:
-    """Why a line is not seen to have a URL, as far as its form tells."""
+    """Why no URL was found in a line; None when that is not known."""
     found = _MISPLACED.search(text)
     if found is not None and found[1] == ";":
         return semicolons()
@@ -76,7 +76,7 @@ def semicolons() -> EntryError:
 
 
 def has_cell_behind(url: str) -> bool:
-    """True when more cells, separated by semicolons, follow the URL of a line that has nothing else."""
+    """True when further cells, separated by semicolons, follow the URL at the start of a line."""
     return ";" in url and _CELL_BEHIND_URL.search(url) is not None
 
 

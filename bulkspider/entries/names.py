@@ -1,11 +1,10 @@
 """Which names a list may give its files, and when two of them are one.
 
-A name becomes a path below the output folder, on file systems we have not seen yet, beside files of our own. So it
-is refused when it could leave the folder, when some system would read it as another name or as a device, when it
-has no room for our suffixes, or when it looks like one of our files. Pure text: this room knows no disk and no list,
-and it never repairs a name; a name that is silently changed is a file its owner cannot find. Where a list gives none,
-`Naming` makes one of the URL. From here the name goes into an `Entry` (`entry.py`); `check.py` uses `fold` to find
-names that would meet on disk.
+A name becomes a path below the output folder, on any file system, beside files of our own. So it is refused when it
+could leave the folder, when some system would read it as another name or as a device, when it is too long for our
+suffixes, or when it looks like one of our files. A name is never repaired: under a name that was silently changed its
+owner could not find the file. Where a list gives none, `Naming` makes one of the URL. Pure text; `lists/check.py` uses
+`fold` to find names that are one file on disk.
 """
 
 from __future__ import annotations
@@ -18,15 +17,15 @@ from urllib.parse import unquote, unquote_plus
 from bulkspider.text import CONTROL, UNSEEN, visible
 
 OWN_FOLDER = ".bulkspider"
-# What we append to a name while its file is not finished (DESIGN, "On disk").
+# What we append to a name while its file is not finished (docs/resume.md).
 OWN_SUFFIXES = (".part", ".part.json", ".part.old", ".part.old.json", ".part.json.tmp", ".part.sync.json")
 
 # One path component holds 255 bytes on ext4, XFS, APFS and NTFS. 17 of them are kept for the longest suffix that
 # goes behind a file's name (.part.sync.json: 15 bytes), with a little room.
-COMPONENT_MAX = 255
-LAST_COMPONENT_MAX = 238
+COMPONENT_MAX_BYTES = 255
+LAST_COMPONENT_MAX_BYTES = 238
 # PATH_MAX is 4,096 bytes on Linux and has to hold the output folder as well.
-NAME_MAX = 3000
+NAME_MAX_BYTES = 3000
 
 # Devices of Windows, with any extension: "nul.txt" is the null device (learn.microsoft.com, "Naming Files").
 _DEVICES = frozenset(
@@ -40,7 +39,7 @@ _DRIVE = re.compile(r"[A-Za-z]:")
 RENAME = "rename it in the list"
 NAME_IT = "write a name before the URL"
 
-# Parameters of a query that say how the file is called, and S3's way to have an answer say it.
+# Parameters of a query that name the file, and the one by which S3 is asked to name it in its answer.
 _FILE_PARAMETERS = ("filename", "file", "file_name", "filepath", "path", "name")
 _DISPOSITION = re.compile(r"filename=\"?([^\";]+)", re.IGNORECASE)
 
@@ -48,7 +47,7 @@ _DISPOSITION = re.compile(r"filename=\"?([^\";]+)", re.IGNORECASE)
 class EntryError(ValueError):
     """A list line does not fit. `what` is wrong with it and the `cure`, both for a person to read.
 
-    name: the entry's name, when the line told it before it went wrong.
+    name: the entry's name, if it was read before the mistake was found.
     """
 
     def __init__(self, what: str, cure: str, name: str | None = None) -> None:
@@ -80,12 +79,12 @@ def check_name(name: str) -> None:
         size = len(name.encode())
     except UnicodeEncodeError:
         raise EntryError(f"name {show(name)} is not valid Unicode (it has a lone surrogate)", RENAME) from None
-    if size > NAME_MAX:
-        raise EntryError(f"name {show(name)} is {size} bytes long", f"shorten it to {NAME_MAX} bytes at most")
+    if size > NAME_MAX_BYTES:
+        raise EntryError(f"name {show(name)} is {size} bytes long", f"shorten it to {NAME_MAX_BYTES} bytes at most")
     if _CONTROL.search(name):
         raise EntryError(f"name {show(name)} holds a control character", RENAME)
     if unseen := _UNSEEN.search(name):
-        # Two names would look alike, or one look like another: "fdp.exe" as "exe.pdf".
+        # Two names would look alike, or one would look like another: "fdp.exe" like "exe.pdf".
         character = f"U+{ord(unseen[0]):04X} {unicodedata.name(unseen[0], '')}".rstrip()
         raise EntryError(f"name {show(name)} holds a character that is not seen ({character})", RENAME)
     if leaves_folder(name):
@@ -98,10 +97,10 @@ def check_name(name: str) -> None:
     for component in components:
         _check_component(name, component)
     size = len(components[-1].encode())
-    if size > LAST_COMPONENT_MAX:
+    if size > LAST_COMPONENT_MAX_BYTES:
         raise EntryError(
             f"the file name of {show(name)} is {size} bytes long",
-            f"shorten it to {LAST_COMPONENT_MAX} bytes; the rest is needed for suffixes such as .part.json",
+            f"shorten it to {LAST_COMPONENT_MAX_BYTES} bytes; the rest is needed for suffixes such as .part.json",
         )
     if fold(components[-1]).endswith(OWN_SUFFIXES):
         suffix = max((suffix for suffix in OWN_SUFFIXES if fold(name).endswith(suffix)), key=len)
@@ -109,9 +108,9 @@ def check_name(name: str) -> None:
 
 
 def leaves_folder(name: str) -> bool:
-    """True when some reader would take `name` out of its folder: '..', absolute, a drive, a share.
+    """True when some program would read `name` as a path out of its folder: '..', absolute, a drive, a share.
 
-    Percent-encoding is decoded to its end, since a tool that is given the name later may decode it once more.
+    Percent-encoding is decoded until nothing changes, since another program may decode the name once more.
     """
     while True:
         path = name.replace("\\", "/")
@@ -135,9 +134,9 @@ def _check_component(name: str, component: str) -> None:
     if folded.partition(".")[0].rstrip() in _DEVICES:
         raise EntryError(f"a part of name {show(name)} is a device on Windows", RENAME)
     size = len(component.encode())
-    if size > COMPONENT_MAX:
+    if size > COMPONENT_MAX_BYTES:
         raise EntryError(
-            f"a part of name {show(name)} is {size} bytes long", f"shorten it to {COMPONENT_MAX} bytes at most"
+            f"a part of name {show(name)} is {size} bytes long", f"shorten it to {COMPONENT_MAX_BYTES} bytes at most"
         )
 
 
@@ -145,8 +144,8 @@ def _check_component(name: str, component: str) -> None:
 class Naming:
     """How a URL without a name is named: by the last part of its path, or by all of it without its first `cut` folders.
 
-    by: "last" or "path". With "path" the last part is what the query calls the file, if it does (`?filename=a.tif`), so
-    that `download?file=…` and the like do not meet. What a server answers never names a file.
+    by: "last" or "path". With "path" the last part comes from the query if that names the file (`?filename=a.tif`), so
+    that URLs such as `download?file=…` do not all get one name. An answer of a server never names a file.
     """
 
     by: str = "last"
@@ -162,11 +161,11 @@ class Naming:
         return self.shorten(f"{folder}/{_file_in(query) or last}".lstrip("/"))
 
     def of_path(self, path: str) -> str:
-        """The name of a path that a list gives in the place of a URL, as it stands, not percent-encoded."""
+        """The name of a path that a list gives instead of a URL; it is not percent-encoded."""
         return path.rpartition("/")[2] if self.by == "last" else self.shorten(path.lstrip("/"))
 
     def shorten(self, path: str) -> str:
-        """The path without its first folders, as many as there are."""
+        """The path without its first `cut` folders, or without all of them if it has fewer."""
         parts = path.split("/")
         if not parts[-1]:
             raise EntryError("the URL has no path that could name the file", NAME_IT)
@@ -192,10 +191,10 @@ def _decoded(text: str) -> str:
 
 
 def _file_in(query: str) -> str:
-    """How a query calls the file; empty when it does not."""
+    """The file name in a query; empty when it has none."""
     values = {key.lower(): unquote_plus(value) for key, _, value in (pair.partition("=") for pair in query.split("&"))}
     if named := _DISPOSITION.search(values.get("response-content-disposition", "")):
         return named[1].strip().rpartition("/")[2]
     names = (values[key].rpartition("/")[2] for key in _FILE_PARAMETERS if key in values)
-    # A file has a suffix; `name=me` and `path=/` are something else.
+    # A file name has a suffix; `name=me` and `path=/` are something else.
     return next((name for name in names if "." in name.strip(".")), "")

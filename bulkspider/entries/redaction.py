@@ -1,6 +1,6 @@
-"""Redaction: no secret gets into a log, whoever writes the record. Scrapy logs whole URLs, signatures included.
+"""Redaction: keeps secrets out of all log records, those of Scrapy included, which logs whole URLs with signatures.
 
-Nor does a character that a terminal obeys or that nobody sees: records quote lists and servers (`text.py`).
+It also escapes control and invisible characters (`text.py`), because records quote lists and servers.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from bulkspider.entries.urls import redact
 from bulkspider.errors import BulkError, UsageError
 from bulkspider.text import visible, visible_lines
 
-# Whose records may quote a list or a server. Those of a project's own loggers may be coloured, and stay as they are.
+# Loggers whose records may quote a list or a server. Records of a project's own loggers may hold colours (ESC) on
+# purpose.
 _QUOTING = ("bulkspider", "bulk", "bulk-dry-run", "scrapy", "twisted", "asyncio", "py")
 
-# Shorter values would take ordinary words out of a text.
-SECRET_MIN = 6
+# Shorter values are not hidden: ordinary words of a text could be equal to them.
+SECRET_MIN_CHARACTERS = 6
 
 
 class RedactingFilter(logging.Filter):
     """Takes secrets out of every record that passes a handler, tracebacks included.
 
-    A mistake of the user (UsageError) is told in its own sentence, without the traceback that Scrapy would add. brief:
-    so is everything unexpected; our own commands ask for that unless the log level is DEBUG.
+    A mistake of the user (UsageError) is shown as its own sentence, without the traceback that Scrapy would add. brief:
+    unexpected errors are shown without a traceback, too; our own commands set it unless the log level is DEBUG.
     """
 
     brief = False
@@ -41,7 +42,7 @@ class RedactingFilter(logging.Filter):
             record.msg, record.args, record.exc_info = f"bulkspider: {record.exc_info[1]}", None, None
         try:
             message = record.getMessage()
-        except Exception:  # a broken record is the handler's to complain about
+        except Exception:  # a broken record: the handler reports it
             return True
         if self.brief and record.exc_info and record.exc_info[1] is not None:
             message = record.msg = (
@@ -64,7 +65,7 @@ def _clean(record: logging.LogRecord, text: str) -> str:
 
 
 def unexpected(error: BaseException) -> str:
-    """One sentence on an error that nobody has foreseen: what, where, and how to see all of it."""
+    """One sentence on an unexpected error: what, where, and how to see all of it."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if frame.filename.startswith(os.path.dirname(bulkspider.__file__))]
     where = "".join(f" in {os.path.basename(frame.filename)}:{frame.lineno}" for frame in (ours or frames)[-1:])
@@ -73,13 +74,14 @@ def unexpected(error: BaseException) -> str:
 
 
 def hider(values: Iterable[str], urls: Iterable[str]) -> Callable[[str], str]:
-    """Takes out of a server's text what `redact` takes, and the secrets that it was sent, should it repeat them.
+    """A function that takes secrets out of a server's text: what `redact` takes, and the secrets that the server was
+    sent, in case it repeats them.
 
-    values: of header fields. urls: whose passwords and signatures are meant.
+    values: of header fields that were sent. urls: their passwords and signatures are hidden.
     """
     sent = list(values)
     for value in list(sent):
-        # Bearer abc, Basic dXNlcjpwYXNz, a=b; c=d
+        # For example: Bearer abc; Basic dXNlcjpwYXNz; a=b; c=d
         words = value.replace(";", " ").replace(",", " ").split()
         sent += [part for word in words[len(words) > 1 :] for part in (word, word.partition("=")[2])]
         if words[:1] == ["Basic"]:
@@ -89,7 +91,7 @@ def hider(values: Iterable[str], urls: Iterable[str]) -> Callable[[str], str]:
         parts = urlsplit(url)
         sent.append(unquote(parts.netloc.rpartition("@")[0].partition(":")[2]))
         sent += [value for name, value in parse_qsl(parts.query) if redact(f"{name}={value}") != f"{name}={value}"]
-    secrets = {value for value in sent if len(value) >= SECRET_MIN}
+    secrets = {value for value in sent if len(value) >= SECRET_MIN_CHARACTERS}
     secrets |= {quote(value, safe="") for value in secrets}
 
     def hide(text: str) -> str:
@@ -110,7 +112,7 @@ _filter = RedactingFilter()
 
 
 def guard_logs() -> None:
-    """Puts the filter before every handler there is; may be called again when handlers have changed."""
+    """Adds the filter to every handler of the root logger; may be called again when handlers have changed."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(_filter)
 

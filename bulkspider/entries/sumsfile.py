@@ -14,7 +14,7 @@ _BSD = re.compile(r"(?P<tag>[A-Za-z0-9/-]+) ?\((?P<name>.+)\) ?= ?(?P<hash>[0-9A
 _ESCAPE = re.compile(r"\\([\\nr])")
 _ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}
 _BY_DIGITS = {2 * length: algorithm for algorithm, length in reversed(list(ALGORITHMS.items()))}
-# Hashes as long as ours that are not ours; b2sum and b3sum write them in plain GNU lines.
+# Other hashes of the same length as ours; b2sum and b3sum write them in plain GNU lines.
 _LOOKALIKE = re.compile(r"b2sum|b3sum|blake|sha3|shake|sm3")
 
 

@@ -1,4 +1,4 @@
-"""What a URL is to us: its normal form, its origin, the key that outlives a signature, and how it is shown.
+"""URLs: their normal form, their origin, the key that stays the same under a new signature, and how they are shown.
 
 Pure text. The normal form is the one Scrapy's Request makes itself, so the URL of an entry and the URL of its Request
 are the same bytes. Two lists of query parameters live here: those that only sign a request (they change with every
@@ -21,7 +21,7 @@ from bulkspider.entries.names import EntryError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
-# A URL of this form is its own normal form; nearly every URL of a list is. A port above 59999 is looked at closer.
+# A URL of this form is normal already, as most URLs of a list are. Ports above 59999 take the slower way.
 SITE = r"https?://(?:[a-z0-9-]{1,63}\.)*[a-z0-9-]{1,63}(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
 SAFE = r"A-Za-z0-9_.~!$&()+;=:@%/-"
 PATH = rf"/[{SAFE}]*(?:\?[?{SAFE}]+)?"
@@ -128,14 +128,14 @@ def normal_url(text: str) -> str:
 
 
 def has_site(url: str) -> bool:
-    """A connection to the host and port of this URL can be tried."""
+    """True when the host and port of this URL are valid, so that a connection can be tried."""
     try:
         return _is_site(_site_of(url))
     except (ValueError, UnicodeError):
         return False
 
 
-# Asked before each exchange.
+# Called before each exchange.
 @lru_cache(maxsize=4096)
 def _is_site(site: str) -> bool:
     parts = urlsplit(site)
@@ -153,7 +153,7 @@ def _is_host(host: str) -> bool:
 
 
 def origin_of(url: str) -> str:
-    """`host:port` of a URL, lower case, the default port filled in: the key under which patience is kept."""
+    """`host:port` of a URL, lower case, with the default port filled in: the key of an Origin."""
     return _origin_of_site(_site_of(url))
 
 
@@ -163,8 +163,8 @@ def same_origin(one: str, other: str) -> bool:
 
 
 def is_private(address: str) -> bool:
-    """The address is one that not everybody can reach: loopback, private, link-local, shared by a provider (RFC 6890).
-    What is no IP address is a path of this machine."""
+    """True for an address that is not public: loopback, private, link-local, shared by a provider (RFC 6890). Text that
+    is no IP address is the path of a Unix socket, so it is private, too."""
     try:
         ip = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -185,12 +185,12 @@ def slot_of(url: str) -> str:
 
 
 def _site_of(url: str) -> str:
-    """Scheme and host as written: a list has many URLs, and few of these to remember what is said of them."""
+    """Scheme and host as written. A list has many URLs but few hosts, so results are cached by this."""
     end = url.find("/", len("https://"))
     return url if end < 0 else url[:end]
 
 
-# Asked about a dozen times while an entry is under way.
+# Called about a dozen times for each entry.
 @lru_cache(maxsize=4096)
 def _origin_of_site(site: str) -> str:
     parts = urlsplit(site)
@@ -213,7 +213,7 @@ def without_userinfo(url: str) -> str:
 
 
 def url_key(url: str) -> str:
-    """The sha256 (hex) of what says which object is meant: scheme, host, port, path, and the query without signatures.
+    """The sha256 (hex) of what identifies an object: scheme, host, port, path, and the query without signatures.
 
     Takes a normal URL. Two links to one object, signed at different times or by different people, have one key.
     """
@@ -235,7 +235,7 @@ def url_key(url: str) -> str:
 def redact(text: str) -> str:
     """`text` with user names, addresses, passwords, signatures, tokens and secret headers replaced by ***.
 
-    Made for any text: a URL, a log line, an error message with URLs inside. Hides rather too much than too little.
+    For any text: a URL, a log line, an error message with URLs in it. When in doubt it hides.
     """
     if ":" in text:
         lower = text.lower()

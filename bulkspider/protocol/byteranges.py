@@ -1,9 +1,9 @@
 """Segments: which bytes of one file each of its connections fetches.
 
-Every connection of a file has a Span, the bytes that it alone is to bring. A further connection gets a hole that is
-nobody's (an earlier run or a broken connection left it), or the tail of the span that would take longest: that
-connection then ends early, at the cut. Pure: bytes, seconds and bytes per second, no sockets and no requests;
-`dispatch/segments.py` asks whenever a place is free that no entry can use.
+Every connection of a file has a ByteRange, the bytes that it alone fetches. A further connection gets a hole that no
+other one fills (left by an earlier run or a broken connection), or the tail of the range that would take longest: the
+connection that had it then ends early, at the cut. Pure: bytes, seconds and bytes per second, no sockets and no
+requests; `dispatch/segments.py` asks whenever a place is free that no entry can use.
 """
 
 from __future__ import annotations
@@ -13,40 +13,40 @@ from dataclasses import dataclass
 
 from bulkspider.protocol.ranges import Ranges
 
-# A cut that saves less (seconds) is not worth a request and the bytes that were on their way.
+# A cut that saves fewer seconds is not worth a request and the bytes that are in flight when it is made.
 WORTH_SECONDS = 2.0
-# A connection so many times slower than its like is not helped by halves: it loses all that it has left.
-CRAWL = 4.0
-# So little (bytes) is never taken from it: asking anew costs as much.
-LEFT_ALONE = 1024 * 1024
-# Where nobody has chosen the number of connections, the first one of an origin is looked at for so long (seconds), and
-# for as long as it brings more than a link of 1 Gbit/s can carry (bytes per second): that one needs no help, and
-# several that write one file at such a speed are in each other's way.
+# From a connection that is this many times slower than the others, all that it has left is taken.
+SLOW_FACTOR = 4.0
+# But never so few bytes: asking for them anew takes as long.
+LEFT_ALONE_BYTES = 1024 * 1024
+# Where the number of connections is automatic, a file gets no second one in the first LOOK_SECONDS, nor while the first
+# one is faster than 1 Gbit/s: it needs no help, and several that write one file at such a speed slow each other.
 LOOK_SECONDS = 0.012
-FAST = 125_000_000
+FAST_BYTES_PER_SECOND = 125_000_000
 
 
-# Where nobody has chosen the smallest piece (bytes), it is what a connection brings in so many seconds: asking for it
-# takes a part of that, however far the host is.
+# Where BULK_SEGMENT_MIN is automatic, the smallest piece is what a connection brings in this time, so that the request
+# for it is a small part of its duration.
 PIECE_SECONDS = 1.0
-SMALLEST_PIECE = 1024 * 1024
-LARGEST_SMALLEST_PIECE = 16 * 1024 * 1024
+SMALLEST_PIECE_BYTES = 1024 * 1024
+SMALLEST_PIECE_MAX_BYTES = 16 * 1024 * 1024
 
 
 def smallest_piece(speed: float | None) -> int:
-    """Bytes that are worth a connection of their own where one brings `speed` bytes per second; None: not known."""
+    """The fewest bytes worth a connection of their own. speed: bytes per second of one connection, None if not
+    known."""
     if speed is None:
-        return SMALLEST_PIECE
-    return int(min(max(speed * PIECE_SECONDS, SMALLEST_PIECE), LARGEST_SMALLEST_PIECE))
+        return SMALLEST_PIECE_BYTES
+    return int(min(max(speed * PIECE_SECONDS, SMALLEST_PIECE_BYTES), SMALLEST_PIECE_MAX_BYTES))
 
 
 @dataclass(slots=True, eq=False)
 class ByteRange:
     """The bytes [at, end) that one connection is still to bring.
 
-    end: None while the length is unknown. reach: how far its answer goes, when others took over what lies behind `end`.
-    speed: bytes per second of late, None before there was time to measure. flowing: its answer was accepted. first,
-    began: at which byte and when (seconds of a monotonic clock) that was, None before.
+    end: None while the length is unknown. reach: up to which byte the answer goes, also after another connection took
+    over the bytes from `end` on. speed: recent bytes per second, None before it was measured. flowing: its answer was
+    accepted. first, began: the byte and the time (seconds of a monotonic clock) at which it was accepted.
     """
 
     at: int = 0
@@ -63,47 +63,47 @@ class ByteRange:
 
     @property
     def to_share(self) -> int:
-        """The bytes that count when shares are made equal: until its speed is known also those that came at once, as
-        they will with each new connection."""
+        """The bytes to divide into equal shares. Until the speed is known they include those that have come already:
+        every new connection begins with such a burst."""
         if self.first is None or self.speed is not None or self.end is None:
             return self.rest
         return max(0, self.end - self.first)
 
     def hurries(self, now: float) -> bool:
-        """Nothing is measured yet, and it has just begun, or what it has brought since would fill a fast link."""
+        """The speed is not measured yet, and the connection has just begun or is faster than FAST_BYTES_PER_SECOND."""
         if self.speed is not None or self.began is None or self.first is None:
             return False
         elapsed = now - self.began
-        return elapsed < LOOK_SECONDS or self.at - self.first >= FAST * elapsed
+        return elapsed < LOOK_SECONDS or self.at - self.first >= FAST_BYTES_PER_SECOND * elapsed
 
     def speed_so_far(self, now: float | None) -> float | None:
-        """Bytes per second of late, or, before that was measured, since it began."""
+        """Recent bytes per second or, before they were measured, the average since it began."""
         if self.speed is not None or now is None or self.began is None or self.first is None or now <= self.began:
             return self.speed
         return (self.at - self.first) / (now - self.began)
 
     def next_look(self, now: float) -> float | None:
-        """When it may turn out that it does not hurry any more; None when there is nothing to wait for."""
+        """When to ask again whether it still `hurries`; None when it does not."""
         if self.began is None or not self.hurries(now):
             return None
-        # Sooner at first: a burst is over soon, and what was true for a while does not change in a moment.
+        # At intervals that double: a burst ends early, later the speed changes slowly.
         return max(self.began + LOOK_SECONDS, 2 * now - self.began)
 
     def seconds(self, otherwise: float) -> float:
-        """How long it still takes; `otherwise`: the speed to assume before it was measured."""
+        """How long the rest takes. otherwise: bytes per second to assume while the speed is not measured."""
         return self.rest / max(otherwise if self.speed is None else self.speed, 1.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """From now on `span` ends at byte `at`; what lay behind is free."""
+    """From now on `span` ends at byte `at`; the bytes from there on are free for another connection."""
 
     span: ByteRange
     at: int
 
 
 def missing(have: Ranges, total: int, spans: Iterable[ByteRange]) -> list[tuple[int, int]]:
-    """The holes that no connection is filling."""
+    """The holes of the file that no connection is filling: [first, end) pairs."""
     taken = have.copy()
     for span in spans:
         taken.add(span.at, total if span.end is None else span.end)
@@ -111,8 +111,7 @@ def missing(have: Ranges, total: int, spans: Iterable[ByteRange]) -> list[tuple[
 
 
 def fair_share(spans: Collection[ByteRange], free: int) -> int:
-    """Bytes for each connection if `free` more were there and all alike; also what small files leave over is for all,
-    because their slots are free sooner."""
+    """Bytes for each connection if there were `free` more of them and all had equal shares."""
     return sum(span.to_share for span in spans) // max(1, len(spans) + free)
 
 
@@ -121,10 +120,9 @@ def best_cut(
 ) -> Cut | None:
     """The cut that helps most, None when none is worth it.
 
-    smallest: bytes of the smallest piece (BULK_SEGMENT_MIN), 0 for what is worth it at this speed. share: bytes
-    each connection would have if all were alike. remembered: what a connection to this origin usually brings, for
-    when no other one can be looked at. now: who hurries is left alone; None: the user wants several connections, at
-    once.
+    smallest: bytes of the smallest piece (BULK_SEGMENT_MIN), 0 for automatic. share: `fair_share`. remembered: bytes
+    per second of earlier connections to this origin, used when no other one is measured. now: connections that
+    `hurries` are not cut; None: the user wants several connections at once.
     """
     speeds = {span: span.speed for span in spans if span.flowing and span.speed is not None}
     guess = sum(speeds.values()) / len(speeds) if speeds else (remembered or 0.0)
@@ -142,26 +140,26 @@ def best_cut(
 
 
 def _tail(span: ByteRange, another: float, smallest: int, share: int) -> int:
-    """How many bytes a connection that brings `another` bytes per second should take over; 0 for none."""
+    """How many bytes a connection of `another` bytes per second should take over from the end of `span`; 0 for none."""
     if not span.flowing or span.end is None:
         return 0
     rest = span.rest
     if not another:
-        # Nothing is known yet: equal shares, at once.
+        # No speed is known yet: equal shares.
         tail = min(rest * 2 // 3, rest - smallest, max(share, smallest))
         return tail if tail >= smallest else 0
     speed = max(another if span.speed is None else span.speed, 1.0)
     tail = int(rest * another / (speed + another))
     if rest / speed - max((rest - tail) / speed, tail / max(another, 1.0)) <= WORTH_SECONDS:
         return 0
-    if speed * CRAWL < another and rest - tail < smallest:
-        return rest if rest >= min(smallest, LEFT_ALONE) else 0
+    if speed * SLOW_FACTOR < another and rest - tail < smallest:
+        return rest if rest >= min(smallest, LEFT_ALONE_BYTES) else 0
     tail = min(tail, max(share, smallest))
     return tail if tail >= smallest and rest - tail >= smallest else 0
 
 
 def give_back(own: ByteRange, have: Ranges, spans: Iterable[ByteRange]) -> None:
-    """A connection brought nothing of its span: whoever has an answer that goes on there takes it back."""
+    """A connection brought nothing of its range `own`: a connection with an answer that goes on there takes it back."""
     spans = [span for span in spans if span is not own]
     taken = have.copy()
     for span in spans:

@@ -1,4 +1,4 @@
-"""Digests: what a hash is, who states it, what the server says it should be, and what follows when they are compared.
+"""Digests: the hash algorithms, who states a hash, how a server states one, and what follows from a comparison.
 
 Pure: header fields and hex strings; `disk/proof.py` computes.
 
@@ -23,8 +23,7 @@ from typing import Any
 
 import http_sf
 
-# Name -> length in bytes, the strongest first. Of a bare value its length tells the algorithm, the first one where
-# several have the same.
+# Name -> length in bytes, the strongest first. The algorithm of a bare value is the first one of its length.
 ALGORITHMS: Mapping[str, int] = {
     "sha512": 64,
     "sha256": 32,
@@ -58,7 +57,7 @@ def can_compute(algorithm: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One statement. by: one of STATED_BY, or None where nobody knows any more (a ledger of an older version). digest:
+    """One statement. by: one of STATED_BY, or None where it was not noted (a ledger of an older version). digest:
     lower-case hex."""
 
     by: str | None
@@ -87,7 +86,7 @@ class Weighed:
 
 
 def claims(by: str | None, digests: Mapping[str, str]) -> list[Claim]:
-    """The claims of one who states these digests."""
+    """One claim for each of these digests, all stated by `by`."""
     return [Claim(by, algorithm, digest.lower()) for algorithm, digest in digests.items()]
 
 
@@ -106,7 +105,7 @@ def weigh(stated: Iterable[Claim], found: Mapping[str, str], *, server: str = "r
             return Weighed(refuted=_difference(claim, found))
     doubts = tuple(_difference(claim, found) for claim in differ)
     if differ and not by_user:
-        # Under `warn` somebody says that these bytes are wrong: nobody calls them verified.
+        # Under `warn` a server says that these bytes are wrong, so they are not called verified.
         return Weighed(doubts=doubts)
     hashes = [claim for claim in agree if claim.algorithm not in CHECKSUMS]
     if hashes:
@@ -119,7 +118,7 @@ def weigh(stated: Iterable[Claim], found: Mapping[str, str], *, server: str = "r
 
 
 def _rank(claim: Claim) -> tuple[bool, bool, int]:
-    """The user's own first, of these the strong ones, then the more trustworthy."""
+    """A sort key: first the user's own claims, then strong hashes, then by STATED_BY."""
     return not claim.of_the_user, claim.algorithm not in STRONG, STATED_BY.index(claim.by) if claim.by else -1
 
 
@@ -154,8 +153,8 @@ class ServerDigests:
 
 
 # Registered names of RFC 9530 §7.2 and of RFC 3230 §4.1.1, and `adler32`, as storage of physics labs writes it.
-# `id-sha-256` (RFC 5843), the hash before a content coding, is not here: the bytes on disk are those after it.
-# `unixsum` proves too little; so does `adler`, of which nobody knows how it is written.
+# Left out: `id-sha-256` (RFC 5843) is the hash before a content coding, and the bytes on disk are those after it;
+# `unixsum` proves too little; the form of `adler` is not specified.
 _NAMES = {
     "sha-512": "sha512",
     "sha-256": "sha256",
@@ -166,8 +165,8 @@ _NAMES = {
     "adler32": "adler32",
 }
 
-# S3 states what was stored with the object, in base64; a multipart upload may have the hash of its parts' hashes
-# instead, with `-` and their number behind it, which no reader of the whole can compute.
+# S3 states the hash that was stored with the object, in base64. A multipart upload may have the hash of the hashes of
+# its parts instead, followed by `-` and their number: a reader of the whole file cannot compute that.
 _AMZ = {f"x-amz-checksum-{name}": name for name in ("sha256", "sha1", "crc64nvme", "crc32c", "crc32")}
 # Zenodo's way: the entity tag is the hash. A weak tag may stand for other bytes.
 _ETAG = re.compile(r'"(md5|sha1|sha256|sha512):([0-9A-Fa-f]+)"')
@@ -176,10 +175,10 @@ _SHA256_HEX = re.compile(r'"?([0-9A-Fa-f]{64})"?')
 
 
 def linked(headers: Mapping[str, str]) -> tuple[dict[str, str], int | None]:
-    """What a redirect says of the file to which it leads, as Hugging Face does: its sha256 and its size in bytes.
+    """What a redirect of Hugging Face says of the file to which it leads: its sha256 and its size in bytes.
 
-    X-Linked-ETag is a sha256 for large files; for small ones it is the id that git gives them, which is no hash of the
-    file's bytes alone, and shorter.
+    X-Linked-ETag is a sha256 for large files; for small ones it is their git id, which is shorter and no hash of the
+    bytes alone.
     """
     digest = _SHA256_HEX.fullmatch(headers.get("x-linked-etag", "").strip())
     size = headers.get("x-linked-size", "").strip()
@@ -190,13 +189,13 @@ def linked(headers: Mapping[str, str]) -> tuple[dict[str, str], int | None]:
 def from_headers(headers: Mapping[str, str]) -> ServerDigests:
     """Reads every digest field. `headers`: lower-case names, values of repeated fields joined by `, `.
 
-    What is malformed or unknown is left out and is never an error. Where two fields differ, the newer kind counts.
+    Malformed and unknown values are left out, never an error. Where two fields differ, the newer kind of field counts.
     """
     if _FIELDS.isdisjoint(headers):
         return ServerDigests()
     representation = _legacy(headers.get("digest", "")) | _structured(headers.get("repr-digest", ""))
-    # Cloud Storage unpacks what was stored with gzip for a client that does not ask for gzip, and still states the hash
-    # of the packed object. That one speaks of other bytes.
+    # Cloud Storage unpacks an object stored with gzip for a client that does not ask for gzip, and still states the
+    # hash of the packed bytes: not those that are sent.
     stored = headers.get("x-goog-stored-content-encoding", "identity").strip().lower()
     if stored == headers.get("content-encoding", "identity").strip().lower():
         representation = _legacy(headers.get("x-goog-hash", "")) | representation
@@ -208,7 +207,8 @@ def from_headers(headers: Mapping[str, str]) -> ServerDigests:
 
 
 def _amazon(headers: Mapping[str, str]) -> dict[str, str]:
-    """Of one answer only: to a Range that is one part of a multipart upload, S3 states the checksum of that part."""
+    """The checksum of the bytes of this answer: to a Range that is one part of a multipart upload, S3 states that of
+    the part."""
     if headers.get("x-amz-checksum-type", "").strip().upper() == "COMPOSITE":
         return {}
     stated = {name: _from_text(name, headers[key]) for key, name in _AMZ.items() if key in headers}

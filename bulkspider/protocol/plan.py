@@ -1,16 +1,16 @@
 """The plan: (entry, part, the server's answer) -> verdict.
 
-This module is the whole truth of resume. It is pure: no socket, no file, no clock; its input is plain data and its
-output is one Verdict that `transfer/transfer.py` carries out to the letter. Three questions are answered here:
+All rules of resuming are here. Pure: no socket, no file, no clock; the input is plain data, the output is one Verdict,
+which `transfer/transfer.py` carries out exactly. Three questions are answered here:
 
 1. `ask`    What do we ask the origin for, given what is on disk?      (Range, If-Range: RFC 9110 §14.2, §13.1.5)
 2. `judge`  What does its answer mean for the bytes we hold?           (200, 206, 416 and everything else: §15)
-3. `ending` The body has ended, somehow: what do we have now?          (framing: RFC 9112 §6.3, §8, §9.8)
+3. `ending` The body has ended: what do we have now?          (framing: RFC 9112 §6.3, §8, §9.8)
 
-The rule over all rows: bytes of two versions never meet in one file. Whatever is not provably the same version is
-either refused or starts the file anew; bytes that are re-sent are compared with the disk, not trusted. Every way of
-asking again spends something that runs out (a rung of the ladder, the one try without Range, one of two restarts),
-so no sequence of answers can keep us busy for ever.
+The rule above all others: one file never holds bytes of two versions. An answer that is not provably of the same
+version is refused, or the file is begun anew; bytes that are sent again are compared with the disk. There are only so
+many ways to ask again (each kind of validator once, once without Range, two restarts), so that no sequence of answers
+keeps us busy for ever.
 """
 
 from __future__ import annotations
@@ -27,28 +27,30 @@ from bulkspider.protocol.ranges import Ranges
 
 # How long before Date a Last-Modified must lie to be a strong validator. RFC 9110 §8.8.2.2 asks for "at least one
 # second" and a comparable clock; its predecessor RFC 7232 §2.2.2 said 60 seconds, and that is what we keep.
-STRONG_DATE_AGE = 60.0
+STRONG_DATE_AGE_SECONDS = 60.0
 
 # A restart throws bytes away. An object that changes a third time within one run is not worth the bandwidth.
 MAX_RESTARTS = 2
 
 # No file system can address a byte beyond this one.
-LENGTH_MAX = 2**63 - 1
+LENGTH_MAX_BYTES = 2**63 - 1
 
-SAMPLE = 64 * 1024
-SAMPLES = 2
+SAMPLE_BYTES = 64 * 1024
+MIDDLE_SAMPLES = 2
 
 HTML_TYPES = frozenset({"text/html", "application/xhtml+xml"})
 HTML_NAMES = (".html", ".htm", ".xhtml", ".shtml", ".php", ".asp", ".aspx", ".jsp")
 
-# They speak of the whole origin: it is busy or broken (RFC 9110 §15.6; RFC 6585 §4; 520 to 524 are a CDN's).
+# Statuses that mean the whole origin, not one file: it is busy or broken (RFC 9110 §15.6; RFC 6585 §4; 520 to 524 come
+# from a CDN).
 ORIGIN_WIDE = frozenset({421, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524})
-# To be followed, when they say where (RFC 9110 §15.4).
+# Redirects that are followed, when they have a Location (RFC 9110 §15.4).
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
 class ValidatorKind(enum.IntEnum):
-    """The validator ladder of a resume, strongest first."""
+    """How a resume makes sure that it gets the same version, the strongest way first: If-Range with the ETag, with the
+    date, or a plain Range whose overlap is compared."""
 
     ETAG = 0
     DATE = 1
@@ -57,7 +59,7 @@ class ValidatorKind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Validators:
-    """What names a version of an object. Header values as received."""
+    """The header values that identify a version of an object, as received."""
 
     etag: str | None = None
     last_modified: str | None = None
@@ -74,7 +76,7 @@ class Validators:
     def strong_date(self) -> str | None:
         """The Last-Modified if it is a strong validator: well before the Date of its answer (RFC 9110 §8.8.2.2)."""
         modified, sent = http_date(self.last_modified), http_date(self.date)
-        if modified is None or sent is None or sent - modified < STRONG_DATE_AGE:
+        if modified is None or sent is None or sent - modified < STRONG_DATE_AGE_SECONDS:
             return None
         return self.last_modified
 
@@ -106,7 +108,8 @@ class PartState:
 
     have: the bytes that can be trusted to be there. total: the length of the whole object once it is known.
     source: `host:port` that the validators came from; another host has other ones for the same object.
-    The last three fields are the memory of this run: what was spent on getting here.
+    The last three fields count what this run has tried (they are not saved): rung, the strongest validator that the
+    origin still gets; without_range, whether all is asked for at once; restarts, how often it was begun anew.
     """
 
     have: Ranges = field(default_factory=Ranges)
@@ -127,8 +130,8 @@ class Ask:
     """What one attempt asks for. All bytes when `first` is None, else [first, end) with end None = to the last byte.
 
     want: the first byte we do not have; [first, want) is asked again only to be compared with the disk. segment: other
-    connections are filling the same file, so nothing but this very piece is of use. bounded: the origin gives no more
-    in one answer; more is welcome, and the rest is asked for afterwards.
+    connections fill the rest of the file, so that only this piece is of use. bounded: the origin gives no more than
+    this in one answer; if it sends more, that is taken, too.
     """
 
     first: int | None = None
@@ -146,7 +149,7 @@ class Ask:
 
     def headers(self) -> dict[str, str]:
         """The header fields of the request (RFC 9110 §14.2, §13.1.5)."""
-        # §12.5.3: any coding would make ranges and sizes speak of other bytes than the file's.
+        # §12.5.3: with a coding, ranges and sizes would count other bytes than the file's.
         fields = {"Accept-Encoding": "identity"}
         if self.first is not None:
             last = "" if self.end is None else str(self.end - 1)
@@ -224,7 +227,7 @@ class ContentRange:
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """Take the body: compare it with what is on disk, write the rest.
+    """Take the body: compare what is on disk already, write the rest.
 
     first, end: offsets in the object of the body's first byte and of the byte after the last one we take; end None: as
     far as it goes. total: length of the object if this answer tells it. fresh: the object changed and this is its new
@@ -240,7 +243,7 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """All `total` bytes are here, the length is proven; no body needed."""
+    """All `total` bytes are on disk, the length is proven; no body is needed."""
 
     total: int
 
@@ -254,7 +257,7 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class AskAgain:
-    """Drop this answer, ask again at once: from now on by the validator `rung`, or without Range."""
+    """Drop this answer, ask again at once: from now on with validators of kind `rung` at most, or without Range."""
 
     why: str
     rung: ValidatorKind | None = None
@@ -270,7 +273,7 @@ class LearnLength:
 
 @dataclass(frozen=True, slots=True)
 class NoPieces:
-    """All bytes came where a piece was asked for, and nothing else is of use."""
+    """A piece was asked for, and the whole body came, which is of no use here."""
 
     why: str
 
@@ -290,8 +293,8 @@ Verdict: TypeAlias = Write | Complete | Restart | AskAgain | LearnLength | NoPie
 class Expected:
     """What the list says of an entry, as far as the plan needs it.
 
-    url_path: of the list's URL. Where a redirect leads says nothing of what is wanted. size_by: who says the size, for
-    messages: the list, or a redirect (X-Linked-Size). pages: a page may be what is wanted, whatever the name says.
+    url_path: of the list's URL, not of the URL to which a redirect leads. size_by: who says the size, for messages: the
+    list, or a redirect (X-Linked-Size). pages: a web page is accepted, whatever the name says.
     """
 
     name: str = ""
@@ -317,16 +320,16 @@ def ask(
     """What to ask for so that the bytes [first, end) arrive; by default all from the first hole on.
 
     overlap: bytes before the join that are asked again and compared with the disk (BULK_RESUME_OVERLAP). With `first`
-    it is a segment: the validator of the part goes with it even while nothing is on disk yet; unless it is `alone`, the
-    only connection of the file, which may be given all of it. most: bytes that the origin gives in one answer (hosts/
-    pieces.py), 0 for any number.
+    it is a segment, whose request carries the validator of the part even while nothing is on disk yet. alone: it is the
+    only connection of the file, so an answer with the whole file is of use. most: bytes that the origin gives in one
+    answer (hosts/pieces.py), 0 for any number.
     """
     segment = first is not None and not alone
     want = state.have.front if first is None else first
     if first is None and (state.without_range or not (state.have or most)):
         return Ask(None, None, want=0)
     if most:
-        # A join that is compared must leave room for new bytes.
+        # The answer must hold new bytes, too, not only the overlap.
         overlap = min(overlap, most // 2)
     start = max(want - overlap, state.have.first_of(want))
     if most:
@@ -338,7 +341,7 @@ def ask(
 
 def _with_validator(state: PartState, start: int, end: int | None, want: int, *, segment: bool) -> Ask:
     if start == 0 and end is None:
-        # So few bytes that all of them fit into the overlap: the whole body, compared as it comes, needs no Range.
+        # All bytes on disk lie within the overlap: the whole body, compared as it comes, needs no Range.
         return Ask(None, None, want=want)
     if state.rung <= ValidatorKind.ETAG and state.validators.strong_etag:
         # RFC 9110 §13.1.5: MUST NOT use a weak tag in If-Range.
@@ -347,7 +350,7 @@ def _with_validator(state: PartState, start: int, end: int | None, want: int, *,
         # §13.1.5: a date only when there is no strong entity tag and the date is strong.
         return Ask(start, end, want, state.validators.strong_date, ValidatorKind.DATE, segment)
     if state.rung == ValidatorKind.DATE and state.validators.strong_date:
-        # This origin answers If-Range with an ETag wrongly; some of those accept the date (FAULTS 11).
+        # This origin answers If-Range with an ETag wrongly; some of those origins accept the date.
         return Ask(start, end, want, state.validators.strong_date, ValidatorKind.DATE, segment)
     return Ask(start, end, want, None, ValidatorKind.PLAIN, segment)
 
@@ -357,11 +360,11 @@ def samples(size: int) -> list[tuple[int, int]]:
 
     (offset, length) pairs.
     """
-    if size <= SAMPLE:
+    if size <= SAMPLE_BYTES:
         return [(0, size)] if size else []
-    tail = size - SAMPLE
-    places = {tail * n // (SAMPLES + 1) for n in range(SAMPLES + 2)}
-    return [(place, SAMPLE) for place in sorted(places)]
+    tail = size - SAMPLE_BYTES
+    places = {tail * n // (MIDDLE_SAMPLES + 1) for n in range(MIDDLE_SAMPLES + 2)}
+    return [(place, SAMPLE_BYTES) for place in sorted(places)]
 
 
 # ------------------------------------------------------------------------------------------- 2. what an answer means
@@ -379,7 +382,7 @@ def judge(state: PartState, asked: Ask, answer: Answer, expected: Expected = Exp
 
 
 def _is_slice(asked: Ask, answer: Answer) -> bool:
-    """A 200 that carries the very slice it names in Content-Range (seen at ModelScope; FAULTS 6)."""
+    """A 200 whose body is the range that its Content-Range names (seen at ModelScope)."""
     piece = answer.content_range
     if piece is None or piece.first is None or piece.end is None or answer.length is None:
         return False
@@ -409,7 +412,7 @@ def _judge_206(state: PartState, asked: Ask, answer: Answer, expected: Expected)
     if piece.first > (asked.want if asked.first is not None else 0):
         return without_range(state, f"asked for byte {asked.first or 0}, got byte {piece.first}", "bad_range")
     if piece.end <= asked.want and not (total is not None and state.have.holds(0, total)):
-        # It ends before the first byte we miss: nothing new would come, for ever.
+        # It ends before the first byte we miss: asked again in the same way, nothing new would ever come.
         return without_range(state, f"asked for byte {asked.want}, got bytes up to {piece.end - 1} only", "bad_range")
     # §15.3.7: fewer bytes than asked are legal; the rest is asked for afterwards. More than asked are cut off.
     end = piece.end if asked.end is None else min(piece.end, asked.end)
@@ -427,7 +430,7 @@ def _judge_200(state: PartState, asked: Ask, answer: Answer, expected: Expected)
     if asked.segment and (state.validators.contradicts(answer.validators) or changed_length):
         return restart(state, "the object changed")
     if asked.length is not None and (asked.segment or not (state.have or asked.bounded)):
-        # A piece was asked for and this origin does not do ranges: the whole body is not this exchange's work.
+        # A piece was asked for, and this origin knows no ranges.
         return NoPieces("the origin ignores Range")
     if not state.have:
         return whole
@@ -436,18 +439,18 @@ def _judge_200(state: PartState, asked: Ask, answer: Answer, expected: Expected)
         if state.restarts >= MAX_RESTARTS:
             return restart(state, "the object changed again")
         if state.validators.agrees(answer.validators):
-            # The same ETag names two lengths. One of the two answers lies; ask once more before believing this one.
+            # Two lengths under the same ETag: one of the two answers is wrong. Ask once more before believing this one.
             return restart(state, f"the object changed its length to {total} bytes under the same validator")
         return replace(whole, fresh=True)
     if asked.first is not None and asked.rung < ValidatorKind.PLAIN:
-        # Nothing says that the object changed, yet we got all of it: this origin mishandles If-Range, or has no
-        # ranges. One rung down costs a request; reading everything again may cost a day.
+        # Nothing says that the object changed, yet the whole body came: this origin mishandles If-Range, or knows no
+        # ranges. Trying the next kind of validator costs one request; reading everything again may take a day.
         return AskAgain(
             f"the origin answered If-Range by {asked.rung.name.lower()} with everything",
             rung=_rung_below(state, asked.rung),
         )
-    # No ranges here (§14.2 allows that). The body is compared with the disk as it passes, so nothing is lost but
-    # time, and the result is right even if the object did change.
+    # No ranges here (§14.2 allows that). The body is compared with the disk as it comes: that takes time, and the
+    # result is right even if the object did change.
     flags = whole.flags | {"no-range"} if asked.first is not None else whole.flags
     return replace(whole, flags=flags)
 
@@ -479,8 +482,8 @@ def judge_length(
     if state.have.holds(0, length) and (
         state.validators.agrees(validators) or expected.has_digest or (asked.first or 0) >= length
     ):
-        # §15.5.17 with nothing left to ask for. A 416 for bytes that do exist proves the length only when validator
-        # or hash vouch for the bytes (FAULTS 7).
+        # §15.5.17 with nothing left to ask for. A 416 for bytes that do exist proves the length only where a validator
+        # or a hash shows that the bytes are right.
         return Complete(length)
     return without_range(state, f"416 for byte {asked.first} of an object of {length}", "bad_range")
 
@@ -535,9 +538,9 @@ def _refuse_size(total: int | None, answer: Answer, expected: Expected) -> Fail 
 
 
 def _refuse_html(total: int | None, answer: Answer, expected: Expected) -> Fail | None:
-    """A page where a file was expected: seven of twelve tools saved the login page under the file's name.
+    """A web page came where a file was expected, such as a login page, which must not get the file's name.
 
-    A login page may be a file of its server, and be sent in ranges.
+    It may come in ranges, too: a login page may be a plain file of its server.
     """
     if answer.media_type not in HTML_TYPES or expected.has_digest or expected.pages:
         return None
@@ -554,7 +557,7 @@ def _refuse_html(total: int | None, answer: Answer, expected: Expected) -> Fail 
 
 
 def learn_meaning(error: AttemptError, meaning: Meaning) -> None:
-    """Keeps what the refusal says of itself; a challenge for browsers has a name of its own, whatever its status."""
+    """Notes what a refusal means. A challenge for browsers gets the code `bot_challenge`, whatever its status."""
     error.meaning = meaning
     if meaning is Meaning.CHALLENGE:
         what = f"a challenge that only a browser can answer stands before the file ({error.http_status})"
@@ -563,7 +566,7 @@ def learn_meaning(error: AttemptError, meaning: Meaning) -> None:
 
 
 def explains(error: AttemptError) -> bool:
-    """The body of the answer that caused this error says why: it is no file that was refused for its size."""
+    """True when the body of the answer is a text about the error, not a file that was refused for its size."""
     return error.http_status is not None and error.code != "size_mismatch"
 
 
@@ -577,10 +580,10 @@ def _flags(answer: Answer) -> frozenset[str]:
 class End(enum.Enum):
     """How the body of an answer ended, as the wire saw it."""
 
-    FRAMED = "framed"  # by its Content-Length or its last chunk (RFC 9112 §6.3)
+    FRAMED = "framed"  # at its Content-Length or its last chunk (RFC 9112 §6.3)
     NOTIFIED = "notified"  # delimited by close, over TLS, with close_notify: complete (RFC 9112 §9.8)
     CLOSED = "closed"  # delimited by close, nothing proves that this was all (RFC 9112 §8)
-    CUT = "cut"  # by us, at the end of what we wanted
+    CUT = "cut"  # we closed the connection: all that was wanted is here
     LOST = "lost"  # the connection broke, or the framing is unfinished (RFC 9112 §8)
 
 
@@ -612,9 +615,9 @@ def ending(verdict: Write, end: End, reached: int) -> Ending:
 def length_of(text: str) -> int | None:
     """The number of bytes that decimal digits name; None for anything else, and for more than a file can ever have."""
     digits = text.lstrip("0")
-    if not (text.isascii() and text.isdecimal()) or len(digits) > len(str(LENGTH_MAX)):
+    if not (text.isascii() and text.isdecimal()) or len(digits) > len(str(LENGTH_MAX_BYTES)):
         return None
-    return number if (number := int(digits or "0")) <= LENGTH_MAX else None
+    return number if (number := int(digits or "0")) <= LENGTH_MAX_BYTES else None
 
 
 def http_date(text: str | None) -> float | None:

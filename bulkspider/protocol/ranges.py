@@ -30,7 +30,7 @@ class Ranges:
         if end <= first:
             return
         if len(self._pairs) == 1 and self._pairs[0][0] <= first <= self._pairs[0][1]:
-            # As nearly always: what comes follows what is there.
+            # The usual case: the new bytes follow what is there.
             self._pairs = ((self._pairs[0][0], max(end, self._pairs[0][1])),)
             return
         before = [pair for pair in self._pairs if pair[1] < first]

@@ -1,8 +1,8 @@
-"""What a run did not have to fetch: bytes of a file that were on disk before it began, and were not sent again.
+"""Counts the bytes of a file that a run did not have to fetch: they were on disk before it began.
 
-A server without ranges sends everything again, and an object that changed is another one: then nothing was saved,
-however much lay on disk. Bytes that are asked for once more only to be compared (where a Range joins the part, or a few
-samples of a file that another tool left) are still what the transfer went on from, but they were fetched.
+A server without ranges sends everything again, and an object that changed must be fetched as a whole: then nothing was
+saved, however much was on disk. Bytes that are asked for again only to be compared (the overlap of a resume, samples of
+a file that another tool left) count in `resumed_from`, but they were fetched.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Resumed:
             self._compare(first, end)
 
     def go_on_from(self, count: int) -> None:
-        """An earlier attempt of this run found the first `count` bytes, and has counted them."""
+        """An earlier attempt of this run found the first `count` bytes on disk and has counted them."""
         self.found([(0, count)] if count else [])
         self._counted = count
 
@@ -40,16 +40,16 @@ class Resumed:
             ranges.remove(max(first, joins_at), end)
 
     def begins_anew(self) -> None:
-        """What was on disk belongs to another version."""
+        """The bytes on disk are of another version: none of them count."""
         self._spared, self._compared = Ranges(), Ranges()
 
     @property
     def start(self) -> int:
-        """From so many bytes the transfer went on: a row's `resumed_from`."""
+        """How many bytes on disk the transfer went on from: `resumed_from` of a row."""
         return self._spared.count + self._compared.count
 
     def uncounted(self) -> int:
-        """By how much the bytes that were not fetched again have grown (or shrunk) since this was last asked."""
+        """The change, since the last call, of the number of bytes that were not fetched again."""
         grown = self._spared.count - self._counted
         self._counted += grown
         return grown

@@ -1,8 +1,8 @@
-"""What a server said when it refused: the beginning of an error's body, as one line that is safe to show, and what
-that means where its words are known.
+"""The text of a refusal: the beginning of an error's body, as one line that is safe to show, and its meaning where the
+words are known.
 
-Most refusals explain themselves in their body ("quota exceeded until 14:00"), which nobody ever reads. A page loses its
-tags here, every text its control characters, and whoever calls hides what is secret before the text is cut. Pure.
+Most refusals give their reason in their body ("quota exceeded until 14:00"). Here a page loses its tags and every text
+its control characters; the function `hide` of the caller takes secrets out before the text is cut. Pure.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from http import HTTPStatus
 
 from bulkspider.errors import BulkError, Meaning
 
-# So many characters are shown.
-SHOWN_MAX = 200
-# So many bytes are read for them: a page spends much on its head.
-READ_MAX = 8 * 1024
+# Characters of the text that are shown.
+SHOWN_CHARACTERS = 200
+# Bytes that are read for them: the head of a page may be long.
+READ_BYTES = 8 * 1024
 _STATUSES = frozenset(HTTPStatus)
 
 _NOT_SHOWN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style|svg)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
@@ -34,7 +34,7 @@ _JSON_SECRET = re.compile(rf'("{_SECRET_NAME}"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\Z)',
 
 
 def excerpt(body: bytes, content_type: str | None, hide: Callable[[str], str] = str) -> str | None:
-    """The first SHOWN_MAX characters of the text in `body`; None when it holds none.
+    """The first SHOWN_CHARACTERS characters of the text in `body`; None when it holds none.
 
     content_type: as received; its charset counts. hide: takes secrets out, before anything is cut off.
     """
@@ -45,20 +45,20 @@ def excerpt(body: bytes, content_type: str | None, hide: Callable[[str], str] = 
     if text.startswith("<"):
         text = _XML_SECRET.sub(r"\1 *** ", text)
         text = _NOT_SHOWN.sub(" ", text)
-        # A title is mostly what the page begins with.
+        # Without the head, because its title is mostly repeated in the body; with it if the body has no text.
         text = html.unescape(_TAG.sub(" ", _HEAD.sub(" ", text))).strip() or html.unescape(_TAG.sub(" ", text))
     elif text.startswith(("{", "[")):
         text = _JSON_SECRET.sub(r'\1"***"', text)
         for escaped, character in (("\\u0026", "&"), ("\\u003d", "="), ("\\u003D", "="), ("\\/", "/")):
             text = text.replace(escaped, character)
     text = " ".join(_printable(hide(text)).split())
-    if len(text) > SHOWN_MAX:
-        text = text[: SHOWN_MAX - 1] + "…"
+    if len(text) > SHOWN_CHARACTERS:
+        text = text[: SHOWN_CHARACTERS - 1] + "…"
     return text or None
 
 
 def quote(error: BulkError, said: str | None) -> None:
-    """Keeps what the server said with the error, and tells it unless it only repeats the status."""
+    """Stores what the server said in the error, and adds it to the message unless it only repeats the status."""
     error.server_said = said
     if said and not _repeats(said, error.http_status or 0):
         error.message = f"{error.message}; the server said: {said}"
@@ -96,14 +96,14 @@ def meaning_of(status: int, fields: Mapping[str, str], said: str | None) -> Mean
 
 
 def _repeats(said: str, status: int) -> bool:
-    """404; Not Found; 404 Not Found nginx/1.24.0; Error 404."""
+    """True for texts such as: 404; Not Found; 404 Not Found nginx/1.24.0; Error 404."""
     phrase = HTTPStatus(status).phrase if status in _STATUSES else ""
     known = {str(status), "error", "http", "status", "code", *phrase.lower().split()}
     return all(word.strip(".:!()") in known or word.startswith("nginx") for word in said.lower().split())
 
 
 def _decoded(body: bytes, content_type: str) -> str | None:
-    """None when it is no text: one that has NUL, or more than a few characters that nobody can decode."""
+    """None when it is no text: it has a NUL, or more than a few characters cannot be decoded."""
     if b"\0" in body:
         return None
     charset = re.search(r"charset\s*=\s*\"?([\w.:-]+)", content_type, re.I)
@@ -117,6 +117,6 @@ def _decoded(body: bytes, content_type: str) -> str | None:
 
 
 def _printable(text: str) -> str:
-    """Without control and format characters (ESC, bidirectional marks, zero width) and lone surrogates: no terminal or
-    page is moved by what a stranger wrote."""
+    """Without control and format characters (ESC, bidirectional marks, zero width) and lone surrogates, which could
+    change how a terminal or a page shows the text around them."""
     return "".join(" " if c.isspace() or unicodedata.category(c)[0] in "CZ" else c for c in text)

@@ -2,8 +2,8 @@
 
 A server that has no file to give sometimes answers 200 with a login page, an error in XML or JSON, or one sentence, and
 calls it application/octet-stream. Where the name says that the file is binary (`x.tar.gz`) and the bytes are such a
-text, it is not the file. Bytes of any other kind are kept: old tars, HDF5 with a user block and a png called .jpg are
-good files, and a server may have decompressed what it sent. Pure; who asks, and what follows, is not known here.
+text, it is not the file. Bytes of any other kind are accepted: old tars, HDF5 with a user block and a png called .jpg
+are good files, and a server may have decompressed what it sent. Pure.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from __future__ import annotations
 import enum
 import re
 
-# So many bytes from the beginning of a file are enough to judge it.
+# The bytes from the beginning of a file that are looked at.
 FIRST_BYTES = 4096
-# An error in JSON or XML is short; a longer document is somebody's data.
-ERROR_MAX = 64 * 1024
+# An error in JSON or XML is shorter; a longer document is data.
+ERROR_MAX_BYTES = 64 * 1024
 # One short sentence, or two.
-SENTENCE_MAX = 400
+SENTENCE_MAX_BYTES = 400
 SENTENCE_LINES_MAX = 3
 
 
 class Content(enum.Enum):
     """What a file holds, as far as its first bytes tell."""
 
-    AS_NAMED = "as named"  # or nothing speaks against it
+    AS_NAMED = "as named"  # or nothing shows that it is not
     OTHER_TYPE = "other type"  # not what the name says, perhaps a good file all the same
     ANSWER = "answer"  # the text of an answer: a page, an error, a sentence
 
@@ -38,7 +38,7 @@ _HDF5 = (b"\x89HDF\r\n\x1a\n",)
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _TAR_AT = 257
 
-# How files begin whose names end so. None but those that are binary always: .bin, .dat and .img may hold anything.
+# Ending of a name -> how such files begin. Only types that are always binary: .bin, .dat and .img may hold anything.
 _BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     **dict.fromkeys(("gz", "tgz", "bgz", "bam"), _GZIP),
     **dict.fromkeys(("bz2", "tbz", "tbz2"), _BZIP2),
@@ -78,7 +78,7 @@ _BEGINNINGS: dict[str, tuple[bytes, ...]] = {
     "cab": (b"MSCF",),
     "sra": (b"NCBI.sra",),
 }
-# Binary, with marks that are not at their beginning, or with none.
+# Also binary, but without a fixed beginning.
 _TAR = "tar"
 _BINARY = frozenset(_BEGINNINGS) | {_TAR} | {"iso", "mp4", "mov", "m4a", "mkv", "webm", "mp3", "ogg", "safetensors"}
 
@@ -98,7 +98,7 @@ _JSON_ERROR = re.compile(
     rb"\s*:",
     re.IGNORECASE,
 )
-# What Git LFS keeps in the place of a file, and some servers send (its specification, "The Pointer").
+# A pointer file of Git LFS, which some servers send instead of the file (its specification, "The Pointer").
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _WORDS = re.compile(r"[\w'\"(\[*¡¿-].*\w\W+\w.*")
 _WORD = re.compile(r"[^\W\d_]{2,}[.!]?")
@@ -122,7 +122,7 @@ def look(name: str, first: bytes, size: int, *, pages: bool = False) -> Content:
         return Content.OTHER_TYPE if pages else Content.ANSWER
     if _is_answer(text, len(first), size):
         return Content.ANSWER
-    # A type without marks of its own cannot be told from another one.
+    # Types without a fixed beginning cannot be told from others.
     return Content.OTHER_TYPE if ending in _BEGINNINGS or ending == _TAR else Content.AS_NAMED
 
 
@@ -140,7 +140,7 @@ def _is_answer(text: bytes, looked_at: int, size: int) -> bool:
     """text: the beginning of the file, of which `looked_at` bytes were read."""
     if text.startswith(_LFS_POINTER):
         return True
-    if size > ERROR_MAX:
+    if size > ERROR_MAX_BYTES:
         return False
     if text.startswith(b"<"):
         return _XML_ERROR.match(text) is not None
@@ -151,7 +151,7 @@ def _is_answer(text: bytes, looked_at: int, size: int) -> bool:
 
 def _is_sentence(text: bytes) -> bool:
     """One to three lines of words, nothing else."""
-    if len(text) > SENTENCE_MAX:
+    if len(text) > SENTENCE_MAX_BYTES:
         return False
     try:
         told = text.decode("utf-8")

@@ -28,7 +28,7 @@ from bulkspider.wire import Head, Receiver
 PIECE_BYTES = 512 * 1024
 # A whole object up to this size is handed on in memory, and written by the thread that finishes it: a file of this size
 # costs more in changes of threads than in its bytes.
-HELD_MAX = 128 * 1024
+HELD_MAX_BYTES = 128 * 1024
 # What waits in memory at most, besides the piece being written, before the socket is stopped: less than a piece, so
 # that a slow disk is told soon.
 HIGH_WATER_BYTES = 256 * 1024
@@ -104,7 +104,7 @@ class PartWriter:
     def hold(self, pieces: list[bytes], size: int) -> bool:
         """Takes the whole object at once, without the disk, where that is possible."""
         state = self._part.state
-        if self.at != 0 or size != state.total or size > HELD_MAX or self._part.files.is_open or state.have:
+        if self.at != 0 or size != state.total or size > HELD_MAX_BYTES or self._part.files.is_open or state.have:
             return False
         self._part.buffer(b"".join(pieces))
         self._span.at = size

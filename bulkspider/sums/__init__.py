@@ -1,5 +1,5 @@
 """Sums: checksum files that are given beside a list, and their signatures.
 
-`checksums` says which line of such a file speaks of which entry, `signature` whether somebody whose key the user has
-has signed it. The grammar of the lines is `entries/sumsfile.py`.
+`checksums` finds the line of such a file for an entry; `signature` checks that it was signed with a key that the user
+trusts. The grammar of the lines is `entries/sumsfile.py`.
 """

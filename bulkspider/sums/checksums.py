@@ -1,7 +1,7 @@
-"""Checksum files: SHA256SUMS and its kin, given as `-a sums=PATH` or a URL.
+"""Checksum files such as SHA256SUMS, given as `-a sums=PATH` or a URL.
 
-Decides which line of such a file speaks of which entry. Its grammar is `entries/sumsfile.py`; what follows from a hash
-that differs is `protocol/digests.py`'s.
+Finds the line of such a file for each entry. The grammar of a line is in `entries/sumsfile.py`; what follows from a
+hash that differs, in `protocol/digests.py`.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class Sums:
         return len(self._known)
 
     def add_to(self, entry: Entry) -> Entry:
-        """The entry with its hash from the checksum file: by its name, else by the end of its URL's path, the longer
-        the better, else by the last part of name or URL. A hash of the same kind in the list itself stands, unless the
-        checksum file is signed."""
+        """The entry with its hash from the checksum file, which is looked up by the entry's name, then by ever shorter
+        ends of its URL's path, then by the last part of its name. A hash of the same kind in the list itself counts
+        before that of the checksum file, unless the file is signed."""
         self._asked += 1
         for name in _names_of(entry):
             if found := self._known.get(name):
@@ -69,7 +69,7 @@ class Sums:
 
     @property
     def gaps(self) -> str | None:
-        """What a person should know of the entries that were asked for and are not in it."""
+        """A sentence on the entries that have no line in the checksum file; None when there are none."""
         if not self._unknown:
             return None
         some = f"{self._unknown:,} of {self._asked:,} entries"
@@ -95,18 +95,18 @@ class SumsFile:
 
     @property
     def is_remote(self) -> bool:
-        """It, or its signature, is to be fetched."""
+        """The file or its signature must be downloaded."""
         return _is_url(self.place) or (self.signed is not None and _is_url(self.signed.signature))
 
     def read(self) -> Sums:
-        """Raises UsageError when it cannot be read or its signature is not good, ListError when a line is none."""
+        """Raises UsageError when it cannot be read or its signature is not good, ListError when a line is malformed."""
         signature = None
         if self.signed is not None and self.signed.signature is not None:
             signature = _read(self.signed.signature, "signature")
         return self._parse(_read(self.place, "checksum file"), signature)
 
     async def fetch(self, crawler: Crawler) -> Sums:
-        """The same, by the crawl's own downloader where a URL is given."""
+        """As `read`; a URL is fetched by the crawl's own downloader."""
         signature = None
         if self.signed is not None and self.signed.signature is not None:
             signature = await _get(crawler, self.signed.signature, "signature")
@@ -123,7 +123,7 @@ class SumsFile:
 
 
 def sums_file(place: str | None, signature: str | None, keyring: str | None) -> SumsFile | None:
-    """What the arguments sums, sums_sig and keyring say. Raises UsageError."""
+    """From the arguments sums, sums_sig and keyring; None without sums. Raises UsageError."""
     if place is None and (signature or keyring):
         raise UsageError(f"argument {'sums_sig' if signature else 'keyring'}: of which file? Say sums=FILE")
     if signature and not keyring:

@@ -1,8 +1,8 @@
-"""Signatures of checksum files, judged by gpgv with the keys of one keyring and no others.
+"""Signatures of checksum files, checked by gpgv with the keys of one keyring only.
 
-gpgv's exit status does not tell an expired or revoked key, so the verdict is read from its status lines (GnuPG,
-doc/DETAILS). It gets the very bytes that are read afterwards, not a path that somebody may exchange meanwhile; of a
-file that is signed inside, only what gpgv says was signed is read.
+gpgv's exit status does not show an expired or revoked key, so the result is read from its status lines (GnuPG,
+doc/DETAILS). gpgv gets the bytes that are used afterwards, not a path whose file could be replaced meanwhile. Of a file
+that holds its own signature, only the text that gpgv says was signed is used.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _REFUSED = {
     "EXPKEYSIG": "the key has expired",
     "REVKEYSIG": "the key was revoked",
 }
-# gpgv met something else than one signed text.
+# Status words that say that the input is not one signed text.
 _ODD = ("UNEXPECTED", "BADARMOR", "DECRYPTION_FAILED", "FAILURE")
 
 
@@ -48,7 +48,7 @@ class Signed:
     def by(cls, signature: str | None, keyring: str) -> Signed:
         """Raises UsageError when there is no such keyring, or no gpgv."""
         if shutil.which("gpgv") is None:
-            raise UsageError("a signature is judged by gpgv, which is not installed; install the package gpgv or gnupg")
+            raise UsageError("a signature is checked by gpgv, which is not here; install the package gpgv or gnupg")
         # A name without a slash would be looked for in GnuPG's own folder.
         keyring = os.path.abspath(keyring)
         try:
@@ -78,7 +78,7 @@ class Signed:
 
 
 def _gpgv(arguments: Sequence[str], data: bytes) -> tuple[list[list[str]], bytes]:
-    """Its status lines, cut into words, and what it writes. Raises UsageError."""
+    """Runs gpgv. Returns its status lines, split into words, and its output. Raises UsageError."""
     reading, writing = os.pipe()
     with open(reading, "rb") as status:
         try:
@@ -113,7 +113,7 @@ def _signer(status: Sequence[Sequence[str]], *, detached: bool, where: str, keyr
     good = [found for found in signatures if "GOODSIG" in found and "VALIDSIG" in found]
     odd = any(word in words for word in _ODD) or (detached and "PLAINTEXT" in words)
     if not detached and "ERRSIG" in words:
-        # Such a file may hold several signed texts, and gpgv gives all of them, also that of an unknown key.
+        # Such a file may hold several signed texts, and gpgv writes all of them, even one signed with an unknown key.
         good = []
     if good and not odd:
         name = visible(" ".join(good[0]["GOODSIG"][2:]))

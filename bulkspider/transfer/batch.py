@@ -34,7 +34,7 @@ from bulkspider.hosts.limits import seconds_to_wait
 from bulkspider.protocol import plan
 from bulkspider.protocol.plan import Ask, Write
 from bulkspider.protocol.sniff import FIRST_BYTES, Content, look
-from bulkspider.pumps.reactor import HELD_MAX
+from bulkspider.pumps.reactor import HELD_MAX_BYTES
 from bulkspider.run.origins import Origin, Outcome
 from bulkspider.transfer.destinations import add_secrets
 from bulkspider.transfer.exchange import expected_of
@@ -76,7 +76,7 @@ class SmallFiles:
 
     def seen(self, origin: Origin, size: int | None, *, plain: bool) -> None:
         """A file of `size` bytes is here. plain: one answer brought it, from where the list says."""
-        if plain and size is not None and size <= HELD_MAX:
+        if plain and size is not None and size <= HELD_MAX_BYTES:
             origin.small_in_a_row += 1
         else:
             self.odd(origin)
@@ -106,7 +106,7 @@ def may_travel(download: Download) -> bool:
     return (
         download.url == entry.url
         and not (download.alone or download.attempts or download.first_error or entry.segments)
-        and (entry.size is None or entry.size <= HELD_MAX)
+        and (entry.size is None or entry.size <= HELD_MAX_BYTES)
     )
 
 
@@ -265,7 +265,7 @@ class Batch:
         head = answers.ask(entry.url, self._headers_for(entry, answers))
         length = head.answer.length
         # A cookie must be seen by Scrapy's middleware.
-        if head.status != 200 or not length or length > HELD_MAX or "set-cookie" in head.fields:
+        if head.status != 200 or not length or length > HELD_MAX_BYTES or "set-cookie" in head.fields:
             return False
         verdict = plan.judge(part.state, Ask(), head.answer, expected_of(download))
         if verdict != Write(first=0, end=length, total=length) or head.answer.has_content_range:

@@ -29,7 +29,7 @@ from bulkspider.protocol import plan
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.digests import linked
 from bulkspider.protocol.plan import Answer, Ask, Complete, Expected, Fail, PartState, Verdict, Write
-from bulkspider.protocol.servertext import READ_MAX, excerpt, meaning_of, quote
+from bulkspider.protocol.servertext import READ_BYTES, excerpt, meaning_of, quote
 from bulkspider.run.origins import Outcome
 from bulkspider.transfer.destinations import add_secrets, check_redirect, secrets_of, states_checksums
 
@@ -261,7 +261,7 @@ class Exchange:
         if not plan.explains(error):
             head.drop()
             return
-        body = await self._sender.wait(head.read_beginning(READ_MAX, HEAR_SECONDS))
+        body = await self._sender.wait(head.read_beginning(READ_BYTES, HEAR_SECONDS))
         self._run.outcomes.count_bytes(len(body))
         said = None
         if head.answer.encoding is None:

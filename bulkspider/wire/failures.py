@@ -18,7 +18,7 @@ from bulkspider.entries.entry import redact
 from bulkspider.errors import AttemptError, BulkError, Kind, proxy_auth
 
 # What a peer has sent may be in the text of an error; more of it would not be read.
-TEXT_MAX = 300
+TEXT_MAX_CHARACTERS = 300
 
 
 # What OpenSSL calls an answer that is no TLS.
@@ -33,7 +33,7 @@ def map_error(error: BaseException) -> BulkError:
     if (refusal := find_refusal(error)) is not None:
         return refusal
     reasons = _reasons(error)
-    text = "; ".join(dict.fromkeys(_say(reason) for reason in reasons))[:TEXT_MAX]
+    text = "; ".join(dict.fromkeys(_say(reason) for reason in reasons))[:TEXT_MAX_CHARACTERS]
     for reason in reasons:
         if isinstance(reason, VerificationError) or (
             isinstance(reason, SSL.Error) and "certificate verify failed" in str(reason)

@@ -84,7 +84,7 @@ def content_range(data: bytes) -> None:
     piece = ContentRange.parse(data.decode("latin-1"))
     if piece is not None and piece.first is not None:
         assert piece.end is not None
-        assert 0 <= piece.first < piece.end <= (piece.total or plan.LENGTH_MAX + 1)
+        assert 0 <= piece.first < piece.end <= (piece.total or plan.LENGTH_MAX_BYTES + 1)
 
 
 def head(data: bytes) -> None:

@@ -3,14 +3,15 @@
 A `Recorder` notes what the code under test does to one folder: every write, and every change of a name. `Images` makes of
 the record what may be there after a power cut at any of its moments. Of a file: all that was written before its last
 flush, and of each later write all, nothing or the first sectors. Of names: all changes before the last flush of a
-folder, and of the later ones the first so many, in order, as a journal keeps them. A file whose name is there and
-whose bytes were never flushed may be empty.
+folder, and of the later ones some, always the earliest, as a journal keeps them. A file whose name is there may be
+empty if its bytes were never flushed.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import stat
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ SECTOR_BYTES = 512
 @dataclass(frozen=True, slots=True)
 class Event:
     """kind: write (file, offset, data), cut (file, length), sync (file), link (folder, name, file), unlink (folder,
-    name), rename (folder, name, to, as), syncdir (folder). Files and folders by their inodes."""
+    name), rename (folder, name, to folder, new name), syncdir (folder). A folder is its inode; a file its inode and how
+    many files have had that inode before it."""
 
     kind: str
     args: tuple[Any, ...]
@@ -36,6 +38,8 @@ class Recorder:
         self.events: list[Event] = []
         self.folders: dict[int, tuple[int, str]] = {}
         self.root = root.stat().st_ino
+        # A file system uses the inode of a removed file again at once: how many files have had it.
+        self._files_with: dict[int, int] = {}
         self._lock = threading.RLock()
         self._device = root.stat().st_dev
         for name in ("open", "pwrite", "write", "ftruncate", "fsync", "fdatasync", "rename", "unlink", "mkdir"):
@@ -45,6 +49,9 @@ class Recorder:
 
     def _note(self, kind: str, *args: Any) -> None:
         self.events.append(Event(kind, args))
+
+    def _file(self, inode: int) -> tuple[int, int]:
+        return inode, self._files_with.get(inode, 0)
 
     @staticmethod
     def _folder(dir_fd: int | None, path: Any) -> int:
@@ -62,7 +69,9 @@ class Recorder:
                     there = False
                 fd = call(path, flags, mode, dir_fd=dir_fd)
                 if not there:
-                    self._note("link", self._folder(dir_fd, path), os.path.basename(path), os.fstat(fd).st_ino)
+                    inode = os.fstat(fd).st_ino
+                    self._files_with[inode] = self._files_with.get(inode, 0) + 1
+                    self._note("link", self._folder(dir_fd, path), os.path.basename(path), self._file(inode))
                 return fd
 
         return opened
@@ -71,7 +80,7 @@ class Recorder:
         def pwrite(fd: int, data: Any, offset: int) -> int:
             with self._lock:
                 count = call(fd, data, offset)
-                self._note("write", os.fstat(fd).st_ino, offset, bytes(memoryview(data)[:count]))
+                self._note("write", self._file(os.fstat(fd).st_ino), offset, bytes(memoryview(data)[:count]))
                 return count
 
         return pwrite
@@ -83,7 +92,7 @@ class Recorder:
                 count = call(fd, data)
                 if before.st_dev == self._device:
                     end = os.lseek(fd, 0, os.SEEK_CUR)
-                    self._note("write", before.st_ino, end - count, bytes(memoryview(data)[:count]))
+                    self._note("write", self._file(before.st_ino), end - count, bytes(memoryview(data)[:count]))
                 return count
 
         return write
@@ -92,7 +101,7 @@ class Recorder:
         def ftruncate(fd: int, length: int) -> None:
             with self._lock:
                 call(fd, length)
-                self._note("cut", os.fstat(fd).st_ino, length)
+                self._note("cut", self._file(os.fstat(fd).st_ino), length)
 
         return ftruncate
 
@@ -101,9 +110,10 @@ class Recorder:
             # What is written while it flushes may be lost.
             with self._lock:
                 inode, at = os.fstat(fd).st_ino, len(self.events)
+                is_folder, file = stat.S_ISDIR(os.fstat(fd).st_mode), self._file(inode)
             call(fd)
             with self._lock:
-                self._note("syncdir" if os.path.isdir(f"/proc/self/fd/{fd}") else "sync", inode, at)
+                self._note("syncdir" if is_folder else "sync", inode if is_folder else file, at)
 
         return fsync
 
@@ -140,7 +150,7 @@ class Recorder:
 def image(recorder: Recorder, end: int, chance: random.Random, into: Path) -> None:
     """What may be there when the power fails after `end` events."""
     events = recorder.events[:end]
-    flushed: dict[int, int] = {}
+    flushed: dict[tuple[int, int], int] = {}
     names_flushed = 0
     for event in events:
         if event.kind == "sync":
@@ -148,8 +158,8 @@ def image(recorder: Recorder, end: int, chance: random.Random, into: Path) -> No
         elif event.kind == "syncdir":
             names_flushed = max(names_flushed, event.args[1])
     names_end = chance.randint(names_flushed, end)
-    data: dict[int, bytearray] = {}
-    names: dict[tuple[int, str], int] = {}
+    data: dict[tuple[int, int], bytearray] = {}
+    names: dict[tuple[int, str], tuple[int, int]] = {}
     for at, event in enumerate(events):
         kind, args = event.kind, event.args
         if kind in ("write", "cut"):
@@ -174,10 +184,10 @@ def image(recorder: Recorder, end: int, chance: random.Random, into: Path) -> No
                 names.pop(args, None)
             elif kind == "rename" and args[:2] in names:
                 names[args[2:]] = names.pop(args[:2])
-    for (folder, name), inode in names.items():
+    for (folder, name), file in names.items():
         path = _path(recorder, folder, into)
         path.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(data.get(inode, b""))
+        (path / name).write_bytes(data.get(file, b""))
 
 
 def _path(recorder: Recorder, folder: int, into: Path) -> Path:

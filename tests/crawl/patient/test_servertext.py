@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from bulkspider.entries.redaction import hider
 from bulkspider.errors import AttemptError
-from bulkspider.protocol.servertext import SHOWN_MAX, excerpt, quote
+from bulkspider.protocol.servertext import SHOWN_CHARACTERS, excerpt, quote
 from support.crawl import Bulk
 from support.faults import first, status
 from support.faulty import Exchange, FaultyOrigin, good, make_body
@@ -66,7 +66,7 @@ def test_what_is_shown(body: bytes, content_type: str | None, said: str | None) 
 def test_it_is_one_safe_line_whatever_comes(body: bytes, content_type: str | None) -> None:
     said = excerpt(body, content_type)
     if said is not None:
-        assert 0 < len(said) <= SHOWN_MAX
+        assert 0 < len(said) <= SHOWN_CHARACTERS
         assert said.isprintable()
 
 
@@ -130,7 +130,7 @@ def test_what_the_server_said_is_in_message_row_and_summary(bulk: Bulk) -> None:
         assert said["login.bin"] == "Please log in"
         assert said["drips.bin"] == "licence has run out,", "it is not waited for"
         assert said["huge.bin"].startswith("gone to tape gone")
-        assert len(said["huge.bin"]) == SHOWN_MAX
+        assert len(said["huge.bin"]) == SHOWN_CHARACTERS
         assert said["echo.bin"].startswith("bad key *** for xxx")
         assert "s3cr3t" not in ended.log
         for row in ended.rows:

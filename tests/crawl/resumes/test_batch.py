@@ -16,7 +16,7 @@ from scrapy.settings import Settings
 
 from bulkspider.errors import BulkError
 from bulkspider.options import Options
-from bulkspider.pumps.reactor import HELD_MAX
+from bulkspider.pumps.reactor import HELD_MAX_BYTES
 from bulkspider.run.origins import Origins
 from bulkspider.transfer.batch import SMALLEST, TELLING, SmallFiles, allows_batches, may_travel
 from support.crawl import Bulk, Ended, kill
@@ -404,7 +404,7 @@ def test_batches_begin_when_an_origin_has_given_nothing_but_small_files_for_a_wh
     a, b = origins["a.example:80"], origins["b.example:80"]
     for _ in range(TELLING):
         assert small.together(a, 0, 4) == 1
-        small.seen(a, HELD_MAX, plain=True)
+        small.seen(a, HELD_MAX_BYTES, plain=True)
     assert small.together(a, 0, 4) == 20
     assert small.together(b, 0, 4) == 1
     left = 0
@@ -415,7 +415,7 @@ def test_batches_begin_when_an_origin_has_given_nothing_but_small_files_for_a_wh
     left, limited = 10_000, True
     assert small.together(a, 0, 4) == 1
     limited = False
-    small.seen(a, HELD_MAX + 1, plain=True)
+    small.seen(a, HELD_MAX_BYTES + 1, plain=True)
     assert small.together(a, 0, 4) == 1
     for _ in range(TELLING):
         small.seen(a, 1, plain=True)
@@ -432,8 +432,8 @@ def test_batches_begin_when_an_origin_has_given_nothing_but_small_files_for_a_wh
     ("entry", "travels"),
     [
         ({}, True),
-        ({"size": HELD_MAX}, True),
-        ({"size": HELD_MAX + 1}, False),
+        ({"size": HELD_MAX_BYTES}, True),
+        ({"size": HELD_MAX_BYTES + 1}, False),
         ({"digests": (("md5", "0" * 32),)}, True),
         ({"headers": (("X-Token", "secret"),)}, True),
         ({"segments": 2}, False),

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkspider.protocol.byteranges import (
-    FAST,
+    FAST_BYTES_PER_SECOND,
     LOOK_SECONDS,
     WORTH_SECONDS,
     ByteRange,
@@ -147,8 +147,8 @@ def just_begun(brought: int, end: int = 1000 * MIB) -> ByteRange:
         (just_begun(2 * MIB), LOOK_SECONDS, True),
         (just_begun(2 * MIB), 2 * LOOK_SECONDS, False),
         (just_begun(0), LOOK_SECONDS, False),
-        (just_begun(FAST), 1.0, True),
-        (just_begun(FAST - 1), 1.0, False),
+        (just_begun(FAST_BYTES_PER_SECOND), 1.0, True),
+        (just_begun(FAST_BYTES_PER_SECOND - 1), 1.0, False),
     ],
 )
 def test_the_first_connection_is_looked_at_before_it_is_helped(span: ByteRange, elapsed: float, hurries: bool) -> None:
@@ -163,7 +163,7 @@ def test_the_first_connection_is_looked_at_before_it_is_helped(span: ByteRange, 
 
 
 def test_a_speed_that_was_measured_counts_more_than_the_beginning() -> None:
-    span = just_begun(FAST)
+    span = just_begun(FAST_BYTES_PER_SECOND)
     span.speed = 1_000_000.0
     assert not span.hurries(101.0)
     assert best_cut([span], smallest=MIB, share=100 * MIB, now=101.0) is not None

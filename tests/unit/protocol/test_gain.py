@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bulkspider.protocol.gain import GAINED, IN_VAIN_SECONDS, JUDGED_AFTER_SECONDS, Gain
+from bulkspider.protocol.gain import GAINED_FACTOR, IN_VAIN_SECONDS, JUDGED_AFTER_SECONDS, Gain
 
 ALONE = 1000.0
 JUDGED = JUDGED_AFTER_SECONDS
@@ -30,7 +30,7 @@ def test_one_that_is_never_measured_keeps_nobody_waiting() -> None:
 
 def test_a_second_one_that_brings_nothing_more_stays_the_last_for_a_while() -> None:
     gain = with_a_second()
-    half = ALONE * GAINED / 2 - 1
+    half = ALONE * GAINED_FACTOR / 2 - 1
     assert not gain.allows([half, half], JUDGED)
     assert not gain.allows([ALONE], JUDGED + 1), "nor another second one"
     assert gain.allows([ALONE], JUDGED + IN_VAIN_SECONDS), "links have better hours"
@@ -51,7 +51,7 @@ def test_a_verdict_ends_when_they_do_bring_more() -> None:
 
 def test_a_second_one_that_brings_more_opens_the_way() -> None:
     gain = with_a_second()
-    half = ALONE * GAINED / 2
+    half = ALONE * GAINED_FACTOR / 2
     assert gain.allows([half, half], JUDGED)
     gain.add([half, half], JUDGED)
     assert gain.allows([half, half, None], JUDGED)
