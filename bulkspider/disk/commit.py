@@ -1,8 +1,8 @@
 """The end of a file: make durable, rename, flush the directory, write the ledger, remove the state, in this order.
 
-So a name that this module gave to a file is never a wrong or short file, whenever the power fails. The parts were
-proven before (`proof.py`). Parts that are ready together are committed together, because three flushes for every tiny
-file would limit a slow disk to 30 files a second. All of it runs in worker threads.
+So a file that this module has given its name is never wrong or short, whenever the power fails. The parts were proven
+before (`proof.py`). Parts that are ready together are committed together, because three flushes for every tiny file
+would limit a slow disk to 30 files a second. All of it runs in worker threads.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from bulkspider.errors import BulkError, Stopped, WorkerError
 from bulkspider.protocol.plan import http_date
 from bulkspider.workers import Workers, as_bulk_error, start
 
-# A larger group would let its first file wait long for its name.
+# In a larger group the first file would wait long for its name.
 GROUP_MAX_FILES = 128
-# How long a group is gathered: each group costs three flushes and a change of threads.
+# How long a group waits for more files: each group costs three flushes and a change of threads.
 GATHER_SECONDS = 0.01
 # A disk whose flush takes longer is slow: several flushes at once are worth their threads.
 SLOW_FLUSH_SECONDS = 0.001
@@ -36,8 +36,8 @@ FLUSH_THREADS = 8
 
 
 def remote_time(last_modified: str | None) -> float | None:
-    """The time that a file gets where BULK_REMOTE_TIME asks for the server's, in seconds since the epoch; None for none
-    that makes sense. 1970 is what servers say that do not know, and a time to come would puzzle `make` and backups."""
+    """The time of modification that BULK_REMOTE_TIME gives to a file, seconds since the epoch; None where the server's
+    is of no use: 1970 (servers that do not know it) or a time in the future, which confuses `make` and backups."""
     stated = http_date(last_modified)
     return stated if stated is not None and 0 < stated <= time.time() else None
 
@@ -47,8 +47,8 @@ class CommitRequest:
     """A proven part on its way into the ledger.
 
     key: of the entry's URL. in_place: an adopted file, which keeps its name and bytes. mtime: the time of modification
-    to give it, in seconds since 1970, None for that of its last byte. url, etag, last_modified, owed: for the ledger
-    line. done: gets that line.
+    to give it, in seconds since 1970; None leaves it. url, etag, last_modified, owed: for the ledger line. done:
+    receives that line.
     """
 
     part: Part
@@ -69,7 +69,7 @@ class Committer:
     """Commits proven parts, in groups, in one thread of its own."""
 
     def __init__(self) -> None:
-        # At most so many files are committed, and open, together.
+        # How many files are committed, and open, together at most.
         self.group = GROUP_MAX_FILES
         self._waiting: queue.SimpleQueue[CommitRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
@@ -140,7 +140,7 @@ class Committer:
                 self.commit_together(group)
 
     def commit_together(self, group: list[CommitRequest]) -> None:
-        """In the caller's thread: each request is done then, with its line or its error."""
+        """In the caller's thread. Afterwards the future of each request has its line or its error."""
         try:
             named = [(request, line) for request in self._flush(group) if (line := _name(request)) is not None]
             named = _flush_directories(named)
@@ -166,7 +166,7 @@ class Committer:
             raise
 
     def _flush(self, group: list[CommitRequest]) -> list[CommitRequest]:
-        """Those whose bytes are durable now; the others have their error."""
+        """Flushes the bytes. Returns the requests that succeeded; the futures of the others have their error."""
         shares = [group]
         if self._disk_is_slow:
             # Such a disk does several flushes in the time of one.
@@ -178,7 +178,7 @@ class Committer:
                 durable.append(request)
             else:
                 request.done.set_exception(error)
-        # The quickest one tells: the others may have waited for the interpreter.
+        # The quickest flush is the measure: the others may have waited for the interpreter.
         self._disk_is_slow = quickest > SLOW_FLUSH_SECONDS
         return durable
 
@@ -190,11 +190,11 @@ class Committer:
             try:
                 yield flushed.result()
             except (WorkerError, Stopped):
-                # No thread is free for it: this one does it, one file after the other.
+                # No thread can do it: this one does, one file after the other.
                 yield _flush_share(share)
 
 
-# What was flushed, the seconds that took, and the error if there was one.
+# (the request, seconds that its flush took, the error or None).
 _Flushed = tuple[CommitRequest, float, BulkError | None]
 
 
@@ -203,8 +203,8 @@ def _flush_share(share: list[CommitRequest]) -> list[_Flushed]:
 
 
 def _flush(request: CommitRequest) -> tuple[float, BulkError | None]:
-    """The bytes must be durable before a name or a ledger line claims them (FAULTS 45, 46). Returns the seconds it
-    took, and the error if there was one."""
+    """The bytes must be durable before the file has its name and its ledger line. Returns the seconds that the flush
+    took, and the error or None."""
     part, began = request.part, math.inf
     try:
         part.open()
@@ -258,13 +258,14 @@ def _name(request: CommitRequest) -> LedgerLine | None:
 
 
 def _give_up(request: CommitRequest, error: BulkError) -> None:
-    """The file has its name, so there is no part any more that a state could be about."""
+    """Fails the request. The file has its name already, so the state of its part is removed."""
     request.part.checkpoints.discard()
     request.done.set_exception(error)
 
 
 def _flush_directories(named: Iterable[tuple[CommitRequest, LedgerLine]]) -> list[tuple[CommitRequest, LedgerLine]]:
-    """A rename is durable when its directory is (FAULTS 46); one flush serves all files in it."""
+    """A rename is durable when its directory has been flushed; one flush serves all files in it. Returns those that are
+    durable."""
     failed: dict[tuple[int, int], BulkError | None] = {}
     good = []
     for request, line in named:

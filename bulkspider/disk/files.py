@@ -7,7 +7,7 @@ Another program may truncate, punch or overwrite a part while we fill it. Zeros 
 were, and the length may be right again after our next write. So the size and time of modification are noted after each
 of our writes, and compared before the next one and before the file gets its name. This needs a local file system. On a
 network file system each look makes the client flush, and the server's clock sets the time; there only the size is
-compared, once, at the end. Holes are looked for as well: `transfer.py` asks the origin what belongs there.
+compared, once, at the end. Holes are searched as well: `transfer/foreign.py` asks the origin for their bytes.
 
 Nothing here knows which bytes are wanted (`part.py`) or what the state says of them (`state.py`).
 """
@@ -47,7 +47,7 @@ class Leased(Protocol):
 
 
 class EntryFiles:
-    """The names of one entry's files, and the directory they are in. A suffix ("", ".part", …) says which file.
+    """The files of one entry, and the directory that holds them. A suffix ("", ".part", …) says which file.
 
     name: as in the list. lease: needed to change a file, None where no other machine could. may_have_companions: a
     state or an old part may lie beside the part. Unless said otherwise the methods need the open directory (`open`) and
@@ -135,7 +135,7 @@ class EntryFiles:
         os.rename(source, target, src_dir_fd=self.directory, dst_dir_fd=self.directory)
 
     def keep_aside(self, suffix: str) -> None:
-        """Renames a file that is not ours to `<name>.old`, or `.old.1`, … when that is taken: deletes none."""
+        """Renames a file that is not ours to `<name>.old`, or `.old.1`, … when that exists; nothing is deleted."""
         target, number = ".old", 0
         while self.lstat(target) is not None:
             number += 1
@@ -143,8 +143,8 @@ class EntryFiles:
         self.rename(suffix, target)
 
     def leave_place(self) -> None:
-        """Our part was removed, or another file was put in its place, which is kept. Raises DiskError `not_regular` and
-        `folder_gone`."""
+        """Our part was removed or replaced by another file; that file is kept as `.old`. Raises DiskError `not_regular`
+        and `folder_gone`."""
         if self.lstat_regular(PART) is not None:
             self.keep_aside(PART)
         self.remove(STATE)
@@ -168,15 +168,15 @@ class EntryFiles:
 
 
 class ChangedOutside(Exception):
-    """The file is not as our last write has left it."""
+    """Another program has changed the file since our last write."""
 
 
 class PartFile:
     """The open file of a part, or an adopted file; `fd` < 0 while it is closed.
 
     inode: of the part, also while it is closed; 0 when there is none. reserved: bytes that the file system has reserved
-    for it. is_adopted: the file under the final name is open instead, which was found whole and is only read.
-    Only one thread opens, closes and publishes; several may write.
+    for it. is_adopted: not a part but a file under the final name is open, which was found whole and is only read. Only
+    one thread opens, closes and publishes; several may write.
     """
 
     def __init__(self, files: EntryFiles) -> None:
@@ -192,7 +192,7 @@ class PartFile:
         return self.fd >= 0
 
     def open(self) -> None:
-        """Opens the part that is there, and takes it as it is. Raises DiskError `part_in_use`, OSError."""
+        """Opens the part that is there. Changes are detected from now on. Raises DiskError `part_in_use`, OSError."""
         self._open()
         self._changes.begin(self.fd)
         self._files.folder.note_begun(self._files.name, self.inode)
@@ -221,7 +221,7 @@ class PartFile:
             raise self._files.error(error, PART) from error
         self.inode = os.fstat(self.fd).st_ino
         self._lock()
-        # After a crash the next run knows from this whose file it is.
+        # After a crash the next run learns from this that the file is ours.
         self._files.folder.note_begun(self._files.name, self.inode)
         data, at = memoryview(first), 0
         try:
@@ -229,13 +229,12 @@ class PartFile:
                 at += os.pwrite(self.fd, data[at:], at)
             self._changes.begin(self.fd)
         except OSError as error:
-            # Nothing is left of it, rather than a fragment that the next run would have to compare.
+            # Removed, so that the next run has no fragment to compare.
             self._files.remove(PART)
             raise self._files.error(error, PART) from error
 
     def close(self) -> None:
-        """Never raises: write errors that come late were reported by fdatasync, before anything was claimed
-        (FAULTS 50)."""
+        """Never raises: late write errors were reported by fdatasync before, when the bytes were made durable."""
         if self.is_open:
             with contextlib.suppress(OSError):
                 os.close(self.fd)
@@ -271,14 +270,14 @@ class PartFile:
         try:
             fcntl.flock(self.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            # Under a lease the holder is a worker that has lost its own lease (stopped or cut off): it writes no more.
+            # Under a lease, the process that holds the lock is a worker that has lost its own lease; it writes no more.
             if error.errno in (errno.EWOULDBLOCK, errno.EACCES) and self._files.lease is None:
                 what = f"{self._files.path(PART)}: another process is writing this part"
                 raise DiskError(what, code="part_in_use") from error
 
     def write(self, write: Callable[..., int], fd: int, at: int, *args: Any) -> int:
-        """Calls `write(fd, at, *args)`, which writes some bytes to offset `at` of the part, and returns how many these
-        were. Raises ChangedOutside, and writes nothing."""
+        """Calls `write(fd, at, *args)`, which writes some bytes to offset `at` of the part, and returns their number.
+        Raises ChangedOutside, and writes nothing."""
         return self._changes.write(write, fd, at, *args)
 
     def reserve(self, fd: int, size: int) -> None:
@@ -294,7 +293,7 @@ class PartFile:
         self._changes.change(self.fd, lambda: os.ftruncate(self.fd, size))
 
     def set_time(self, seconds: float) -> None:
-        """Sets the time of modification, as far as the file system can. Raises PartChanged."""
+        """Sets the time of modification; errors are ignored. Raises PartChanged."""
         try:
             with contextlib.suppress(OSError, ValueError):
                 self._changes.change(self.fd, lambda: os.utime(self.fd, (seconds, seconds)))
@@ -378,8 +377,8 @@ _fallocate = _find_fallocate()
 
 
 def reserve(fd: int, size: int) -> int:
-    """Reserves space for `size` bytes; the file's size stays, and no zeros are written (FAULTS 49). Returns the bytes
-    that are reserved now: `size`, or 0 where the file system cannot. Raises OSError when the disk is full."""
+    """Reserves space for `size` bytes; the file's size stays, and no zeros are written. Returns the bytes that are
+    reserved now: `size`, or 0 where the file system cannot. Raises OSError when the disk is full."""
     if _fallocate is not None:
         if _fallocate(fd, _KEEP_SIZE, 0, size) == 0:
             return size
@@ -390,7 +389,8 @@ def reserve(fd: int, size: int) -> int:
 
 # Changes by other programs
 
-# `f_type` of statfs(2) for local file systems: the time of modification is kept here, exact, and cheap to read.
+# `f_type` of statfs(2) for local file systems: this machine keeps the time of modification, exactly, and it is cheap to
+# read.
 _LOCAL = frozenset(
     {
         0xEF53,  # ext2, ext3, ext4
@@ -418,7 +418,7 @@ _is_local: dict[int, bool] = {}  # by device
 
 
 def is_local(fd: int, device: int) -> bool:
-    """The file lies on a file system whose times can be relied upon, and are cheap to read."""
+    """True when the file is on a local file system (see `_LOCAL`)."""
     if device not in _is_local:
         buffer = ctypes.create_string_buffer(512)
         answered = _fstatfs is not None and _fstatfs(fd, buffer) == 0
@@ -436,7 +436,7 @@ class ChangeDetector:
         self._seen: tuple[int, int] | None = None
 
     def begin(self, fd: int) -> None:
-        """The file was opened, and is taken as it is."""
+        """The file was opened: its size and time of now are the reference."""
         with self._lock:
             self._local = is_local(fd, os.fstat(fd).st_dev)
             self._seen = _size_and_time(fd)
@@ -457,12 +457,12 @@ class ChangeDetector:
             except BaseException:
                 self._note(fd)
                 raise
-            # The size that it has by our own doing: whoever truncates it before we look is found out, too.
+            # The size is computed from our own writes, so a truncation just after our write is detected, too.
             self._seen = max(size, at + count), _size_and_time(fd)[1]
             return count
 
     def change(self, fd: int, act: Callable[[], object]) -> None:
-        """Calls `act`, which changes the file's size or time otherwise than by writing. Raises ChangedOutside."""
+        """Calls `act`, which changes the file's size or time in another way than by writing. Raises ChangedOutside."""
         with self._lock:
             self._compare(fd)
             act()
@@ -481,7 +481,7 @@ class ChangeDetector:
             self._seen = _size_and_time(fd)
 
     def _compare(self, fd: int) -> int:
-        """The file's size."""
+        """Returns the file's size. Raises ChangedOutside."""
         found = _size_and_time(fd)
         if self._local and self._seen is not None and self._seen != found:
             raise ChangedOutside
@@ -495,16 +495,16 @@ def _size_and_time(fd: int) -> tuple[int, int]:
 
 # Holes
 
-# Holes that are nearer to each other than this are taken as one.
+# Holes that are closer to each other than this are treated as one.
 _NEAR_BYTES = 1 << 20
 # A truncation ends within a block, so this much on both sides of a hole is doubtful, too.
 _AROUND_BYTES = 64 * 1024
 
 
 def doubtful_ranges(fd: int, size: int) -> list[tuple[int, int]]:
-    """The ranges of the first `size` bytes of a file that lie in holes, with what is around them; normally none.
+    """The holes within the first `size` bytes of a file, with _AROUND_BYTES on both sides; normally there are none.
 
-    None where the file system cannot tell holes.
+    Empty where the file system cannot report holes.
     """
     found: list[tuple[int, int]] = []
     for first, end in _holes(fd, size):

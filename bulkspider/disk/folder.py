@@ -1,9 +1,9 @@
-"""The output folder: what its names mean, and which process may write there.
+"""The output folder: how its names are opened, and which process may write there.
 
 A name of the list is resolved inside the folder component by component, and no symbolic link is followed, so nothing
 can lead out of it. `.bulkspider/` holds the lock, the copy of the list and the ledger. Its descriptor stays open, so
 nothing put in its place during the run is ever written to. Every file of ours is opened by the functions at the end of
-this module: they follow no link, never wait, and accept only a regular file. Nothing here knows parts or HTTP.
+this module: they follow no link, never block, and accept only a regular file. Nothing here knows parts or HTTP.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Journal(Protocol):
     def close(self) -> None: ...
 
 
-# Locks that belong to an open file, not to a process: two crawls of one process keep each other off, too (Linux).
+# Locks that belong to an open file, not to a process, so that they work between two crawls of one process, too (Linux).
 _SET_LOCK: int | None = getattr(fcntl, "F_OFD_SETLK", None)
 
 
 def _lock_of(name: str, kind: int) -> bytes:
-    """A `struct flock` (fcntl(2)) for the byte that stands for a name, one of 2^56. Two names that share one only wait
-    for each other."""
+    """A `struct flock` (fcntl(2)) for one of 2^56 bytes, chosen by a hash of the name. Two names with the same byte
+    only wait for each other."""
     at = int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:7], "big")
     return struct.pack("hhqqi0q", kind, os.SEEK_SET, at, 1, 0)
 
@@ -80,7 +80,7 @@ class Folder:
         self._names_fd = -1
         # No other process writes here: the folder was locked exclusively.
         self.is_ours_alone = False
-        # Which parts are open, for the next run after a crash.
+        # Notes which parts are open, for the next run after a crash.
         self.journal: Journal | None = None
         # A hole in a file of this run was found to be zeros at the origin: holes prove nothing here.
         self.zeros_are_holes = False
@@ -104,15 +104,15 @@ class Folder:
         self.lock(exclusive=False)
 
     def lock_as_one_of_many(self, kind: str) -> str:
-        """Claims the folder beside others of the same kind that know nothing of each other. Returns as whom this one
-        writes: a name that is used again once its holder has ended, so that a thousand runs one after the other leave
-        the files of one. Raises UsageError when a list run has the folder to itself."""
+        """Claims the folder together with other runs of the same kind. Returns the writer name of this run. A name is
+        used again after its run has ended, so that a thousand runs one after the other leave the files of one writer.
+        Raises UsageError when a list run has the folder to itself."""
         base = f"{kind}-{os.uname().nodename}"
         for number in itertools.count(1):
             writer = f"{base}-{number}"
             try:
                 if not self._lock(f"lock.{writer}", True, ""):
-                    # No locks on this file system: a name that nobody else can have.
+                    # No locks on this file system: a name that no other run can have.
                     writer = f"{base}-{os.getpid()}-{secrets.token_hex(4)}"
                 break
             except UsageError:
@@ -121,7 +121,8 @@ class Folder:
         return writer
 
     def _require_files(self) -> None:
-        """Refuses before anything is begun: a link or a folder at the name of a file that a run reads or writes."""
+        """Raises DiskError, before anything is begun, for a link or a folder at the name of a file that a run reads or
+        writes."""
         for name in os.listdir(self.private_fd):
             found = lstat_at(name, self.private_fd)
             if found is None or not (
@@ -139,7 +140,7 @@ class Folder:
             self.journal.begin(name, inode)
 
     def note_ended(self, name: str) -> None:
-        """It is finished, or has a state that says whose it is."""
+        """The part is finished, or has a state, which says that it is ours."""
         if self.journal is not None:
             self.journal.end(name)
 
@@ -148,8 +149,8 @@ class Folder:
         return self.journal is not None and self.journal.left_behind(name, inode)
 
     def _lock(self, name: str, exclusive: bool, who: str) -> bool:
-        """False: there are no locks on this file system (some NFS, FUSE). Every part is still locked or compared on its
-        own."""
+        """Locks the file `name`. False where the file system has no locks (some NFS, FUSE); parts are still locked or
+        compared one by one. Raises UsageError when another process holds the lock."""
         locked = True
         fd = open_ours(name, os.O_RDWR | os.O_CREAT, dir_fd=self.private_fd, path=self.private / name)
         try:
@@ -161,7 +162,7 @@ class Folder:
                 raise UsageError(sentence, code="folder_in_use") from error
             locked = False
         with contextlib.suppress(OSError):
-            if os.fstat(fd).st_nlink == 1:  # else the file has another name, which is not ours
+            if os.fstat(fd).st_nlink == 1:  # else it has another name, which may not be ours: not written
                 os.ftruncate(fd, 0)
                 os.pwrite(
                     fd, json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode(), 0
@@ -170,9 +171,9 @@ class Folder:
         return locked
 
     def take_name(self, name: str) -> bool:
-        """Keeps every other crawl that shares the folder, of this process too, from fetching the file `name` until
-        `give_name_back`. False: one of them has it. Where the file system knows no such locks nobody is kept off but
-        by the lock on the part. Raises DiskError."""
+        """Takes the lock on the file name `name`, so that no other crawl that shares the folder, in this process or
+        another, fetches it until `give_name_back`. False: another crawl has it. True also where the file system has no
+        such locks; then only the lock on the part protects. Raises DiskError."""
         if _SET_LOCK is None:
             return True
         if self._names_fd < 0:
@@ -192,7 +193,7 @@ class Folder:
 
     @property
     def is_gone(self) -> bool:
-        """The folder, or our own one in it, was deleted since it was opened."""
+        """The folder, or `.bulkspider` in it, was deleted since it was opened."""
         try:
             return not (os.fstat(self._root_fd).st_nlink and os.fstat(self.private_fd).st_nlink)
         except OSError as error:
@@ -272,7 +273,7 @@ class Folder:
         return space.f_blocks * space.f_frsize or None
 
     def used_space(self) -> int:
-        """Bytes of the disk that the files in here take."""
+        """Bytes of disk space that the files in here take."""
         used = 0
         for root, _, files in os.walk(self.root):
             for name in files:
@@ -326,7 +327,7 @@ class UntouchedFolder(Folder):
 
     @property
     def is_gone(self) -> bool:
-        """It was never there for us."""
+        """Never: a dry run does not need the folder."""
         return False
 
     def lstat(self, name: str) -> os.stat_result | None:
@@ -403,7 +404,7 @@ def open_ours(
     path: str | os.PathLike[str] | None = None,
     mode: int = 0o666,
 ) -> int:
-    """A descriptor of a file of ours. dir_fd: the directory that `name` is in. path: what messages call it.
+    """A descriptor of a file of ours. dir_fd: the directory that `name` is in. path: for messages.
 
     Raises DiskError: `not_regular` for a link, a FIFO, a device or a folder, and what `disk_error` says.
     """
@@ -419,7 +420,7 @@ def open_ours(
 
 
 def create_temporary(dir_fd: int, mode: int = 0o666) -> tuple[int, str]:
-    """A new file under a name that cannot be guessed, to be renamed: its descriptor and name. Raises OSError."""
+    """A new file under a random name, to be renamed later: its descriptor and name. Raises OSError."""
     while True:
         name = f".bulkspider.{secrets.token_hex(8)}.tmp"
         with contextlib.suppress(FileExistsError):

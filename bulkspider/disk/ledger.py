@@ -1,8 +1,8 @@
 """The ledger: append-only proof of what is done, one JSON line per finished entry.
 
-`judge_line` says what a line is worth for an entry of today's list. `commit.py` appends, many lines with one flush, and
+`judge_line` decides whether a line proves an entry of today's list. `commit.py` appends, many lines with one flush, and
 only after data, name and folder are durable. Each entry is looked up here before a request is made for it, which makes
-a second run fast. The ledger does not know where entries come from or how they were fetched.
+a second run fast.
 
 Every writer has a file of its own in `.bulkspider/`, `ledger.jsonl` or `ledger.<writer>.jsonl`; readers take them all.
 For a name the last line of a file counts, and among files the line with the latest `time`. A line that was torn by a
@@ -49,9 +49,9 @@ class LedgerLine:
     key: the comparable key of its URL. size: bytes. mtime_ns: of the finished file. digests: algorithm -> lower-case
     hex of the file. status: one of STATUSES. proof_by: who stated the hash that verifies it (`protocol/digests.py`);
     None of others, and in lines of versions that did not note it. time: when the line was made, seconds since 1970.
-    url: already redacted. owed: its item has not come through the item pipelines yet, and somebody waits for it there.
-    handed_on: `begun` before a command gets the file, then `done`, or `moved` when the command was to take it away; a
-    line of the name that says this anew takes the place of the one before.
+    url: already redacted. owed: its item has not come through the item pipelines yet, and the next run must yield it
+    again if this one is killed. handed_on: `begun` before the command of `--then` gets the file, then `done`, or
+    `moved` if the command moves the file away; each change is a new line of the same name.
     """
 
     name: str
@@ -71,11 +71,11 @@ class LedgerLine:
 
     @property
     def is_elsewhere(self) -> bool:
-        """A command has taken the file away: none need be there."""
+        """The command of `--then` has moved the file away: it need not be there."""
         return self.handed_on == "moved"
 
     def to_json(self) -> str:
-        """One line, without its end. `name` comes first: the index is made without parsing the rest."""
+        """One line, without the newline. `name` comes first, so that the index is made without parsing the rest."""
         record = {key: value for key in _KEYS if (value := getattr(self, key)) is not None}
         record["digests"] = dict(self.digests)
         if not self.owed:
@@ -89,7 +89,7 @@ class LedgerLine:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> LedgerLine:
-        """Raises ValueError if the line is damaged. Unknown keys pass, so that a newer version may add some."""
+        """Raises ValueError if the line is damaged. Unknown keys are ignored: a newer version may add some."""
         try:
             record = json.loads(text if isinstance(text, str) else str(text, "utf-8"))
             record["flags"] = tuple(record["flags"])
@@ -151,7 +151,7 @@ def judge_line(
     if line.key != key:
         return LineVerdict.KEY_DIFFERS
     if line.is_elsewhere:
-        # What the list says that the line does not is beyond proof, for or against.
+        # A hash that only the list states cannot be checked any more: it does not count.
         told = {algorithm: line.digests.get(algorithm, digest) for algorithm, digest in digests.items()}
         same = size in (None, line.size) and all(told[name].lower() == digests[name].lower() for name in told)
         return LineVerdict.PROVEN if same else LineVerdict.CONTRADICTED
@@ -168,7 +168,7 @@ def judge_line(
     return LineVerdict.PROVEN
 
 
-# The files and their index
+# The files of a folder and their index
 
 _ADDRESS = (1 << 38) - 1  # 256 GiB of ledgers, some 600 million lines
 _HASH = (1 << 64) - 1 - _ADDRESS  # 26 bits: with a million lines one look-up in 67 reads a line that is not its own
@@ -185,10 +185,10 @@ class Ledger:
     """All ledgers of one output folder, and the one among them that this process writes.
 
     folder: the `.bulkspider` folder. dir_fd: a descriptor of it, so that a folder put in its place is never used;
-    without it the folder is opened when it is needed, and need not exist. writer: the shard or worker, fit for a
-    file name; None for a run that has the folder to itself. No two live processes may write as the same. damaged:
-    lines skipped so far.
-    `find` and `append` may be called from any thread, and `find` never waits for a flush.
+    without it the folder is opened when it is needed, and need not exist. writer: name of the shard or worker, part of
+    a file name; None for a run that has the folder to itself. Two live processes must not have the same writer.
+    damaged: lines skipped so far. `find` and `append` may be called from any thread, and `find` never waits for a
+    flush.
     """
 
     def __init__(self, folder: str | os.PathLike[str], writer: str | None = None, *, dir_fd: int | None = None) -> None:
@@ -206,7 +206,7 @@ class Ledger:
         self.damaged = 0
 
     def __len__(self) -> int:
-        """Lines in the index, superseded ones included."""
+        """Lines in the index, including those that a later line of the same name replaces."""
         return sum(map(len, self._buckets))
 
     # Reading
@@ -221,7 +221,7 @@ class Ledger:
             self._load()
 
     def load_if_changed(self) -> None:
-        """As `load`, if other writers' files are not as they were then. Raises DiskError."""
+        """As `load`, if the files of other writers have changed since. Raises DiskError."""
         if self._sizes_of_others() != self._seen:
             self.load()
 
@@ -279,7 +279,7 @@ class Ledger:
         if line == b"\n":
             return None
         try:
-            if line.endswith(b"\n"):  # else it is torn, or another writer is at it just now
+            if line.endswith(b"\n"):  # else it is torn, or another writer is just writing it
                 return _encoded(LedgerLine.from_json(line).name)
         except ValueError:
             pass
@@ -355,8 +355,8 @@ class Ledger:
     # Writing
 
     def acknowledge(self, names: Sequence[str]) -> None:
-        """The items of these files have been seen. Not flushed to the disk: after a power cut they are seen once more.
-        Raises DiskError."""
+        """The items of these files have come through the pipelines. Not flushed to the disk: after a power cut they
+        come once more. Raises DiskError."""
         lines = [line for name in names if (line := self.find(name)) is not None and line.owed]
         self.append([replace(line, owed=False, time=time.time()) for line in lines], durable=False)
 
@@ -387,7 +387,7 @@ class Ledger:
                 self._separate()
         size = os.fstat(self._writer).st_size
         if size and os.pread(self._writer, 1, size - 1) != b"\n":
-            data = b"\n" + data  # ends the line that a crash or a full disk tore, so that it spoils no other
+            data = b"\n" + data  # ends the line that a crash or a full disk tore, so that ours begins a new one
         remaining = memoryview(data)
         while remaining:
             remaining = remaining[os.write(self._writer, remaining) :]
@@ -398,8 +398,8 @@ class Ledger:
         return size + len(data)
 
     def _separate(self) -> None:
-        """Our file has another name somewhere, perhaps in a snapshot made of hard links, which must not change. So ours
-        becomes a copy."""
+        """Our file has another name somewhere, perhaps in a snapshot made of hard links, which must not change: ours is
+        replaced by a copy."""
         assert self._writer is not None
         with self._directory() as directory:
             fd, name = create_temporary(directory)
@@ -468,7 +468,7 @@ class Ledger:
             try:
                 os.fsync(directory)
             except OSError as error:
-                if error.errno != errno.EINVAL:  # a file system that has no such flush
+                if error.errno != errno.EINVAL:  # a file system that cannot flush folders
                     raise
 
 

@@ -1,14 +1,14 @@
-"""What lies in the output folder before we begin: files of other programs, and what a crash left of ours.
+"""What is in the output folder before we begin: files of other programs, and what a crash left of ours.
 
-A foreign file is one that neither state nor ledger knows; it is touched only after the origin has answered. A `Lookup`
-tells it from a part of ours, and says what could be taken over of it.
+A foreign file is one that neither state nor ledger knows; it is changed only after the origin has answered. A `Lookup`
+distinguishes it from a part of ours, and says how many of its bytes could be taken over.
 
 `.bulkspider/begun` is the journal of open parts: each with its inode, from before its first byte until it is finished
 or its state is written. So the next run knows that a part which a kill -9 left without a state is ours, not a file of
-another program to be kept; and it finds a file that has its final name but still has its state. The journal is not
-flushed, so after a power cut some of it may be missing; therefore a run that has the folder to itself also looks once
-through it for states without a part. A run that ends in order removes its journal. Every writer has its own; the
-journal of a process that has ended is taken over.
+another program that must be kept; and it finds the files that got their final name just before the kill, whose states
+must still be removed. The journal is not flushed, so lines may be missing after a power cut; therefore a run that has
+the folder to itself also searches it once for states without a part. A run that ends normally removes its journal.
+Every writer has its own journal; that of a process that has ended is taken over.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ from bulkspider.disk.state import Checkpoints, load_state, restore
 from bulkspider.errors import DiskError
 from bulkspider.protocol.plan import PartState
 
-# Files of other downloaders that say "this one is full of holes".
+# Files of other downloaders that show that the file beside them is not complete.
 CONTROL_FILES = (".aria2", ".st")
-# How long "nothing is there" holds without another look. A file that another program makes in this time is found when
-# we make the part, or give the file its name.
+# How long the result "nothing is there" is used again. A file that another program makes in this time is found when we
+# make the part, or give the file its name.
 NOTHING_FOUND_TTL_SECONDS = 1.0
 
 
@@ -58,8 +58,8 @@ class Foreign:
     """A file that neither state nor ledger knows: an older tool's partial, or something else of that name.
 
     suffix: of its name, "" or ".part". usable: bytes up to its first hole, the most that may be taken over. shared: the
-    same file has another name somewhere (hard link), so it must not be written to. fragment: it is a part of ours,
-    whose state was lost in a crash; it need not be kept when it is of no use.
+    same file has another name somewhere (hard link), so it must not be written to. fragment: it is a part of ours whose
+    state was lost in a crash, so it need not be kept when it is of no use.
     """
 
     suffix: str
@@ -70,7 +70,7 @@ class Foreign:
 
     @property
     def is_part(self) -> bool:
-        """It lies at `<name>.part`, not under the final name."""
+        """It is at `<name>.part`, not under the final name."""
         return self.suffix == PART
 
     def clear_away(self, files: EntryFiles) -> None:
@@ -100,7 +100,7 @@ def examine(files: EntryFiles, suffix: str, fd: int, *, fragment: bool = False) 
 class Spoiled:
     """A part of ours, open, that must be set aside.
 
-    refuted: the digests that proved it wrong, if any did. changed_outside: another program wrote to it while it was
+    refuted: the digests that proved it wrong, may be empty. changed_outside: another program wrote to it while it was
     closed.
     """
 
@@ -109,7 +109,7 @@ class Spoiled:
 
 
 class Found(enum.Enum):
-    """What else a Lookup finds."""
+    """What a Lookup finds, if it is neither Foreign nor Spoiled."""
 
     AS_BEFORE = "what was there when the part was closed"
     OURS = "a part of ours, open now; its state is restored"
@@ -119,8 +119,8 @@ class Found(enum.Enum):
 class Lookup:
     """Finds out what is at the names of one entry when its part is opened.
 
-    known: it has been found out before, and `file.inode` says which part was there. url_changed: the part that was
-    found belongs to another URL.
+    known: there was a look before, and `file.inode` is the part that was there. url_changed: the part that was found
+    belongs to another URL.
     """
 
     def __init__(self, files: EntryFiles, file: PartFile, checkpoints: Checkpoints, key: str) -> None:
@@ -131,7 +131,7 @@ class Lookup:
         self._checkpoints = checkpoints
         self._key = key
         self._nothing_found_at = -math.inf
-        # An empty part that is there, to be replaced by ours.
+        # The inode of an empty part that is there and will be replaced by ours; 0 for none.
         self._empty_inode = 0
 
     def finds_nothing(self) -> bool:
@@ -162,7 +162,7 @@ class Lookup:
                     return Spoiled({}, changed_outside=True)
                 self._checkpoints.state.have.clip(os.fstat(self._file.fd).st_size)
             return Found.AS_BEFORE
-        # The state is not about a file that was put in the place of the one we had.
+        # The state does not belong to a file that replaced the part we had.
         replaced = self.known and self._file.inode != 0
         self._begin()
         found: Foreign | Spoiled | Found = Found.NOTHING
@@ -186,13 +186,13 @@ class Lookup:
         files, file, checkpoints = self._files, self._file, self._checkpoints
         ours = saved is not None and saved.get("key") == self._key
         if not part.st_size and not ours:
-            # It may be replaced, unless another process is about to write into it.
+            # It will be replaced, unless another process is about to write to it.
             file.require_unused()
             self._empty_inode = part.st_ino
             return Found.NOTHING
         file.open()
         if ours:
-            # The first version wrote its states by way of this name; it was killed meanwhile.
+            # A temporary file of the first version of bulkspider, which was killed.
             files.remove(FIRST_TEMPORARY)
         if saved is not None and ours and "refuted" in saved:
             # The process that refuted it was killed before it could set it aside.
@@ -200,7 +200,7 @@ class Lookup:
         if saved is not None and ours and part.st_nlink == 1:
             checkpoints.durable = restore(checkpoints.state, saved, part.st_size)
             if part.st_size > checkpoints.state.have.end:
-                # What the state does not know is written again.
+                # Bytes that the state does not know are fetched again.
                 file.truncate(checkpoints.state.have.end)
             return Found.OURS
         self.url_changed = saved is not None and "key" in saved and not ours
@@ -218,7 +218,7 @@ class Lookup:
 # What a crash left
 
 JOURNAL = "begun"
-# What is behind this is not read.
+# Bytes of a journal that are read at most.
 JOURNAL_MAX_BYTES = 16 << 20
 # The journal is rewritten without the parts that are closed when it has so many lines.
 _COMPACT_AFTER_LINES = 1000
@@ -233,7 +233,8 @@ def begin_journal(folder: Folder, writer: str | None) -> None:
 
 
 class OpenParts:
-    """The parts of one output folder that this process has open, and those that an ended one left. Thread-safe."""
+    """The journal: the parts of one output folder that this process has open, and those that ended processes left.
+    Thread-safe."""
 
     def __init__(self, folder: Folder, writer: str | None) -> None:
         self._folder = folder
@@ -260,7 +261,7 @@ class OpenParts:
                 self._write(_line(name, inode))
 
     def end(self, name: str) -> None:
-        """It is finished, or its state says whose it is."""
+        """The part is finished, or has a state, which says that it is ours."""
         with self._lock:
             self._open.pop(name, None)
 
@@ -278,7 +279,7 @@ class OpenParts:
             os.close(self.fd)
             self.fd = -1
 
-    # When it cannot be written, the run goes on: the next one then compares more with the origin.
+    # When the journal cannot be written, the run goes on; the next one then compares more with the origin.
 
     def _write(self, data: bytes) -> None:
         if self.fd >= 0:
@@ -301,7 +302,7 @@ class OpenParts:
         return fd
 
     def _take_over(self) -> tuple[dict[str, int], bool]:
-        """What the journals of ended processes name, and whether there are any."""
+        """The parts in the journals of ended processes (name -> inode), and whether there were such journals."""
         left: dict[str, int] = {}
         unclean = False
         for name in os.listdir(self._folder.private_fd):
@@ -320,14 +321,15 @@ class OpenParts:
                 if name == self._name:
                     raise
             except OSError:
-                pass  # its writer lives, or that cannot be known
+                pass  # its writer still runs, or that cannot be found out
             finally:
                 if fd >= 0:
                     os.close(fd)
         return left, unclean
 
     def _clean_up(self) -> None:
-        """Removes the states of those that have their final name by now. A part that is there waits for its entry."""
+        """Removes the states of files that have their final name by now. A part that is still there waits for its
+        entry."""
         for name, inode in list(self._left.items()):
             part, final = self._folder.lstat(f"{name}{PART}"), self._folder.lstat(name)
             if part is not None and part.st_ino == inode:

@@ -1,7 +1,7 @@
 """The part: the bytes of one entry so far, and what is known of them.
 
 A Part finds what an earlier run, a crash or another program left at the names of its entry, writes bytes at explicit
-offsets, and is set aside and begun anew when the object has changed. It decides nothing about HTTP: `plan.py` does, on
+offsets, and is set aside and begun anew when the object has changed. All decisions about HTTP are made by `plan.py`, on
 the PartState kept here. Its files are in `files.py`; `state.py` writes its state and makes its bytes durable;
 `commit.py` gives it its name. All methods are called from worker threads unless they say otherwise.
 """
@@ -35,10 +35,10 @@ from bulkspider.protocol.ranges import Ranges
 
 
 class Part:
-    """The part of one entry. Open while an attempt or a finish needs it; keeps its knowledge in between.
+    """The part of one entry. Open while an attempt or a finish needs it; its state is kept in between.
 
-    key: of the entry's URL. checkpoint: bytes, BULK_CHECKPOINT. foreign: what was found of another program.
-    buffered: the whole object, a small one, while it is in memory only.
+    key: of the entry's URL. checkpoint: bytes, BULK_CHECKPOINT. foreign: a file of another program that was found.
+    buffered: the whole object, if it is small and only in memory so far.
     """
 
     def __init__(self, folder: Folder, name: str, key: str, *, checkpoint: int) -> None:
@@ -55,12 +55,12 @@ class Part:
 
     @property
     def state(self) -> PartState:
-        """What `plan.py` decides on; another object after a restart."""
+        """The input of `plan.py`; a new object after a restart."""
         return self.checkpoints.state
 
     @property
     def fd(self) -> int:
-        """The open `.part`, made now if this is its first byte. Raises DiskError."""
+        """The descriptor of the open `.part`, which is made now if there is none yet. Raises DiskError."""
         self.files.require_lease()
         with self.lock:
             if self.file.fd < 0:
@@ -68,7 +68,7 @@ class Part:
             return self.file.fd
 
     def write_buffered(self) -> None:
-        """Writes what is buffered to the disk. Raises DiskError; then nothing of it is there."""
+        """Writes what is buffered to the disk. Raises DiskError; then nothing of it is on disk."""
         with self.lock:
             if self.buffered:
                 self.files.require_lease()
@@ -81,7 +81,7 @@ class Part:
             return self.lookup.finds_nothing()
 
     def open(self) -> None:
-        """Finds out what is on disk. Raises DiskError when it is in the way or cannot be read."""
+        """Finds out what is on disk. Raises DiskError when something else is at the name or the part cannot be read."""
         with self.lock:
             self.files.require_lease()
             if self.files.is_open:
@@ -109,7 +109,7 @@ class Part:
                 raise
 
     def close(self) -> None:
-        """Closes the files. What is known stays known, and is checked against the disk when opened again."""
+        """Closes the files. The state is kept, and is checked against the disk when the part is opened again."""
         with self.lock:
             self.checkpoints.wait(forget_error=True)
             if self.file.is_adopted:
@@ -134,7 +134,7 @@ class Part:
         self.files.open()
         self.lookup.remove_empty()
         if not self.buffered:
-            # It may be about an earlier file.
+            # It may belong to an earlier file.
             self.files.remove(FLUSHED_STATE)
         try:
             self.file.create(self.buffered)
@@ -168,9 +168,9 @@ class Part:
         self.checkpoints.record(offset, at)
 
     def put(self, write: Callable[..., int], fd: int, at: int, *args: Any) -> int:
-        """Calls `write(fd, at, *args)`, which writes some bytes to offset `at` of the part's `fd`, and returns how many
-        these were; they count as there when `checkpoints.record` is told. Raises VersionConflict when another program
-        has changed the part: then nothing of it can be trusted any more."""
+        """Calls `write(fd, at, *args)`, which writes some bytes to offset `at` of the part's `fd`, and returns their
+        number; they count as there after `checkpoints.record`. Raises VersionConflict when another program has changed
+        the part: then nothing of it can be trusted any more."""
         try:
             return self.file.write(write, fd, at, *args)
         except ChangedOutside:
@@ -191,14 +191,14 @@ class Part:
             raise self.files.error(error, PART) from error
 
     def buffer(self, data: bytes) -> None:
-        """Takes the whole object, a small one, for which nothing was found on disk. It is written when `fd` is asked
-        for: by the thread that finishes it, in one go. May be called in the reactor's thread."""
+        """Takes a whole small object into memory, where nothing was found on disk. It is written when `fd` is used: by
+        the thread that finishes the file, in one write. May be called in the reactor's thread."""
         with self.lock:
             self.buffered = data
             self.state.have.add(0, len(data))
 
     def beginning(self, most: int) -> bytes:
-        """The first `most` bytes of what is here. Raises DiskError. While it is `buffered` it needs no disk."""
+        """The first `most` bytes of the file so far. Raises DiskError. Needs no disk while it is `buffered`."""
         with self.lock:
             if self.buffered:
                 return self.buffered[:most]
@@ -206,15 +206,15 @@ class Part:
             return self.read(0, most)
 
     def expect_holes(self) -> None:
-        """Several connections will write. From now on the part has a state, before its first byte behind a hole: where
-        a file system cannot tell holes from zeros, nothing else could. Raises DiskError."""
+        """Several connections will write. Saves the state before the first byte behind a hole is written, because a
+        file system may not distinguish holes from zeros. Raises DiskError."""
         with self.lock:
             self.checkpoints.has_holes = self.fd >= 0
             self.checkpoints.save()
 
     def doubtful_ranges(self) -> list[tuple[int, int]]:
-        """The ranges of the whole part that lie in holes, although all of it was written: what belongs there must be
-        asked for again and compared. None where holes were found to prove nothing. Raises DiskError."""
+        """Holes in a part of which all bytes were written: these ranges must be fetched again and compared. Empty where
+        holes were found to be normal on this file system. Raises DiskError."""
         with self.lock:
             if self.buffered or self.folder.zeros_are_holes:
                 return []
@@ -223,7 +223,7 @@ class Part:
 
     @property
     def unwritten(self) -> int:
-        """Bytes that still need space on the disk; 0 while the length is unknown."""
+        """Bytes for which the disk still needs space; 0 while the length is unknown."""
         if self.state.total is None:
             return 0
         return max(0, self.state.total - max(self.state.have.count, self.file.reserved, self.foreign.reserved))
@@ -242,7 +242,7 @@ class Part:
     def learn(
         self, *, total: int | None = None, validators: Validators | None = None, source: str | None = None
     ) -> None:
-        """Keeps what an accepted answer told of the object."""
+        """Keeps what an accepted answer said of the object."""
         with self.lock:
             if total is not None:
                 self.state.total = total
@@ -254,9 +254,10 @@ class Part:
     # ----------------------------------------------------------------------------------------- restarts, the end
 
     def set_aside(self, refuted: Mapping[str, str] | None = None) -> None:
-        """Begins the entry anew: the pair becomes `.part.old`, a foreign part `<name>.old`. Raises DiskError.
+        """Begins the entry anew: part and state become `.part.old` and `.part.old.json`, a foreign part `<name>.old`.
+        Raises DiskError.
 
-        refuted: the digests that proved these bytes wrong; such a part is kept to be looked at, never continued.
+        refuted: the digests that proved these bytes wrong; such a part is kept for people to look at, never continued.
         """
         self.files.require_lease()
         with self.lock:
@@ -265,7 +266,7 @@ class Part:
                 if self.foreign.found is not None:
                     self.foreign.refuse()
                 elif self.file.is_adopted:
-                    # It keeps its name until ours is ready to take its place.
+                    # It keeps its name until our file replaces it.
                     self.file.close()
                 elif self.file.is_open:
                     self.checkpoints.set_aside(refuted)
@@ -282,7 +283,8 @@ class Part:
         return not self.files.is_open and not self.checkpoints.old.bytes
 
     def give_up(self) -> None:
-        """The entry has its outcome. If an older version's part holds more than this one ever got, it comes back."""
+        """The entry has its outcome. A part of an older version that was set aside comes back if it holds more
+        bytes."""
         with self.lock:
             old = self.checkpoints.old
             if old.bytes > self.state.have.count and self.files.may_change:
@@ -295,8 +297,8 @@ class Part:
 
 
 class ForeignFile:
-    """What becomes of a file of another program at one of the entry's names, once the origin has answered: it is taken
-    over as our part, adopted as the finished file, or refused. found: what it is, None when there is none."""
+    """A file of another program at one of the entry's names. When the origin has answered it is taken over as our part,
+    adopted as the finished file, or refused. found: the file, None when there is none."""
 
     def __init__(self, files: EntryFiles, file: PartFile, checkpoints: Checkpoints, lock: threading.RLock) -> None:
         self.found: Foreign | None = None
@@ -307,11 +309,11 @@ class ForeignFile:
 
     @property
     def reserved(self) -> int:
-        """Bytes of the disk that it would bring along. If it is refused, space for ours is asked for again."""
+        """Bytes on disk that need no further space if it is taken over. If it is refused, space is checked again."""
         return self.found.usable if self.found is not None and self.found.is_part else 0
 
     def distrust(self) -> None:
-        """Nothing of it can be continued."""
+        """None of its bytes may be continued."""
         if self.found is not None:
             self.found = replace(self.found, usable=0)
 
@@ -320,14 +322,14 @@ class ForeignFile:
         return b"" if self.found is None else self._files.read(self.found.suffix, offset, length)
 
     def take_over(self) -> None:
-        """It was found equal to the origin's: it becomes our part, to be continued. Raises DiskError."""
+        """It was found equal to the origin's bytes: it becomes our part and is continued. Raises DiskError."""
         self._files.require_lease()
         with self._lock:
             foreign = self.found
             if foreign is None:
                 return
             if foreign.shared:
-                # The other name of this file is not ours to write to.
+                # Writing would change the file under its other name, too.
                 self.refuse()
                 return
             try:
@@ -342,7 +344,7 @@ class ForeignFile:
             self._checkpoints.save()
 
     def adopt(self) -> None:
-        """Under the final name it was found whole and equal: it stays as it is. Raises DiskError."""
+        """It has the final name, and was found whole and equal: it stays as it is. Raises DiskError."""
         with self._lock:
             foreign, self.found = self.found, None
             if foreign is not None:
@@ -350,8 +352,8 @@ class ForeignFile:
                 self._checkpoints.state.have = Ranges([(0, foreign.size)])
 
     def refuse(self) -> None:
-        """It is something else. A foreign part becomes `.old` now; a file under the final name when our own is ready to
-        take its place (`commit.py`). Raises DiskError."""
+        """It is another file. A foreign part becomes `.old` now; a file under the final name becomes `.old` when ours
+        gets the name (`commit.py`). Raises DiskError."""
         self._files.require_lease()
         with self._lock:
             foreign, self.found = self.found, None
@@ -371,8 +373,8 @@ def _pwrite(fd: int, at: int, data: memoryview) -> int:
 
 
 class Held(NamedTuple):
-    """What lies on disk of a file. foreign: another program has left it. total: of the whole file, in bytes, None where
-    no server has said it yet."""
+    """What is on disk of a file. foreign: another program has left it. total: bytes of the whole file, None where no
+    server has said it yet."""
 
     bytes: int = 0
     foreign: bool = False
@@ -380,7 +382,7 @@ class Held(NamedTuple):
 
 
 def bytes_held(path: str | os.PathLike[str]) -> Held:
-    """What the part of the file `path` holds. For a dry run and for `--status`: touches nothing, and checks less than
+    """What is on disk of the file `path`, for a dry run and for `--status`: changes nothing, and checks less than
     `Part.open` does."""
     for name in (f"{os.fspath(path)}{PART}", os.fspath(path)):
         try:

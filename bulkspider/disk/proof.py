@@ -1,10 +1,10 @@
-"""The proof: what the bytes of a file are worth, by its hashes and its length.
+"""The proof: whether the bytes of a file are the right ones, by its hashes and its length.
 
 An `IncrementalHasher` hashes the front of a file while it grows behind; `run/download.py` calls it from worker threads
-beside the transfer. `prove` judges a part before it gets its name, `prove_again` a finished file that was touched, and
-`verify` each file of an output folder that is read again (`-a verify=1`), without a single request: equal hash is
-verified; no hash known but the right size is complete, flagged `size-only`; different is failed and moved to
-`<name>.bad`; absent is failed `missing`. All of it runs in worker threads.
+during the transfer. `prove` judges a part before it gets its name, `prove_again` a finished file that was touched, and
+`verify` each file of an output folder that is read again (`-a verify=1`) without a request: a file with an equal hash
+is verified; with no known hash but the right size it is complete, flagged `size-only`; a different file is failed and
+moved to `<name>.bad`; an absent one is failed `missing`. All of it runs in worker threads.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ from bulkspider.protocol.digests import (
 
 # Hashes
 
-# Large enough that hashlib and crc32c release the GIL and that a system call costs nothing beside the hash; small
-# enough to stay in the processor's cache while a second algorithm reads it. Up to 4 MiB were tried and not faster.
+# Large enough that hashlib and crc32c release the GIL and that the system call is cheap compared with the hash; small
+# enough to stay in the processor's cache while a second algorithm reads it. Up to 4 MiB were measured and not faster.
 BUFFER_BYTES = 256 * 1024
 
-# Buffers not in use: at most as many as threads have hashed at once.
+# Buffers that are not in use now.
 _idle_buffers: list[bytearray] = []
 
 
@@ -62,7 +62,7 @@ class _Checksum:
         self._digits = 2 * length
 
     def update(self, data: memoryview, /) -> None:
-        if data:  # anycrc takes nothing for "from the beginning"
+        if data:  # anycrc would begin anew with empty data
             self._value = self._function(data, self._value)
 
     def hexdigest(self) -> str:
@@ -91,7 +91,7 @@ def _never() -> bool:
 
 
 class IncrementalHasher:
-    """Hashes the front of a file while the file grows behind it.
+    """Hashes a file from its beginning while the file is still growing.
 
     One thread at a time; different hashers run in parallel. A file that is begun anew needs a new one.
     hashed: how many bytes, from offset 0, are in the hashes.
@@ -161,10 +161,10 @@ def hash_file(fd: int, algorithms: Iterable[str], stop: Callable[[], bool] = _ne
 
 
 class Refuted(BulkError):
-    """The bytes are not the file; the message says what shows it.
+    """The bytes are not the file; the message says why.
 
-    found: their hashes, if these showed it. may_pass: they may have been damaged on their way, so that fetching them
-    once more is worth it.
+    found: their hashes, if these were compared. may_pass: they may have been damaged on the way, so fetching them once
+    more may help.
     """
 
     def __init__(
@@ -183,7 +183,7 @@ class Refuted(BulkError):
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What the bytes of a part are worth.
+    """What was proven about the bytes of a part.
 
     status: verified, complete or unproven. digests: those that were computed. proof_by: who stated the hash that
     verifies them. flags: of its row. doubts: sentences on hashes of the server that differ and do not count.
@@ -240,7 +240,8 @@ def algorithms_for(expected: Iterable[str], policy: str) -> tuple[str, ...]:
 
 
 def claims_of(entry: Entry, line: LedgerLine | None) -> list[Claim]:
-    """What is said of the hashes of a finished file: by whom the ledger says, and, before it, by the list."""
+    """The claims about the hashes of a finished file: those of the list, then those of the ledger for other
+    algorithms."""
     stated = [Claim(entry.digest_by(algorithm), algorithm, digest) for algorithm, digest in entry.digests]
     own = {claim.algorithm for claim in stated}
     if line is not None:
@@ -249,14 +250,14 @@ def claims_of(entry: Entry, line: LedgerLine | None) -> list[Claim]:
 
 
 def stated_now(entry: Entry, line: LedgerLine) -> LedgerLine:
-    """The line of a file that is as it was, with the proof that today's list gives it: the hash that an earlier run
-    computed may be stated by somebody more trustworthy now."""
+    """The line of an unchanged file, with the proof that today's list gives: the hash that an earlier run computed may
+    now be stated by a more trustworthy source."""
     weighed = weigh(claims_of(entry, None), line.digests)
     before = STATED_BY.index(line.proof_by) if line.proof_by else len(STATED_BY)
     if weighed.proof_by is None or STATED_BY.index(weighed.proof_by) >= before:
         return line
     if line.status == "verified" and line.proof_by is None:
-        return line  # of a version that did not note by whom
+        return line  # from a version that did not note who stated the hash
     return _verified_by(line, weighed)
 
 
@@ -321,7 +322,7 @@ SIZE_ONLY = "size-only"
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """What the file of one entry is worth. size: bytes on disk, None when nothing is there. proof_by: as in Proof."""
+    """The result for the file of one entry. size: bytes on disk, None when nothing is there. proof_by: as in Proof."""
 
     status: str
     size: int | None = None
@@ -332,7 +333,8 @@ class VerifyResult:
 
 
 def verify(entry: Entry, folder: Folder, ledger: Ledger, stop: Callable[[], bool]) -> VerifyResult:
-    """Reads the file of `entry`. A hash of the list counts before that of the ledger. Raises DiskError, Stopped."""
+    """Reads and judges the file of `entry`. A hash of the list counts before that of the ledger. Raises DiskError,
+    Stopped."""
     line = ledger.find(entry.name)
     expected = claims_of(entry, line)
     size = entry.size if entry.size is not None or line is None else line.size
@@ -341,7 +343,7 @@ def verify(entry: Entry, folder: Folder, ledger: Ledger, stop: Callable[[], bool
         if judged is LineVerdict.PROVEN and folder.lstat(entry.name) is None:
             return VerifyResult(line.status, line.size, line.proof_by, (HANDED_ON,), dict(line.digests))
     if folder.lstat(entry.name) is None:
-        # Asked before `open_dir`, which would make its folder.
+        # Checked before `open_dir`, which would make the folder.
         return VerifyResult("failed", error=BulkError("the file is not there; run without verify", code="missing"))
     directory = folder.open_dir(entry.name)
     try:
@@ -396,6 +398,6 @@ def _verify_in(
         return VerifyResult("complete" if size is not None else "unproven", found.st_size, flags=(SIZE_ONLY,))
     status, flags = weighed.status or "verified", weighed.flags
     if line is not None and line.status == "verified" and status == "complete":
-        # Verified before: by the server, or when a checksum was enough for it.
+        # It was verified when it was fetched: by the server, or by an older version for which a checksum was enough.
         status, flags = "verified", frozenset(line.flags)
     return VerifyResult(status, found.st_size, weighed.proof_by, tuple(sorted(flags)), digests)

@@ -1,11 +1,10 @@
 """The state: `<name>.part.json`, which says which bytes of a part are there, and of which version of the object.
 
-`written` holds as long as this machine stays up, because the page cache survives a kill -9; `durable` is what was
-flushed to the disk (DESIGN, "On disk"). The file is replaced by a temporary file and a rename, so a full disk cannot
-empty it.
+`written` is true as long as this machine stays up, because the page cache survives a kill -9; `durable` was flushed to
+the disk (docs/resume.md). The file is replaced by a temporary file and a rename, so a full disk cannot empty it.
 
-Most states are not flushed, because that would cost more than it saves: a power cut may leave them empty. So at each
-checkpoint what is durable is written once more, and flushed, into `<name>.part.sync.json`.
+Most states are not flushed, because that would take too long: a power cut may leave them empty. So at each checkpoint
+the state is also written, and flushed, to `<name>.part.sync.json`.
 
 The functions read and write such a file. `Checkpoints` decides when: the state after every 8 MiB or second, a flush of
 the bytes after every BULK_CHECKPOINT or 30 seconds.
@@ -41,25 +40,25 @@ from bulkspider.protocol.ranges import Ranges
 from bulkspider.workers import as_bulk_error, start
 
 VERSION = 1
-# What is behind this is not read.
+# Bytes of a state file that are read at most.
 STATE_MAX_BYTES = 1 << 20
 
-# How much of a transfer a kill -9 may cost (DESIGN, "On disk").
+# How much of a transfer a kill -9 may cost (docs/resume.md).
 WRITTEN_EVERY_BYTES = 8 * 1024 * 1024
-# The design allows two seconds; a state costs a rename, which is little beside a second of transfer.
+# At most two seconds may be lost; a state costs a rename, which is little compared with a second of transfer.
 WRITTEN_EVERY_SECONDS = 1.0
 # For slow transfers, which take long for BULK_CHECKPOINT bytes.
 DURABLE_EVERY_SECONDS = 30.0
 # Files from this size on are dropped from the page cache when they are durable.
 DROP_FROM_CACHE_BYTES = 256 * 1024 * 1024
-# While a flush is waited for: how often its thread is checked to be alive.
+# How often a wait for a flush checks that its thread is alive.
 FLUSH_THREAD_CHECK_SECONDS = 1.0
 
 # The file
 
 
 def _boot_id() -> str | None:
-    """Names this boot of this machine; None where that cannot be known (then only durable bytes are trusted)."""
+    """Identifies this boot of this machine; None where that is not known (then only durable bytes are trusted)."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -70,7 +69,7 @@ BOOT_ID = _boot_id()
 
 
 def document_of(state: PartState, durable: Ranges) -> dict[str, Any]:
-    """What the file says of the bytes."""
+    """The fields of the file that describe the bytes."""
     return {
         "etag": state.validators.etag,
         "last_modified": state.validators.last_modified,
@@ -84,8 +83,8 @@ def document_of(state: PartState, durable: Ranges) -> dict[str, Any]:
 
 
 def restore(state: PartState, saved: Mapping[str, Any], size: int) -> Ranges:
-    """Fills `state` with what the file proves of a part of `size` bytes, and no more (FAULTS 45): `written` within one
-    boot, else `durable`; nothing where it makes no sense. Returns the durable bytes."""
+    """Fills `state` with the bytes that a part of `size` bytes surely has: `written` within the same boot, else
+    `durable`; none if the file is malformed. Returns the durable bytes."""
     try:
         durable = Ranges(saved["durable"])
         same_boot = BOOT_ID is not None and saved.get("boot") == BOOT_ID
@@ -128,7 +127,7 @@ def replace_state(name: str, dir_fd: int, document: Mapping[str, Any], *, flush:
 
 
 def load_state(name: str | os.PathLike[str], dir_fd: int | None = None) -> dict[str, Any] | None:
-    """None where there is no state, or something else of that name; {} where a crash has emptied it."""
+    """None where there is no state, or something else has that name; {} where a crash has emptied it."""
     try:
         fd = open_ours(name, os.O_RDONLY, dir_fd=dir_fd)
     except DiskError:
@@ -147,7 +146,7 @@ def load_state(name: str | os.PathLike[str], dir_fd: int | None = None) -> dict[
 def better_state(saved: dict[str, Any] | None, flushed: dict[str, Any] | None, inode: int) -> dict[str, Any] | None:
     """Which of the two states of a part counts after a power cut: the one with more durable bytes.
 
-    flushed: the one of the last checkpoint; it is about the file `inode` only.
+    flushed: the one of the last checkpoint; it counts for the file `inode` only.
     """
     if not flushed or flushed.get("inode") != inode:
         return saved
@@ -206,20 +205,20 @@ class OldPair:
 
 
 class Reader(Protocol):
-    """Reads the part again soon, to hash it."""
+    """Something that will read the part again soon, to hash it."""
 
     @property
     def unread_from(self) -> int | None:
-        """The first byte that is still to be read; None when none is."""
+        """The first byte that is still to be read; None when all were read."""
 
 
 class Checkpoints:
     """Writes the state of one part and flushes its bytes, while several threads write to it.
 
-    state: of the part; another object when it is begun anew. details: more fields of the file, `refuted`
-    among them. durable: the bytes that survive a power cut. has_holes: the part needs a state even while it is empty.
-    has_state: the file on disk says whose part this is. old: the pair that a restart set aside.
-    reader: set when the bytes will be read again. lock: the part's.
+    state: of the part; a new object when it is begun anew. details: further fields of the file, such as `refuted`.
+    durable: the bytes that survive a power cut. has_holes: the part needs a state even while it is empty. has_state:
+    the state on disk shows that the part is ours. old: the pair that a restart set aside. reader: set when the bytes
+    will be read again. lock: the part's.
     """
 
     def __init__(self, files: EntryFiles, file: PartFile, key: str, lock: threading.RLock, every_bytes: int) -> None:
@@ -250,9 +249,9 @@ class Checkpoints:
     def record(self, first: int, end: int) -> None:
         """The bytes [first, end) have been written. Saves the state and begins a flush when they are due.
 
-        The transfer goes on while its bytes are flushed. Whoever comes to the next checkpoint before that flush has
-        ended, waits. So at most two checkpoints' worth of a part is in memory only. Raises DiskError, also the error of
-        the last flush.
+        The transfer goes on while its bytes are flushed. When the next flush is due before that one has ended, this
+        waits. So at most two checkpoints' worth of a part is in memory only. Raises DiskError, also the error of the
+        last flush.
         """
         self._files.require_lease()
         with self._lock:
@@ -275,13 +274,13 @@ class Checkpoints:
 
     @property
     def save_is_due(self) -> bool:
-        """Bytes were written that the state does not have, some time ago: perhaps no further ones come."""
+        """Bytes were written some time ago that the state does not have yet, and perhaps no more bytes come."""
         return self._unsaved_bytes > 0 and time.monotonic() - self._saved_at >= WRITTEN_EVERY_SECONDS
 
     # The state
 
     def save(self) -> None:
-        """Writes the state of an open part. Raises DiskError; then the old one is as it was."""
+        """Writes the state of an open part. Raises DiskError; then the old state is unchanged."""
         with self._lock:
             self._unsaved_bytes, self._saved_at = 0, time.monotonic()
             if self._may_write and (self.state.have or self.has_holes):
@@ -295,8 +294,8 @@ class Checkpoints:
         return "refuted" in self.details
 
     def refute(self) -> None:
-        """The bytes are of two versions, or of another program. The state says so at once: should this process be
-        killed before they are set aside, the next run does not continue them."""
+        """The bytes are of two versions, or of another program. The state says so at once, so that the next run does
+        not continue them if this process is killed before they are set aside."""
         with self._lock:
             self.details["refuted"] = {}
             self.save()
@@ -352,8 +351,7 @@ class Checkpoints:
     # Flushes
 
     def checkpoint(self) -> None:
-        """Makes what is written durable, then says so in the state. Raises DiskError, also when the flush fails
-        (FAULTS 50)."""
+        """Makes what is written durable, then says so in the state. Raises DiskError, also when the flush fails."""
         with self._lock:
             have, fd = self.state.have.copy(), self._file.fd
         if fd >= 0:
@@ -373,7 +371,7 @@ class Checkpoints:
         self._flush(fd)
 
     def wait(self, *, forget_error: bool = False) -> None:
-        """Waits for the flush that goes on beside the transfers. forget_error: the part is closed."""
+        """Waits for the flush in the background. forget_error: drops its error, because the part is closed."""
         with self._lock:
             while self._is_flushing:
                 self._flush_ended.wait(FLUSH_THREAD_CHECK_SECONDS)
@@ -388,8 +386,9 @@ class Checkpoints:
         self._drop_from_cache(fd)
 
     def _drop_from_cache(self, fd: int) -> None:
-        """A file of 10 GB must not push everything else out of the machine's page cache. What is durable, and will not
-        be read again to be hashed, is dropped; for the rest the kernel begins to write it to the disk."""
+        """Drops the bytes of a large file from the page cache, except those that will be read again to be hashed: a
+        file of 10 GB must not push everything else out of it. For bytes that are not durable yet, the call makes the
+        kernel begin to write them."""
         unread = self.reader.unread_from if self.reader is not None else None
         if unread != 0 and (self.state.total or 0) >= DROP_FROM_CACHE_BYTES:
             with contextlib.suppress(OSError, AttributeError):
@@ -425,7 +424,7 @@ class Checkpoints:
 
     @property
     def _is_flushing(self) -> bool:
-        """A flush goes on. One whose thread has ended without a result has failed."""
+        """True while a flush runs. If its thread has ended without a result, the flush has failed."""
         if self._flush_thread is not None and not self._flush_thread.is_alive():
             self._flush_thread = None
             what = "a thread ended (the one that flushes); run the same again"
@@ -433,6 +432,6 @@ class Checkpoints:
         return self._flush_thread is not None
 
     def _raise_flush_error(self) -> None:
-        """The kernel reports a lost write to one flush only; the next one would find nothing wrong (FAULTS 50)."""
+        """The kernel reports a lost write to one flush only; a later flush would succeed. So the error is kept."""
         if self._flush_error is not None:
             raise self._flush_error

@@ -1,6 +1,6 @@
-"""Pumps: bytes from a socket to a part, beside the reactor.
+"""Pumps: move the bytes of a body from a socket to a part, in threads, so that the reactor is not blocked.
 
-`reactor` takes what Twisted delivers, `threaded` moves a body of known length in a thread of its own: `splice` lets the
-kernel move plain bytes, `tls` decrypts them first. `ratelimit` says how fast, `threads` are the worker threads,
-`descriptors` says for how many transfers the open files are enough.
+`reactor` takes what Twisted delivers. `threaded` moves a body of known length in a thread of its own: `splice` lets the
+kernel move plain bytes, `tls` decrypts them first. `ratelimit` limits the speed, `threads` are the worker threads,
+`descriptors` computes how many transfers the allowed number of open files is enough for.
 """

@@ -1,4 +1,4 @@
-"""How many transfers the open files that this process may have are enough for (`ulimit -n`)."""
+"""How many transfers the allowed number of open files is enough for (`ulimit -n`)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import resource
 
 logger = logging.getLogger(__name__)
 
-# Two for the connection, two for the part and its folder, and a pipe where the kernel moves the bytes.
+# Open files of a transfer: two for the connection, two for the part and its folder, two for a pipe of the kernel.
 PER_TRANSFER = 6
-# A file on its way to its name: the part and its folder.
+# Open files of a commit: the part and its folder.
 PER_COMMIT = 2
-# For name servers, the ledger, the report, and what the components of a project open.
+# Open files for name servers, the ledger, the report, and the components of a project.
 RESERVE = 16
 
 
 def transfers_at_once(wanted: int) -> int:
-    """`wanted`, or as many as there is room for, at least 1; then that is said. 0, any number, stays."""
+    """`wanted`, or as many as the open files are enough for (at least 1), with a warning. 0 means no limit and is
+    returned as it is."""
     room = max(1, free() // (PER_TRANSFER + PER_COMMIT))
     if wanted <= room:
         return wanted
@@ -31,7 +32,7 @@ def transfers_at_once(wanted: int) -> int:
 
 
 def commits_at_once(transfers: int, most: int) -> int:
-    """Of the files that are ready for their names, how many may be open together beside so many transfers."""
+    """How many finished files may be open for their commit at the same time as this number of transfers."""
     return min(most, max(1, (free() - PER_TRANSFER * transfers) // PER_COMMIT))
 
 

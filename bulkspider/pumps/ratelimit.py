@@ -1,10 +1,10 @@
-"""Rates: what all transfers of a run, and those of one host, may read in a second.
+"""Rate limits: how many bytes a second all transfers of a run together, and those of each host, may read.
 
-Each read is paid for after it has come, because only then its size is known: it takes a piece of time from each account
-that it counts against, behind all that was taken before, and its reader goes on when that time is over. So readers wait
-in one queue, each gets its turn for about the same number of bytes, the rate is kept although single reads overshoot,
-and a reader that waits costs nothing meanwhile. The limits may change while the run goes on
-(`.bulkspider/control.json`). Times are seconds of a monotonic clock that the caller passes in.
+A read is accounted for after it was made, because only then its size is known. Each account reserves its time (bytes
+divided by the rate) behind the time that earlier reads have reserved, and the reader goes on when that time is over. So
+the rate is kept on average although single reads exceed it, readers take turns of about the same number of bytes, and a
+waiting reader needs no CPU time. The limits may change during the run (`.bulkspider/control.json`). Times are seconds
+of a monotonic clock that the caller passes in.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from bulkspider.timetable import Timetable
 
 logger = logging.getLogger(__name__)
 
-# An idle account saves up at most this many seconds, so that a pause is not followed by a flood.
+# Unused time that an account keeps at most, so that a pause is not followed by a burst.
 SAVED_SECONDS = 0.1
-# Somebody who had to wait counts for so many seconds more.
+# A host counts as held back for this long after one of its readers had to wait.
 RECENT_SECONDS = 1.0
-# Reads are this small (bytes) while a limit holds, and a turn is as long; at full speed a read may take a megabyte.
+# Bytes of a read, and of a turn, while a limit holds; without a limit a read may take a megabyte.
 LIMITED_READ_BYTES = 64 * 1024
 
 
 @dataclass(slots=True)
 class Account:
-    """rate: bytes per second, None for no limit. taken_until: up to when its time is given away."""
+    """rate: bytes per second, None for no limit. taken_until: the time up to which it is reserved."""
 
     rate: float | None = None
     taken_until: float = 0.0
 
     def take(self, count: int, now: float) -> float:
-        """Takes the time of `count` bytes; when it is over."""
+        """Reserves the time for `count` bytes. Returns when it is over."""
         if self.rate is None:
             return now
         self.taken_until = max(self.taken_until, now - SAVED_SECONDS) + count / self.rate
@@ -57,7 +57,7 @@ class Rates:
     """The accounts of one run. changes: how often the limits were set."""
 
     def __init__(self, limit: int | None, per_host: int | None, now: float) -> None:
-        # Threads that move bytes themselves pay for them too.
+        # Called by threads, too.
         self._lock = threading.Lock()
         self._all = Account()
         self._hosts: dict[str, Account] = {}
@@ -67,7 +67,7 @@ class Rates:
         self.set(limit, per_host, now)
 
     def set(self, limit: float | None, per_host: float | None, now: float) -> None:
-        """Bytes per second, None for no limit. What was taken under another limit counts no more."""
+        """Bytes per second, None for no limit. Time that was reserved under another limit is released."""
         with self._lock:
             self._per_host = per_host
             self._all.set(limit, now)
@@ -81,7 +81,7 @@ class Rates:
         return self._all.rate is not None or self._per_host is not None
 
     def take(self, host: str, count: int, now: float) -> float:
-        """`count` bytes have arrived from `host`; when the time that they cost is over."""
+        """`count` bytes have arrived from `host`. Returns when the time that they take is over."""
         with self._lock:
             if host not in self._hosts:
                 self._hosts[host] = Account(self._per_host, now)
@@ -91,12 +91,13 @@ class Rates:
             return over
 
     def hold_back(self, host: str, now: float) -> bool:
-        """The limits, and not the origin, are what makes this host slow: one of its readers waits, or did of late."""
+        """True when the rate limit, not the origin, makes this host slow: one of its readers waits, or did so
+        recently."""
         return self.limited and now - self._waits_until.get(host, -RECENT_SECONDS) < RECENT_SECONDS
 
 
 class Reader:
-    """Pays for what one transfer reads. For one thread."""
+    """Accounts for the reads of one transfer. For one thread."""
 
     def __init__(self, rates: Rates, clock: Clock, host: str) -> None:
         self._rates = rates
@@ -107,8 +108,8 @@ class Reader:
         self._changes = 0
 
     def pay(self, count: int) -> float:
-        """`count` bytes have arrived; seconds to wait before reading on. 0 bytes: how long still. Its turn is over
-        when it has read so much, in however many reads."""
+        """`count` bytes have arrived. Returns the seconds to wait before reading on; with 0 bytes, those that are left.
+        A turn ends after LIMITED_READ_BYTES, in one read or several."""
         rates, now = self._rates, self._clock.now()
         if not rates.limited:
             return 0.0
@@ -124,7 +125,7 @@ class Reader:
 
 
 class Held(Protocol):
-    """Who reads, and can be stopped (`transfer/body.py`)."""
+    """A transfer whose reading can be stopped (`transfer/body.py`)."""
 
     reader: Reader
 
@@ -132,8 +133,8 @@ class Held(Protocol):
 
 
 class Throttle:
-    """Stops transfers whose turn is over until the next one. For the reactor's thread; who reads in a thread of its own
-    asks its Reader."""
+    """Stops transfers at the end of their turn until the next one. For transfers of the reactor's thread; a thread that
+    reads itself asks its Reader how long to wait."""
 
     def __init__(self, rates: Rates, clock: Clock) -> None:
         self.rates = rates
@@ -149,21 +150,21 @@ class Throttle:
         if seconds <= 0:
             return
         if transfer in self._held:
-            # What was on its way came after it was stopped, and was paid for, too.
+            # Bytes that were in flight came after it was stopped: the wait becomes longer.
             self._held.pop(transfer).cancel()
         else:
             transfer.hold(True)
         self._held[transfer] = self._clock.call_later(seconds, self._let_flow, transfer)
 
     def set(self, limit: float | None, per_host: float | None) -> None:
-        """Bytes per second, None for no limit. Everybody reads on."""
+        """Bytes per second, None for no limit. All stopped transfers go on."""
         self.rates.set(limit, per_host, self._clock.now())
         for transfer in list(self._held):
             self._held[transfer].cancel()
             self._let_flow(transfer)
 
     def release(self, transfer: Held) -> None:
-        """It has ended."""
+        """The transfer has ended."""
         timer = self._held.pop(transfer, None)
         if timer is not None:
             timer.cancel()
@@ -178,8 +179,8 @@ class Throttle:
 
 
 class Limits:
-    """Which limits hold: those of the settings, by the hour where they are a timetable; a control file stands over
-    both, for what it names."""
+    """The limits that hold now: those of the settings, which may be a timetable. A limit in the control file replaces
+    that of the settings."""
 
     def __init__(self, options: Options, local_time: Callable[[], datetime]) -> None:
         self._options = options
@@ -188,7 +189,7 @@ class Limits:
         self._told = self.now()
 
     def now(self) -> tuple[int | None, int | None]:
-        """(of all transfers together, of each host), bytes per second, None for no limit."""
+        """(all transfers together, each host): bytes per second, None for no limit."""
         limit = self._options.rate_limit
         if isinstance(limit, Timetable):
             limit = limit.rate_at(self._local_time())
@@ -200,12 +201,12 @@ class Limits:
         self._controlled = limits
 
     def changed(self) -> tuple[int | None, int | None] | None:
-        """The limits, when they are others than at the last question."""
+        """The limits if they have changed since the last call, else None."""
         told, self._told = self._told, self.now()
         return self._told if self._told != told else None
 
 
-# A control file is no larger (bytes).
+# Bytes of a control file that are read at most.
 CONTROL_MAX_BYTES = 64 * 1024
 
 
@@ -220,7 +221,7 @@ class ControlFile:
         self._seen: tuple[int, int] | None = None
 
     def read(self) -> dict[str, int | None] | None:
-        """The limits it sets, None when it has not changed. What is wrong with it is logged, and changes nothing."""
+        """The limits that it sets, None when it has not changed. A mistake in it is logged and changes nothing."""
         try:
             found = os.stat(self._name, dir_fd=self._dir_fd, follow_symlinks=False)
         except OSError:

@@ -1,10 +1,9 @@
-"""The pump: the body of one answer, from the socket to the part, off the reactor thread.
+"""The pump: takes the body of one answer from Twisted and writes it to the part in worker threads.
 
-A PartWriter knows where each byte belongs: what is on disk already is compared, what is missing is written, what lies
-beyond the span is refused. It runs in worker threads. The Pump runs in the reactor: it gathers what the socket gives
-into large pieces, hands them to the PartWriter one at a time, and stops the socket when the disk is slower; so memory
-stays bounded and a slow disk slows its own transfer alone. Neither knows why the bytes are wanted (`plan.py`) or what
-happens afterwards (`transfer.py`).
+A PartWriter knows where each byte belongs: it compares what is on disk already, writes what is missing, and drops what
+is beyond the range. It runs in worker threads. The Pump runs in the reactor: it gathers the bytes of the socket into
+large pieces, hands them to the PartWriter one at a time, and stops the socket when the disk is slower. So memory stays
+bounded, and a slow disk slows only its own transfer.
 """
 
 from __future__ import annotations
@@ -24,22 +23,22 @@ from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.plan import End
 from bulkspider.wire import Head, Receiver
 
-# Large enough that a write costs little beside its bytes, small enough for 64 transfers in 120 MB.
+# Large enough that the cost of a call is small, small enough for 64 transfers in 120 MB.
 PIECE_BYTES = 512 * 1024
-# A whole object up to this size is handed on in memory, and written by the thread that finishes it: a file of this size
-# costs more in changes of threads than in its bytes.
+# A whole object up to this size stays in memory until the thread that finishes the file writes it: for such a small
+# file a change of threads takes longer than writing it.
 HELD_MAX_BYTES = 128 * 1024
-# What waits in memory at most, besides the piece being written, before the socket is stopped: less than a piece, so
-# that a slow disk is told soon.
+# Bytes that wait in memory, besides the piece that is being written, before the socket is stopped: less than a piece,
+# so that the socket stops soon when the disk is slow.
 HIGH_WATER_BYTES = 256 * 1024
 
 
 class PartWriter:
-    """Takes the body that one connection brings for its span of the part.
+    """Takes the body that one connection brings for its range of the part.
 
-    overlap: where another connection took over behind the span, it goes on for so many bytes (BULK_RESUME_OVERLAP), so
-    that at every join one of the two compares what the other one brought. most: the size a file may have in bytes
-    (BULK_MAX_SIZE), which matters where nobody told how long it is.
+    overlap: where another connection took over the bytes behind the range, this one goes on for so many bytes
+    (BULK_RESUME_OVERLAP), so that at every join one of the two compares what the other one brought. most: the size in
+    bytes that a file may have (BULK_MAX_SIZE), checked here when the length is not known before.
     """
 
     def __init__(self, part: Part, span: ByteRange, overlap: int = 0, *, most: int | None = None) -> None:
@@ -55,8 +54,8 @@ class PartWriter:
 
     @property
     def end(self) -> int | None:
-        """Byte after the last one to be taken, None while that is unknown. A cut (`byteranges.py`) brings it nearer; an
-        answer that is a piece of the span (`hosts/pieces.py`) ends before it."""
+        """Byte after the last one to be taken, None while that is unknown. A cut (`byteranges.py`) makes it smaller; an
+        answer with a piece of the range (`hosts/pieces.py`) ends before it."""
         end, reach = self._span.end, self._span.reach
         if end is None or reach is None:
             return end
@@ -85,7 +84,8 @@ class PartWriter:
                 length = min(len(view), held - at)
                 if self._part.read(at, length) != view[:length]:
                     if self._has_written:
-                        # What we brought and what lies behind it are two versions, without a gap between them.
+                        # What we wrote and the bytes behind it are of two versions, and the ranges no longer show the
+                        # border.
                         self._part.checkpoints.refute()
                     raise VersionConflict(f"the bytes on disk differ from the origin's near byte {at}", differ=True)
             else:
@@ -102,7 +102,8 @@ class PartWriter:
         return end is not None and self._span.at >= end
 
     def hold(self, pieces: list[bytes], size: int) -> bool:
-        """Takes the whole object at once, without the disk, where that is possible."""
+        """Takes the whole object into memory, without the disk, if it is small and nothing is on disk. False: it did
+        not."""
         state = self._part.state
         if self.at != 0 or size != state.total or size > HELD_MAX_BYTES or self._part.files.is_open or state.have:
             return False
@@ -110,11 +111,11 @@ class PartWriter:
         self._span.at = size
         return True
 
-    # For a pump that writes into the file by itself (`splice.py`):
+    # For pumps that write to the file themselves (`splice.py`, `tls.py`):
 
     @property
     def unheld(self) -> int:
-        """How many bytes from `at` on are to be written without a comparison; 0 where there is one to make first."""
+        """How many bytes from `at` on are to be written; 0 where bytes must be compared first."""
         at, end, there = self._span.at, self.end, self._part.state.have
         if end is None or there.end_of(at) > at:
             return 0
@@ -123,7 +124,7 @@ class PartWriter:
 
     @property
     def untold(self) -> int:
-        """How many bytes may be written before `wrote` tells of them."""
+        """How many bytes may be written before `wrote` must be called."""
         return self._part.checkpoints.until_saved
 
     def wrote(self, count: int) -> None:
@@ -147,7 +148,7 @@ class PartWriter:
 
 
 class MemoryWriter:
-    """Takes the bytes [first, end) into memory instead, to compare a foreign file with."""
+    """Takes the bytes [first, end) into memory, to compare a foreign file with them."""
 
     def __init__(self, first: int, end: int) -> None:
         self.at = first
@@ -196,7 +197,7 @@ class Pump(Receiver):
     def start(self) -> None:
         self._head.deliver(self)
         if self.waiting_for_us and self._end is None:
-            # Delivering resumes the socket after the first bytes, whatever we said about them.
+            # `deliver` resumes the socket after the first bytes, even if we have paused it.
             self._head.connection.pause()
 
     # -- the socket's side -----------------------------------------------------------------------------------------
@@ -228,14 +229,14 @@ class Pump(Receiver):
     # -- the run's side --------------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
-        """Once a second: what a slow link gave must not wait in memory for a piece to fill."""
+        """Called repeatedly: bytes of a slow link must not wait in memory for more than a second."""
         if self._gathered and now - self._gathered_since >= 1.0:
             self._write()
         if not self._gathered and not self._writing:
             self._cut_if_full()
 
     def hold(self, held: bool) -> None:
-        """Stops or lets flow the socket on behalf of a rate limit."""
+        """Stops the socket for a rate limit, or lets it flow again."""
         if self._end is not None or held == self._held:
             return
         self._held = held
@@ -246,11 +247,11 @@ class Pump(Receiver):
 
     @property
     def waiting_for_us(self) -> bool:
-        """True while it is the disk or a rate limit that stops the body, not the origin."""
+        """True while the disk or a rate limit stops the body, not the origin."""
         return self._paused or self._held
 
     def abort(self, error: Exception) -> None:
-        """Ends the transfer now; what was received is still written, then `done` fails with `error`."""
+        """Ends the transfer now; the bytes that were received are still written, then `done` fails with `error`."""
         if self._error is None:
             self._error = error
         if self._end is None:
@@ -288,8 +289,8 @@ class Pump(Receiver):
                 self._head.connection.resume()
 
     def _cut_if_full(self) -> None:
-        """Everything wanted is here, perhaps because another connection took the rest over; more than promised is not
-        read (FAULTS 19)."""
+        """Closes the connection when all that is wanted is here, perhaps because another connection took over the rest;
+        more bytes than promised are not read."""
         if self._end is None and self._writer.full:
             self._end = End.CUT
             self._gathered, self._gathered_size = [], 0

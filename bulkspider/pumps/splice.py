@@ -1,7 +1,7 @@
 """The direct pump: the kernel moves a plain TCP body from the socket into the file, past user space.
 
-`os.splice` through a pipe saves a copy; where the platform or the file system cannot splice, and for bytes that are on
-disk already and are to be compared first, it is `recv_into` a large buffer and the PartWriter, as everywhere.
+`os.splice` through a pipe saves a copy. Where the platform or the file system cannot splice, and for bytes that must be
+compared with the disk first, it is `recv_into` a large buffer and the PartWriter.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class DirectPump(Mover):
             count = self._move_untold(sock, self._read_size(), room)
             if count or self._pipe.works:
                 return count
-        # To be compared, or no splice here: through user space.
+        # To be compared, or no splice on this system: through user space.
         if self._buffer is None:
             self._buffer = memoryview(bytearray(CHUNK_BYTES // 4))
         try:
@@ -69,11 +69,11 @@ class _Pipe:
             try:
                 self._ends = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
             except OSError:
-                # No descriptors left, for instance: through user space, which needs none.
+                # For example, no descriptors are left: through user space, which needs none.
                 self.works = False
                 return
             with contextlib.suppress(OSError):
-                # For a whole read, not the 64 KiB of every pipe; the system limits how much an ordinary user may have.
+                # Room for a whole read instead of the usual 64 KiB; the system may refuse it to an ordinary user.
                 fcntl.fcntl(self._ends[1], getattr(fcntl, "F_SETPIPE_SZ", 1031), CHUNK_BYTES)
 
     def close(self) -> None:
@@ -82,7 +82,8 @@ class _Pipe:
                 os.close(end)
 
     def fill(self, sock: socket.socket, count: int) -> int | None:
-        """Bytes moved from the socket into the pipe (0: the peer has closed); None when that cannot be done here."""
+        """Bytes moved from the socket into the pipe (0: the connection has ended); None when none are there or splice
+        does not work here."""
         assert self._ends is not None
         try:
             return os.splice(sock.fileno(), self._ends[1], count, flags=os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK)
@@ -94,7 +95,7 @@ class _Pipe:
                 return None
             if error.errno in (errno.ENOMEM, errno.EBADF):
                 raise
-            # Whatever the network says: the connection is lost.
+            # Any error of the network: the connection is lost.
             return 0
 
     def empty_into(self, fd: int, at: int, count: int, writer: PartWriter) -> int:
@@ -106,7 +107,7 @@ class _Pipe:
             return os.pwrite(fd, os.read(self._ends[0], count), at)
         except OSError as error:
             if error.errno in (errno.EINVAL, errno.ENOSYS) and self.works:
-                # This file system takes no spliced pages.
+                # This file system does not support splice.
                 self.works = False
                 return self.empty_into(fd, at, count, writer)
             raise disk_error(error, writer.path) from error

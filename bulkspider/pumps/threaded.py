@@ -1,8 +1,8 @@
-"""The mover: a worker thread takes the socket of an answer whose length is known, and moves the body by itself.
+"""The mover: a worker thread takes the socket of an answer of known length, and moves the body without the reactor.
 
-What is common to the ways of doing so: the thread and its end, stalls, rate limits, the stop flag, what the run hears.
-How bytes get from the socket into the file is said by `splice.py` for plain TCP and by `tls.py` for TLS. Same
-interface as `reactor.Pump`, which serves what cannot be taken from the reactor.
+Here is what is common: the thread and its end, stalls, rate limits, the stop flag, the reports to the run. How bytes
+get from the socket into the file is in `splice.py` for plain TCP and in `tls.py` for TLS. Same interface as
+`reactor.Pump`, which serves the connections that cannot be taken from the reactor.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from bulkspider.wire import Head, TlsStream
 
 # Threads look at the stop flag at least this often (milliseconds).
 POLL_MILLISECONDS = 250
-# Who waits for its turn under a rate limit looks so often whether the limit has changed.
+# A thread that waits for its turn under a rate limit checks this often whether the limit has changed.
 CHANGES_SECONDS = 5.0
-# Below this a thread and a new connection for the next file cost more than they save.
+# For a smaller body, a thread and a new connection for the next file take longer than they save.
 WORTH_IT_BYTES = 4 * 1024 * 1024
-# What one read takes where no rate limit holds: the fewer system calls, the less of the interpreter.
+# Bytes of one read where no rate limit holds: fewer system calls mean less work for the interpreter.
 CHUNK_BYTES = 1024 * 1024
-# While the socket has more, so many bytes are moved before anybody is told.
+# While the socket has more, so many bytes are moved before the part and the run are told.
 UNTOLD_BYTES = 4 * 1024 * 1024
 
 
@@ -45,8 +45,8 @@ class Mover:
         may_read: Callable[[int], float],
         read_size: Callable[[], int],
     ) -> None:
-        """may_read: told how many bytes have been read since, says how many seconds to wait before reading on.
-        read_size: bytes that one read may take now."""
+        """may_read: called with the number of bytes read since the last call, returns the seconds to wait before
+        reading on. read_size: returns the bytes that one read may take now."""
         self._head = head
         self._writer = writer
         self._in_thread = in_thread
@@ -64,22 +64,24 @@ class Mover:
     # -- how the bytes move: in the thread -------------------------------------------------------------------------
 
     def _begin(self, sock: socket.socket, tls: TlsStream | None) -> None:
-        """Makes ready what `_end` takes away; what the reactor had read is in the part already."""
+        """Makes what the pump needs; `_end` releases it. The bytes that the reactor had read are in the part
+        already."""
 
     def _move_some(self, sock: socket.socket) -> int | None:
-        """Moves what the socket has; the number of bytes, 0 when it has ended, None when it had nothing yet."""
+        """Moves the bytes that the socket has. Returns their number, 0 when the connection has ended, None when it has
+        none yet."""
         raise NotImplementedError
 
     def _bring(self, sock: socket.socket, most: int) -> int | None:
-        """Up to `most` bytes of what the socket has, to be `_put`; 0 and None as of `_move_some`."""
+        """Reads up to `most` bytes from the socket, for `_put`. Returns as `_move_some`."""
         raise NotImplementedError
 
     def _put(self, fd: int, at: int, count: int) -> int:
-        """Writes some of the last `count` bytes that were brought to offset `at`; how many. Raises DiskError."""
+        """Writes some of the last `count` bytes of `_bring` to offset `at`. Returns how many. Raises DiskError."""
         raise NotImplementedError
 
     def _flush(self) -> None:
-        """Writes what has been gathered; asked when nothing came for a while, and at the end."""
+        """Writes what has been gathered; called when nothing has come for a while, and at the end."""
 
     def _end(self) -> None:
         pass
@@ -92,14 +94,14 @@ class Mover:
         self._in_thread(self._move, *taken).addCallbacks(self._moved, self._failed)
 
     def tick(self, now: float) -> None:
-        """Tells the run what the thread has received since."""
+        """Tells the run how many bytes the thread has received since the last call."""
         count = self.received_bytes - self._told
         if count:
             self._told += count
             self._on_bytes(count)
 
     def hold(self, held: bool) -> None:
-        """The thread keeps the rate limit by itself."""
+        """Nothing to do: the thread keeps the rate limit itself."""
 
     def abort(self, error: Exception) -> None:
         """Ends the transfer; the thread notices within a quarter of a second."""
@@ -118,7 +120,7 @@ class Mover:
     def _failed(self, failure: Failure) -> None:
         if self._error is None and isinstance(failure.value, Exception):
             self._error = failure.value
-        # The thread does so itself, where there was one.
+        # The thread closes it itself, if one was started.
         self._socket.close()
         self._moved(End.LOST)
 
@@ -149,14 +151,14 @@ class Mover:
 
     @property
     def _runs_on(self) -> bool:
-        """Nobody need be told of each piece: no rate limit makes them small, and how fast it began, which is of
-        interest (`byteranges.py`), has been told."""
+        """Not every piece must be reported: no rate limit holds, and the first bytes, whose speed `byteranges.py` looks
+        at, have been reported."""
         return self.received_bytes >= UNTOLD_BYTES and self._read_size() >= CHUNK_BYTES
 
     def _move_untold(self, sock: socket.socket, piece: int, room: int) -> int | None:
-        """Moves bytes, `room` at most, that nothing on disk is to be compared with: a piece, or many while the socket
-        has more; as `_move_some`. Nobody is told before the end: copying a piece drives all else out of the processor's
-        cache, so each line of Python between two of them costs many times what it does elsewhere."""
+        """Moves up to `room` bytes that need no comparison with the disk: a piece, or many while the socket has more.
+        Returns as `_move_some`. The part is told only at the end: copying a piece replaces the contents of the
+        processor's cache, so each line of Python between two pieces takes many times longer than elsewhere."""
         writer = self._writer
         fd, at, moved = writer.fd, writer.at, 0
         most = min(room, writer.untold, UNTOLD_BYTES if self._runs_on else piece)
@@ -164,7 +166,7 @@ class Mover:
         self.waiting_for_us = True
         try:
             while moved < most and not self._stop.is_set():
-                # Another connection may have taken over what lies behind, a moment ago.
+                # Another connection may just have taken over the bytes behind.
                 end = writer.end or 0
                 if end <= at + moved:
                     break

@@ -1,9 +1,9 @@
-"""The threads of a crawl, and how what they find comes back to the reactor.
+"""The threads of a crawl, and how their results come back to the reactor.
 
 Three kinds, so that none waits for another: short work on the disk, hashing, and bodies, each of which has a thread for
-as long as its transfer lasts. Work that fails because a thread cannot be started, or has ended, is told to the run as
-well. Nobody waits for ever for a thread that hangs (a network file system, a FIFO): after `give_up` all that is under
-way counts as failed.
+as long as its transfer lasts. Work that fails because a thread cannot be started, or has ended, is reported to the run
+as well. A thread that hangs (a network file system, a FIFO) does not block the end: after `give_up` all work that is
+under way counts as failed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ JOIN_SECONDS = 1.0
 
 
 class Threads:
-    """Deferreds for work in threads; they fire in the reactor's.
+    """Deferreds for work in threads; they fire in the reactor's thread.
 
     on_failure: called in the reactor's thread with the WorkerError of work that no thread could do, or whose thread
     has ended.
@@ -49,10 +49,10 @@ class Threads:
         self._given_up: BulkError | None = None
 
     def in_own_thread(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        """For work that lasts as long as a transfer, and for the user's own code, which may hang: what it holds, nobody
-        else waits for."""
+        """For work that lasts as long as a transfer, and for the user's own code, which may hang: no other work waits
+        for its thread."""
         try:
-            # What a transfer leaves behind is kept by one of these, whatever the system gives us later.
+            # At the end of the transfer a disk thread saves its state: make sure now that there is one.
             self._disk.require_one()
         except WorkerError as error:
             future: Future[T] = Future()
@@ -63,13 +63,13 @@ class Threads:
     def in_thread(
         self, function: Callable[..., T], *args: Any, hashing: bool = False, aside: bool = False
     ) -> Deferred[T]:
-        """Runs `function` in a worker thread. aside: the crawl can do without it, so its failure is not told to the
-        run."""
+        """Runs `function` in a worker thread. aside: the crawl does not depend on it, so its failure is not reported to
+        the run."""
         workers = self._hashers if hashing else self._disk
         return self.from_future(workers.submit(function, *args), aside=aside)
 
     def from_future(self, future: Future[T], *, aside: bool = False) -> Deferred[T]:
-        """The same, for what a thread works on already."""
+        """The same for a future that a thread works on already."""
         deferred: Deferred[T] = Deferred()
         self._under_way[deferred] = None
         future.add_done_callback(partial(self._arrived, deferred, aside))
@@ -79,17 +79,17 @@ class Threads:
 
     @property
     def under_way(self) -> int:
-        """How many calls have not ended, of those that are waited for."""
+        """How many calls have not ended."""
         return len(self._under_way)
 
     def give_up(self, error: BulkError) -> None:
-        """All that is under way has failed with `error`, and so has everything that comes later."""
+        """All calls that are under way fail with `error`, and so do all later ones."""
         self._given_up = error
         for deferred in list(self._under_way):
             self._end(deferred, Failure(error))
 
     def shut_down(self) -> None:
-        """Takes no more work, and waits a moment for what is still going on."""
+        """Takes no more work, and waits up to JOIN_SECONDS for the threads of each kind."""
         pools = (self._disk, self._hashers, self._movers)
         for workers in pools:
             workers.close()
@@ -98,7 +98,7 @@ class Threads:
                 workers.join(JOIN_SECONDS)
 
     def _arrived(self, deferred: Deferred[Any], aside: bool, future: Future[Any]) -> None:
-        """In the thread: the reactor is woken once for all that has arrived until it looks."""
+        """In the thread. Wakes the reactor once for all results that arrive before it runs."""
         from twisted.internet import reactor
 
         with self._arrivals_lock:

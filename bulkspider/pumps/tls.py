@@ -1,8 +1,8 @@
-"""The TLS pump: the thread that has the socket decrypts, too, and writes many records at once.
+"""The TLS pump: the thread that has the socket also decrypts, and writes many records at once.
 
-On the reactor each record of 16 KiB costs more in Python than in OpenSSL, and all transfers share one core. Here only
-OpenSSL and the kernel work, without the GIL, beside each other. What TLS does in the middle of a body (session tickets,
-new keys, a renegotiation) happens inside the decryption. `wire/tls.py` knows how TLS is taken.
+In the reactor each record of 16 KiB takes more time in Python than in OpenSSL, and all transfers share one core. Here
+OpenSSL and the kernel work without the GIL, so that transfers run in parallel. What TLS does in the middle of a body
+(session tickets, new keys, a renegotiation) happens inside the decryption. `wire/tls.py` takes TLS over from Twisted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bulkspider.errors import disk_error
 from bulkspider.pumps.threaded import Mover
 from bulkspider.wire import TlsStream
 
-# What a slow link gives must not wait in memory for a buffer to fill (seconds).
+# Bytes of a slow link do not wait longer in memory for the buffer to fill.
 GATHER_SECONDS = 1.0
 
 
@@ -26,9 +26,9 @@ class TlsPump(Mover):
         self._tls: TlsStream | None = tls
         self._gathered = 0
         self._gathered_since = 0.0
-        # The socket had a whole buffer's worth at once, the last time.
+        # The last read filled the whole buffer.
         self._flows = False
-        # What Twisted has read already may hold whole records.
+        # The bytes that Twisted has read already may contain whole records.
         while not self._writer.full and self._decrypt(tls, len(tls.plain)):
             pass
         tls.attach(sock)
@@ -36,7 +36,7 @@ class TlsPump(Mover):
     def _end(self) -> None:
         if self._tls is not None:
             self._tls.detach()
-            self._tls = None  # its buffer; the connection itself is closed by the reactor
+            self._tls = None  # frees its buffer; the reactor closes the connection itself
 
     def _move_some(self, sock: socket.socket) -> int | None:
         tls = self._tls
@@ -50,10 +50,11 @@ class TlsPump(Mover):
         return count or (None if tls.is_open else 0)
 
     def _decrypt(self, tls: TlsStream, most: int) -> int:
-        """Gathers up to `most` bytes of what is there, writes them when the buffer is full or the body at its end."""
+        """Decrypts up to `most` bytes; writes when the buffer is full or the body has ended. Returns the number of new
+        bytes."""
         writer = self._writer
         assert writer.end is not None
-        # Negative when another connection has just taken over what is gathered here: the writer leaves it out.
+        # Negative when another connection has just taken over the gathered bytes: the writer then drops them.
         room = min(len(tls.plain), writer.end - writer.at) - self._gathered
         count = tls.get(self._gathered, min(room, most)) if room > 0 else 0
         if count:

@@ -1,7 +1,7 @@
-"""Transfer: one attempt: ask, judge the answer as `protocol/plan.py` says, carry the verdict out.
+"""Transfer: one attempt at a file: ask, judge the answer by `protocol/plan.py`, carry the verdict out.
 
-`transfer` is the attempt of a whole file, `segment` that of a further connection. Both ask by `exchange`, which the dry
-run's probes use too, and read by `body`, which also watches that bytes flow. `foreign` compares what somebody else left
-on disk with the origin, `length` finds out a length that was not told. `batch` fetches several small files over one
-connection. `destinations` says where a request may go, and who may see which secret.
+`transfer` is the attempt at a whole file, `segment` that of a further connection. Both send requests by `exchange`, as
+the dry run's probes do, and read by `body`, which also checks that bytes flow. `foreign` compares files of other
+programs with the origin, `length` finds out a length that the answer did not state. `batch` fetches several small files
+over one connection. `destinations` decides where a request may go, and which secrets it carries there.
 """

@@ -1,15 +1,16 @@
-"""Small files: several of one origin by one request, one after the other over one connection, by a thread of its own.
+"""Small files: several of one origin share one Scrapy request; a thread fetches them one after the other over one
+connection.
 
-A request costs Scrapy and us more than the bytes of a small file. Where an origin has given nothing but small files for
-a while, each in one go, downloads that wait for a place there share one (`dispatch/slots.py`), and so one request of
-the spider. `SmallFiles` decides how many, and `may_travel` and `allows_batches` which downloads, in which crawls: who
-wants to see each request, or time between them, keeps one request for each file.
+A Scrapy request takes more time than the bytes of a small file. When an origin has sent only small files for a while,
+each in one answer, downloads that wait for a place there share one place (`dispatch/slots.py`), and so one request of
+the spider. `SmallFiles` decides how many, `may_travel` which downloads. `allows_batches`: a crawl with middlewares that
+must see each request, or with a delay between requests, keeps one request for each file.
 
-`Batch` fetches what comes in one go and as expected: status 200, a known length, no coding, small enough for memory,
-the hash that was stated, and whatever else `protocol/plan.py` says. Such a file goes from here to its name. Everything
-else (an error, a redirect, another status, a large body, other bytes, a silence) it does not judge: that entry, and
-those after it on a connection that is of no use any more, are handed back and go the ordinary way, by a request of
-their own (`transfer.py`), which knows what to do. The connection and all that is HTTP is `wire/connection.py`'s.
+`Batch` takes only the expected answer: status 200, a known length, no coding, small enough for memory, the stated hash,
+and all that `protocol/plan.py` demands. Such a file is finished from here. With every other answer (an error, a
+redirect, another status, a large body, wrong bytes, a timeout) the entry is handed back and gets a request of its own
+(`transfer.py`), and so do the entries after it if the connection cannot be used any more. The connection and HTTP are
+in `wire/connection.py`.
 """
 
 from __future__ import annotations
@@ -50,22 +51,23 @@ if TYPE_CHECKING:
     from bulkspider.run.run import Run
     from bulkspider.wire import Head, RawConnection
 
-# So many in a row before the first batch: short lists, and files of all sizes, never come to one.
-TELLING = 32
-# Towards the end they get smaller, so that all places are busy as long as there is something to do, but not smaller
-# than this: each request costs Scrapy as much as several small files.
-SMALLEST = 4
+# An origin must have sent so many small files in a row before its first batch, so that short lists and lists of mixed
+# sizes have none.
+SMALL_FILES_FIRST = 32
+# Files of the smallest batch. Batches get smaller towards the end of a list, so that all places stay busy, but not
+# smaller than this, because each request takes Scrapy as long as several small files.
+SMALLEST_BATCH = 4
 
 MIDDLEWARES = ("DOWNLOADER_MIDDLEWARES", "SPIDER_MIDDLEWARES")
-# What waits between two requests, asks before each, or keeps them.
+# Settings that need each request for itself: a delay between them, a check before each, or a record of each.
 WATCHFUL = ("AUTOTHROTTLE_ENABLED", "JOBDIR", "ROBOTSTXT_OBEY", "BULK_AUTH", "BULK_OAUTH2")
-# Files of one batch that are in memory at once, on their way to their names: 64 batches have 32 MiB of them.
-ON_THEIR_WAY = 4
+# Files of one batch that may wait in memory for their commit: 64 batches have 32 MiB of them.
+MOST_COMMITS = 4
 
 
 class SmallFiles:
-    """Says how many entries one request may bring. most: BULK_BATCH; with 1 there is no batch. left: how many entries
-    are not begun. limited: a rate limit holds now."""
+    """Decides how many entries share one request. most: BULK_BATCH; with 1 there is no batch. left: returns how many
+    entries are not begun. limited: returns whether a rate limit holds now."""
 
     def __init__(
         self, most: int = 1, *, left: Callable[[], int] = lambda: 0, limited: Callable[[], bool] = lambda: False
@@ -75,33 +77,33 @@ class SmallFiles:
         self._limited = limited
 
     def seen(self, origin: Origin, size: int | None, *, plain: bool) -> None:
-        """A file of `size` bytes is here. plain: one answer brought it, from where the list says."""
+        """A file of `size` bytes is complete. plain: it came in one answer, from the listed URL."""
         if plain and size is not None and size <= HELD_MAX_BYTES:
             origin.small_in_a_row += 1
         else:
             self.odd(origin)
 
     def odd(self, origin: Origin) -> None:
-        """Something was not as with a small file that comes in one go."""
+        """Resets the count of small files in a row: something else than a small file in one answer has come."""
         origin.small_in_a_row = 0
 
     def never(self) -> None:
-        """Something in this crawl sets requests apart after all."""
+        """No batches in this crawl from now on: something in it needs each request for itself."""
         self._most = 1
 
     def together(self, origin: Origin, waiting: int, places: int) -> int:
         """How many entries of an origin may share a request. waiting: those that wait for a place. places: requests at
         once."""
-        if self._most == 1 or origin.small_in_a_row < TELLING or self._limited():
+        if self._most == 1 or origin.small_in_a_row < SMALL_FILES_FIRST or self._limited():
             return 1
         if origin.profile.interval_seconds or origin.pieces.limit is not None:
-            return 1  # it wants time between two requests, or gives a file in pieces only
+            return 1  # the host wants time between two requests, or sends files only in pieces
         left = self._left() + waiting
-        return max(1, min(self._most, left, max(SMALLEST, left // max(1, places))))
+        return max(1, min(self._most, left, max(SMALLEST_BATCH, left // max(1, places))))
 
 
 def may_travel(download: Download) -> bool:
-    """It may be one of a batch: as far as is known, one small answer from the listed URL brings it."""
+    """It may be in a batch: nothing is known against one small answer from the listed URL."""
     entry = download.entry
     return (
         download.url == entry.url
@@ -111,7 +113,7 @@ def may_travel(download: Download) -> bool:
 
 
 def allows_batches(settings: Any) -> bool:
-    """Nothing in this crawl is to see every request, or waits between them: its middlewares are Scrapy's and ours."""
+    """No setting in this crawl needs each request for itself, and its middlewares are only Scrapy's and ours."""
     slots: Mapping[str, Mapping[str, Any]] = settings.getdict("DOWNLOAD_SLOTS")
     if settings.getfloat("DOWNLOAD_DELAY") or any(float(slot.get("delay") or 0) for slot in slots.values()):
         return False
@@ -148,7 +150,7 @@ class Batch:
 
     @staticmethod
     def is_possible(run: Run, downloads: Sequence[Download], request: Request) -> bool:
-        """What the middlewares made of the first entry's request is right for the others, too."""
+        """The request of the first entry, as the middlewares have changed it, fits the others, too."""
         return (
             request.url == without_userinfo(downloads[0].url)
             and not run.rates.limited
@@ -158,20 +160,20 @@ class Batch:
         )
 
     async def perform(self) -> list[Outcome | None]:
-        """What came of each, None for those that were handed back. Those that have their name already say so
-        (`Download.finished`)."""
+        """The outcome of each download, None for those that were handed back. `Download.finished` is set for those that
+        have their final name."""
         run = self._run
         refused: BulkError | None = None
         run.transfers.enter(self)
         try:
-            # A server may end a connection after so many answers, and says so: then there is a next one.
+            # A server may close a connection after a number of answers, and says so: then another one is made.
             goes_on = True
             while goes_on and self._left and not (self._stopped or run.stopping):
                 self.download = self._left[0]
                 self._connecting = run.wire.connect(self._request)
                 goes_on = await self._use(await maybe_deferred_to_future(self._connecting))
         except BulkError as error:
-            # No connection, or no thread. This one tells of it; nobody has asked for the others yet.
+            # No connection, or no thread: the error of the current download; the others have not been asked for yet.
             refused = error
         finally:
             run.transfers.leave(self)
@@ -185,20 +187,20 @@ class Batch:
             outcomes[self.download] = outcomes[self.download] or Outcome(error=refused)
         return list(outcomes.values())
 
-    async def _use(self, line: RawConnection) -> bool:
-        """All that one connection brings. True when another one is worth it."""
-        self._socket, kept, before = line.socket, False, len(self._left)
+    async def _use(self, connection: RawConnection) -> bool:
+        """Fetches files over this connection. True when another connection should be made for the rest."""
+        self._socket, kept, before = connection.socket, False, len(self._left)
         limits = [limit for limit in (self._run.options.headers_timeout, self._run.options.stall_timeout) if limit > 0]
-        answers = Conversation(line, min(limits, default=None))
+        answers = Conversation(connection, min(limits, default=None))
         try:
             await maybe_deferred_to_future(self._run.threads.in_own_thread(self._fetch_all, answers))
             kept = answers.is_clean and not self._stopped
         finally:
             self._socket = None
             if kept:
-                self._run.wire.keep(line)
+                self._run.wire.keep(connection)
             else:
-                line.close()
+                connection.close()
         return answers.was_closed and before - len(self._left) > 1
 
     def _outcome(self, download: Download) -> Outcome | None:
@@ -216,7 +218,7 @@ class Batch:
     # -- the run's side: in the reactor's thread -------------------------------------------------------------------
 
     def stop(self, error: BulkError) -> None:
-        """Ends it at once; what is not here as a whole is handed back."""
+        """Ends the batch at once; files that are not complete are handed back."""
         self._stopped = True
         if self._socket is not None:
             with suppress(OSError):
@@ -242,29 +244,29 @@ class Batch:
                 self.download = self._left.popleft()
                 if not self._fetch(self.download, answers):
                     self.download.alone = True
-                self._await_commits(ON_THEIR_WAY)
+                self._await_commits(MOST_COMMITS)
         except (OSError, AttemptError):
-            # Lost, silent or no HTTP: for the ordinary way.
+            # Connection lost, timeout, or no valid HTTP: this download gets a request of its own.
             self.download.alone = True
         finally:
-            # Whoever hears of a file that is here hears of its name, too.
+            # When the outcomes are reported, all files of the batch have their names.
             self._await_commits(0)
 
     def _await_commits(self, most: int) -> None:
-        """Until no more than `most` are on their way."""
+        """Waits until at most `most` commits have not ended."""
         for commit in list(self._commits.values())[self._awaited : max(0, len(self._commits) - most)]:
             commit.exception()
             self._awaited += 1
 
     def _fetch(self, download: Download, answers: Conversation) -> bool:
-        """False when it is no whole file of the simplest kind: then nothing of it is kept."""
+        """Fetches one file. False when the answer is not the expected one: then nothing of it is kept."""
         part, entry = download.part, download.entry
         if not part.finds_nothing():
             return False
         download.begun = time.monotonic()
         head = answers.ask(entry.url, self._headers_for(entry, answers))
         length = head.answer.length
-        # A cookie must be seen by Scrapy's middleware.
+        # Scrapy's middleware for cookies must see an answer with a cookie.
         if head.status != 200 or not length or length > HELD_MAX_BYTES or "set-cookie" in head.fields:
             return False
         verdict = plan.judge(part.state, Ask(), head.answer, expected_of(download))
@@ -291,8 +293,8 @@ class Batch:
         return True
 
     def _prove(self, download: Download, head: Head, body: bytes) -> Proof | None:
-        """None when the bytes are not the file: the ordinary way fetches them once more, and keeps them aside if they
-        are wrong again."""
+        """None when the bytes are not the file: a request of its own then fetches them once more, and sets them aside
+        if they are wrong again."""
         if self._run.downloads.sniffs and download.needs_a_look:
             content = look(download.entry.name, body[:FIRST_BYTES], len(body), pages=download.takes_pages)
             if content is Content.ANSWER:
@@ -319,7 +321,7 @@ class Batch:
         return proof
 
     def _headers_for(self, entry: Entry, answers: Conversation) -> Headers:
-        """As the middlewares have made them for the first entry, with the secrets of this one."""
+        """The headers that the middlewares have made for the first entry, with the secrets of this one."""
         key = entry.headers, userinfo(entry.url)
         if key not in self._headers:
             headers = self._request.headers.copy()
@@ -331,6 +333,7 @@ class Batch:
 
 
 def _note(download: Download, commit: Future[LedgerLine]) -> None:
-    """For who looks on: it is done, while others of its batch are on their way."""
+    """Marks the download as finished as soon as it is, for the display and the status, before the whole batch has
+    ended."""
     if commit.exception() is None:
         download.finished = commit.result()

@@ -1,7 +1,7 @@
-"""The body of an answer: into the part, or a short one into memory, and watched while it flows.
+"""The body of an answer: moves it into the part, or a short one into memory, and watches its speed.
 
-`Body` chooses who reads (a thread takes the socket where that is possible and worth it, the reactor serves the rest)
-and obeys the rate limit. `Watchdog` says when a body has stopped flowing, or flows too slowly.
+`Body` chooses how to read (a thread takes the socket where that is possible and the body is large, else the reactor
+reads) and obeys the rate limit. `Watchdog` finds out that a body has stopped or is too slow.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
     from bulkspider.run.run import Run
     from bulkspider.wire import Head
 
-# Fewer bytes than these tell nothing about the speed of a connection.
+# With fewer bytes the speed of a connection cannot be measured.
 TELLING_BYTES = 64 * 1024
-# The speed is measured over at least so long,
+# The speed is measured over at least this time,
 SPEED_SECONDS = 1.0
-# and over so many looks, at four a second: two seconds.
-SPEED_LOOKS = 9
+# and over this number of samples, four a second: two seconds.
+SPEED_SAMPLES = 9
 
 
 class Watchdog:
-    """Watches one body at a time: how fast it flows, and whether it is to be broken off.
+    """Watches one body at a time: how fast it flows, and whether the attempt must be ended.
 
-    stall_timeout: seconds without a byte (BULK_STALL_TIMEOUT); 0: never. min_speed: bytes a second over that time
+    stall_timeout: seconds without a byte (BULK_STALL_TIMEOUT); 0: no limit. min_speed: bytes a second over that time
     (BULK_MIN_SPEED).
     """
 
@@ -51,21 +51,22 @@ class Watchdog:
         self._min_speed = min_speed
         self._window_start = 0.0
         self._window_bytes = 0
-        self._looks: deque[tuple[float, int]] = deque(maxlen=SPEED_LOOKS)
+        self._samples: deque[tuple[float, int]] = deque(maxlen=SPEED_SAMPLES)
 
     def begin(self, now: float) -> None:
         """A body begins to flow."""
         self._window_start, self._window_bytes = now, 0
-        self._looks.clear()
+        self._samples.clear()
 
     def speed(self, received: int, now: float) -> float | None:
-        """Bytes a second, lately; None while that cannot be told. received: bytes so far."""
-        self._looks.append((now, received))
-        since, before = self._looks[0]
+        """Recent bytes a second; None while that is not known. received: bytes so far."""
+        self._samples.append((now, received))
+        since, before = self._samples[0]
         return (received - before) / (now - since) if now - since >= SPEED_SECONDS else None
 
     def complaint(self, pump: Pump | Mover, now: float) -> AttemptError | None:
-        """Why the body is to be broken off; None while it flows well enough, or waits for us."""
+        """The error with which the attempt must end; None while the body is fast enough, or waits for our disk or rate
+        limit."""
         if pump.waiting_for_us:
             self._window_start, self._window_bytes = now, pump.received_bytes
             return None
@@ -83,7 +84,7 @@ class Watchdog:
 
 
 class Body:
-    """The bodies of one transfer, one after the other. reader: pays for what they read, where a rate limit holds."""
+    """The bodies of one transfer, one after the other. reader: accounts for the bytes under a rate limit."""
 
     def __init__(self, run: Run, download: Download, request: Request, span: ByteRange) -> None:
         self.reader = run.throttle.reader(slot_of(request.url))
@@ -100,7 +101,7 @@ class Body:
         return self._pump is not None
 
     async def write(self, head: Head, verdict: Write, asked: Ask) -> plan.Ending:
-        """Moves the body that the verdict promised into the part, as far as no other connection takes it over."""
+        """Moves the body of the verdict into the part, up to where another connection takes over."""
         run, download, span = self._run, self._download, self._span
         span.at = span.first = verdict.first
         span.reach = verdict.end
@@ -111,7 +112,7 @@ class Body:
         began = time.monotonic()
         self._watchdog.begin(began)
         self._pump, self._seen_bytes = pump, 0
-        # The next piece of a span flows as the last one did.
+        # The next piece of a range is assumed to be as fast as the last one.
         span.flowing, span.speed, span.began = True, span.speed if asked.bounded else None, began
         if head.status == 206 or head.answer.accept_ranges == "bytes":
             download.ranges = True
@@ -125,7 +126,8 @@ class Body:
         finally:
             self._has_ended()
             span.flowing = False
-            # A Range begins before the first byte that is missing, to compare the join; who ignores it sends all again.
+            # A Range begins before the first missing byte, to compare the join. A server that ignores Range sends all
+            # bytes again.
             joins_at = asked.want if asked.first is not None and head.answer.content_range is not None else 0
             download.resumed.was_sent(span.first, span.at, joins_at=joins_at)
             if pump.received_bytes >= TELLING_BYTES:
@@ -135,7 +137,7 @@ class Body:
         return plan.ending(verdict, end, span.at)
 
     async def read(self, head: Head, verdict: Write) -> bytes:
-        """A short body, into memory."""
+        """Reads a short body into memory."""
         sample = MemoryWriter(verdict.first, verdict.end or 0)
         pump = self._pump = Pump(head, sample, self._run.threads.in_thread, self._count)
         self._watchdog.begin(time.monotonic())
@@ -147,12 +149,12 @@ class Body:
         return bytes(sample.data)
 
     def stop(self, error: BulkError) -> None:
-        """Breaks it off; every byte that was received is kept."""
+        """Ends it at once; every byte that was received is kept."""
         if self._pump is not None:
             self._pump.abort(error)
 
     def tick(self, now: float) -> None:
-        """Four times a second: measures the speed, and breaks off what has stopped flowing."""
+        """Called four times a second: measures the speed, and ends a body that has stopped or is too slow."""
         pump = self._pump
         if pump is None:
             return
@@ -167,7 +169,7 @@ class Body:
             pump.abort(error)
 
     def hold(self, held: bool) -> None:
-        """Stops or lets flow the body, on behalf of a rate limit."""
+        """Stops the body for a rate limit, or lets it flow again."""
         if self._pump is not None:
             self._pump.hold(held)
 
@@ -175,22 +177,22 @@ class Body:
         self._pump = None
         self._run.throttle.release(self)
 
-    def _pump_for(self, head: Head, intake: PartWriter) -> Pump | Mover:
-        """A thread takes the socket where that is possible and worth it; the reactor serves the rest."""
+    def _pump_for(self, head: Head, writer: PartWriter) -> Pump | Mover:
+        """A thread takes the socket where that is possible and the body is large enough; else the reactor reads."""
         run = self._run
-        if head.socket_can_be_taken and intake.end is not None and intake.end - intake.at >= WORTH_IT_BYTES:
+        if head.socket_can_be_taken and writer.end is not None and writer.end - writer.at >= WORTH_IT_BYTES:
             mover = TlsPump if head.connection.is_tls else DirectPump
             pay = self.reader.pay
-            return mover(head, intake, run.threads.in_own_thread, self._count_only, pay, self._read_size)
+            return mover(head, writer, run.threads.in_own_thread, self._count_only, pay, self._read_size)
         head.connection.read_in_pieces(self._read_size())
-        return Pump(head, intake, run.threads.in_thread, self._count)
+        return Pump(head, writer, run.threads.in_thread, self._count)
 
     def _read_size(self) -> int:
         """Small reads while a rate limit holds, so that the flow is smooth."""
         return LIMITED_READ_BYTES if self._run.rates.limited else CHUNK_BYTES
 
     def _count_only(self, count: int) -> None:
-        """For a thread that asks the rate limit itself."""
+        """For a thread that accounts for the rate limit itself."""
         self._download.bytes_received += count
         self._record.received_bytes += count
         self._run.outcomes.count_bytes(count)

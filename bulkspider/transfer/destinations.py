@@ -1,14 +1,12 @@
-"""Where a request may go, and which secrets it may show there.
+"""Where a request may go, and which secrets it carries there.
 
-Secrets: the headers that a list gives, and those of BULK_AUTH, go to the origin that they are for, and to hosts that
-BULK_TRUSTED_HOSTS names; `user:password@` of a URL and the netrc file become an Authorization for exactly the host they
-were written for, hop by hop (RFC 9110 §15.4: a redirect must not carry them on). Logs show none of them, whoever writes
-the record: Scrapy logs whole URLs, signatures included.
+Secrets: the headers of a list and those of BULK_AUTH are sent to the origin that they are for, and to hosts that
+BULK_TRUSTED_HOSTS names. `user:password@` of a URL and the netrc file become an Authorization for exactly the host that
+they were written for, newly chosen for each redirect (RFC 9110 §15.4: a redirect must not carry them on).
 
-Redirects: following one is the business of Scrapy's RedirectMiddleware, which makes the next Request. What it cannot
-make one of, or what no connection can be made to, is found out here before, so that it is one failure of one entry that
-says where it was to go: a middleware that raises an error is reported as a broken middleware, and a host name that
-cannot be looked up keeps its slot for ever.
+Redirects: Scrapy's RedirectMiddleware follows them by making the next Request. A target that cannot be requested is
+refused here before, with an error that names the target: the middleware would raise an error itself, and would be
+reported as broken, and a host name that is too long to be looked up would keep its slot for ever.
 """
 
 from __future__ import annotations
@@ -44,8 +42,8 @@ def add_secrets(
     """Adds to `headers` what `request_url` may see of an entry's secrets.
 
     listed_url: the URL or mirror of the list that led to this request. granted: the fields of BULK_AUTH for its origin.
-    An Authorization that somebody else set, such as Scrapy's HttpAuthMiddleware, stands, unless the list itself or
-    BULK_AUTH names another.
+    An Authorization that another component has set, such as Scrapy's HttpAuthMiddleware, is replaced only by one of the
+    list or of BULK_AUTH.
     """
     if granted and trusted.may_see(listed_url, request_url):
         for name, value in granted.items():
@@ -54,7 +52,8 @@ def add_secrets(
         for name, value in entry.headers:
             headers[name] = value
     if "Authorization" not in headers:
-        # What a redirect brings in its URL is for the host of that URL; what the list brings, for the list's own.
+        # Credentials in the URL of a redirect are for the host of that URL; those in the list's URL, for the host of
+        # the list's URL.
         credentials = userinfo(request_url)
         if credentials is None and same_origin(listed_url, request_url):
             credentials = userinfo(listed_url)
@@ -65,8 +64,8 @@ def add_secrets(
 
 
 def _may_use_netrc(request_url: str, listed: Sequence[str], trusted: Trusted) -> bool:
-    """A netrc file does not say how a host is to be asked: a redirect to http must not bring its password into the
-    open. The list, or the user's own setting, may say http."""
+    """A netrc file does not say whether a host uses http or https. Its password must not be sent unencrypted because of
+    a redirect to http; only where the list or BULK_TRUSTED_HOSTS names the host with http."""
     if urlsplit(request_url).scheme == "https":
         return True
     said = any(urlsplit(url).scheme == "http" and slot_of(url) == slot_of(request_url) for url in listed)
@@ -74,7 +73,7 @@ def _may_use_netrc(request_url: str, listed: Sequence[str], trusted: Trusted) ->
 
 
 def secrets_of(headers: Headers, entry: Entry, granted: Mapping[str, str] | None = None) -> list[str]:
-    """What a request with these headers gives away to its server, which may repeat it."""
+    """The secrets in a request with these headers; the server may repeat them in its answer."""
     sent = [value.decode("latin-1") for name in _SECRET_FIELDS for value in headers.getlist(name)]
     return [*sent, *(value for _, value in entry.headers), *(granted or {}).values()]
 
@@ -84,8 +83,8 @@ _SIGNED = re.compile(r"[?&](?:X-Amz-Signature|Signature)=", re.IGNORECASE)
 
 
 def states_checksums(headers: Headers, url: str) -> bool:
-    """S3 tells the checksum of an object only when it is asked to. A signed link must not be: S3 refuses it when a
-    request brings a field that was not signed."""
+    """S3 states the checksum of an object only if the request has a certain header. A signed link must not get that
+    header: S3 refuses a request with a field that was not signed."""
     anonymous = "Authorization" not in headers and not _SIGNED.search(url)
     return anonymous and _S3.fullmatch(slot_of(url)) is not None
 
@@ -93,7 +92,7 @@ def states_checksums(headers: Headers, url: str) -> bool:
 def check_redirect(url: str, status: int, location: str) -> None:
     """Raises AttemptError when the redirect from `url` to `location` (latin-1, as received) cannot be followed."""
     try:
-        # As RedirectMiddleware does (RFC 9110 §10.2.2: it may be relative).
+        # As RedirectMiddleware computes it (RFC 9110 §10.2.2: it may be relative).
         target = urljoin(url, safe_url_string(location.encode("latin-1")))
         if urlsplit(target).scheme not in ("http", "https"):
             raise _not_followed(status, location, "only http and https are")
@@ -106,7 +105,7 @@ def check_redirect(url: str, status: int, location: str) -> None:
 
 
 def _not_followed(status: int, location: str, why: str) -> AttemptError:
-    # A password with a slash in it ends no URL: all up to the last @ goes.
+    # A password may hold a slash: all up to the last @ is hidden.
     target = show(redact(_USERINFO.sub("//***@", location)), SHOWN_MAX)
     return AttemptError(
         f"a redirect that cannot be followed ({status}, to {target}: {why})",

@@ -1,7 +1,9 @@
-"""One question to an origin and the head of its answer: what every request of ours does, whatever becomes of the body.
+"""One request to an origin and the head of its answer, as every request of ours needs it, whatever follows with the
+body.
 
-`Exchange` asks for a transfer and says what each answer means (`protocol/plan.py`); carrying that out is the
-transfer's work. `Probe` is the attempt of a dry run: one exchange, of which only the head counts.
+`Exchange` sends the requests of a transfer and judges each answer by `protocol/plan.py`; the transfer carries the
+verdict out. `Bound` decides how many bytes a request asks for at most. `Probe` is the attempt of a dry run: one
+exchange, of which only the head counts.
 """
 
 from __future__ import annotations
@@ -43,22 +45,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# A refusal is not waited for longer than this to hear its reasons.
+# How long the body of a refusal is waited for.
 HEAR_SECONDS = 2.0
-# What is said of one file, and not of its host, also with a time to wait (RFC 9110 §15.5; RFC 7725).
+# Statuses that mean one file, not its host, even with a Retry-After (RFC 9110 §15.5; RFC 7725).
 OF_ONE_FILE = (400, 401, 404, 405, 410, 451)
-# Statuses from here on come with a reason (RFC 9110 §15.5, §15.6).
+# Statuses from here on are refusals, whose bodies give a reason (RFC 9110 §15.5, §15.6).
 REFUSALS = 400
 UNAUTHORIZED = 401
 
 
 class Redirected(Exception):
-    """The answer is a redirect: Scrapy's middleware follows it, with a new Request that comes back to us."""
+    """The answer is a redirect: Scrapy's middleware follows it with a new Request, for which our handler is called
+    again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What was asked, the head of the answer, and what the answer means. Its body is still to be read, or dropped."""
+    """What was asked, the head of the answer, and the verdict on it. The body is still to be read, or dropped."""
 
     asked: Ask
     head: Head
@@ -66,10 +69,11 @@ class Reply:
 
 
 class _Sender:
-    """Sends a request as often as it is needed, with the secrets that its host may see; with new ones after a 401.
+    """Sends a request, as often as needed, with the secrets that its host may see; after a 401 once more with new
+    credentials.
 
-    listed_url: the URL or mirror of the list that led to the request. granted: what BULK_AUTH gave for it last.
-    pending: what is waited for, to be cancelled.
+    listed_url: the URL or mirror of the list that led to the request. granted: the last fields from BULK_AUTH for it.
+    pending: the Deferred that is awaited now, for `cancel`.
     """
 
     def __init__(self, run: Run, entry: Entry, listed_url: str, request: Request) -> None:
@@ -80,7 +84,8 @@ class _Sender:
         self._listed_url = listed_url
         self._request = request
         self._origin = run.origins[origin_of(request.url)]
-        # With its place an attempt got the right to one request at the origin of the list.
+        # The first request at the origin of the list need not wait: its turn came with the place of the attempt
+        # (`dispatch/slots.py`).
         self._may_ask = not request.meta.get("redirect_urls")
 
     async def send(self, asked: Ask, method: str = "GET") -> Head:
@@ -104,7 +109,7 @@ class _Sender:
 
     @property
     def shows_granted(self) -> bool:
-        """The request's host may see what is for the origin of the list."""
+        """The request's host may see the credentials for the origin of the list."""
         return self._run.trusted.may_see(self._listed_url, self._request.url)
 
     async def _send(self, asked: Ask, method: str) -> Head:
@@ -115,11 +120,11 @@ class _Sender:
         except AttemptError as error:
             source = origin_of(request.url)
             if source not in error.message and source != origin_of(self._listed_url):
-                error.message += f" ({source}, whereto a redirect led)"
+                error.message += f" ({source}, to which a redirect led)"
             raise
 
     async def _wait_for_turn(self) -> None:
-        """An origin may want some time between any two requests, also those of one attempt."""
+        """Waits where an origin wants time between any two requests, also those of one attempt."""
         at_once, self._may_ask = self._may_ask, False
         if not at_once and (seconds := self._origin.reserve(self._run.clock.now())) > 0:
             turn: Deferred[None] = Deferred()
@@ -139,7 +144,9 @@ class _Sender:
     def headers(self, asked: Ask) -> Headers:
         """The request's own headers, with what the plan asks for and the secrets that its host may see."""
         headers, url = Headers(), self._request.url
-        dict.update(headers, self._request.headers)  # names and values are in their normal form already
+        dict.update(
+            headers, self._request.headers
+        )  # names and values are normalised already
         for name in ("Range", "If-Range"):
             headers.pop(name, None)
         fields = self.granted.fields if self.granted is not None else None
@@ -152,7 +159,7 @@ class _Sender:
 
     @property
     def secrets(self) -> list[str]:
-        """What the request gave away to its host, which may repeat it."""
+        """The secrets in the request; the host may repeat them in its answer."""
         fields = self.granted.fields if self.granted is not None else None
         return secrets_of(self.headers(Ask()), self._entry, fields)
 
@@ -162,10 +169,10 @@ class _Sender:
 
 
 class Exchange:
-    """The questions of one transfer, one after the other.
+    """The requests of one transfer, one after the other.
 
-    source: the origin that is asked, `host:port`. head: of the last answer that was judged. stopped: why nothing more
-    is asked.
+    source: the origin that is asked, `host:port`. head: of the last answer that was judged. stopped: the error that
+    ended the transfer; no more requests are sent then.
     """
 
     def __init__(self, run: Run, download: Download, request: Request) -> None:
@@ -178,7 +185,7 @@ class Exchange:
         self._sender = _Sender(run, download.entry, download.url, request)
 
     def stop(self, error: BulkError) -> None:
-        """Ends the waiting for an answer at once."""
+        """Ends the wait for an answer at once."""
         if self.stopped is None or not isinstance(error, VersionConflict):
             self.stopped = error
         self._sender.cancel()
@@ -195,15 +202,15 @@ class Exchange:
         return self.judge(asked, head, known)
 
     def _note_link(self, head: Head) -> None:
-        """What the entry's own host says of the file counts, also when another host sends it; the last time it said
-        anything, and nothing of what it said in earlier attempts."""
+        """Notes the hash and size that the entry's own host states in a redirect; they count although another host
+        sends the file. The last answer of this attempt that states any counts."""
         digests, size = linked(head.fields) if head.status in plan.REDIRECTS else ({}, None)
         is_first = not self._request.meta.get("redirect_urls")
         if is_first or ((digests or size is not None) and same_origin(self._download.url, self._request.url)):
             self._download.is_linked(digests, size)
 
     def judge(self, asked: Ask, head: Head, known: PartState) -> Reply:
-        """What an answer means, as if `asked` had been the question."""
+        """The verdict on an answer, as if it were the answer to `asked`."""
         verdict = plan.judge(known, asked, head.answer, self.expected)
         match verdict:
             case Write(total=total) | Complete(total):
@@ -212,7 +219,7 @@ class Exchange:
                 if error := error or too_large_for_stage(total, folder.stage_max):
                     verdict = Fail(error)
             case Fail(error) if error.http_status in self._run.origins[self.source].profile.busy:
-                # Another status would say so; at this host it is this one.
+                # At this host, the status means that it is busy (its profile says so).
                 error.kind, error.origin_wide = Kind.RETRY, True
         refused = isinstance(verdict, Fail) and (verdict.error.http_status or 0) >= REFUSALS
         if isinstance(verdict, Fail) and refused and self.source != origin_of(self._download.url):
@@ -220,8 +227,8 @@ class Exchange:
         return Reply(asked, head, verdict)
 
     def _behind_redirect(self, status: int) -> str:
-        """Which host refused, when it is not the one of the list; and what may be the reason."""
-        where = f"{self.source}, whereto a redirect led"
+        """For messages: the host that refused, which is not the one of the list, and a possible reason."""
+        where = f"{self.source}, to which a redirect led"
         has_secrets = self._download.entry.headers or self._sender.granted is not None
         if status in (401, 403) and has_secrets and not self._sender.shows_granted:
             where += "; it is not in BULK_TRUSTED_HOSTS, so it got no header of the list and none of BULK_AUTH"
@@ -233,13 +240,13 @@ class Exchange:
         return expected_of(self._download)
 
     async def send(self, asked: Ask, method: str = "GET") -> Head:
-        """The head of the answer, not judged. Raises AttemptError, or why we were stopped."""
+        """The head of the answer, without a verdict. Raises AttemptError, or `stopped`."""
         if self.stopped is not None:
             raise self.stopped
         began = time.monotonic()
         try:
             head = await self._sender.send(asked, method)
-            # What AutoThrottle goes by: the time to the head, as with Scrapy's own handlers.
+            # For AutoThrottle: the time until the head came, as Scrapy's own handlers set it.
             self._request.meta["download_latency"] = time.monotonic() - began
             if head.status not in plan.REDIRECTS:
                 self._tell_origin(head.status)
@@ -252,12 +259,12 @@ class Exchange:
             raise
 
     def _tell_origin(self, status: int) -> None:
-        """Who is asked has answered; the list's own host, if it sent us there, works as well."""
+        """The host has answered, so it works; so does the list's own host if it sent us there."""
         for name in {self.source, self._download.origin}:
             self._run.origins[name].heard(status, self._run.clock.now())
 
     async def hear(self, head: Head, error: AttemptError) -> None:
-        """Adds to a refusal what the server itself said about it; the body is read or dropped."""
+        """Adds the server's reason, from the body, to the error of a refusal; the body is read or dropped."""
         if not plan.explains(error):
             head.drop()
             return
@@ -299,14 +306,14 @@ class Bound:
 
     @property
     def most(self) -> int:
-        """Bytes; 0 for any number. Of the answer to a POST no Range can be asked for."""
+        """Bytes; 0 for no limit, as for a POST, for which no Range can be asked."""
         if self._download.entry.asked is not None:
             return 0
         limits = (self._chosen, self._pieces.limit, self._tried or self._download.range_max)
         return min((limit for limit in limits if limit is not None), default=0)
 
     def lower(self, asked: Ask, error: AttemptError) -> bool:
-        """After a refusal: whether it is worth asking again, for less."""
+        """After a refusal: whether to ask again for fewer bytes, which `most` then returns."""
         download, pieces = self._download, self._pieces
         if download.entry.asked is not None or self._has_piece or download.refused_whole_and_in_pieces == self._source:
             return False
@@ -320,8 +327,8 @@ class Bound:
                 download.refused_whole_and_in_pieces = self._source
             return False
         if error.http_status == 403 and pieces.gives_all:
-            # It gives all of others, so it may be busy, and being asked on would make that worse: a piece that is
-            # still shorter is for the entry's next turn.
+            # It sends other files as a whole, so this refusal may mean that it is busy: one more try now, and a still
+            # shorter piece only at the entry's next attempt.
             download.range_max = piece
             if self._tried is not None:
                 return False
@@ -331,18 +338,19 @@ class Bound:
         return True
 
     def lower_after_416(self, reply: Reply) -> bool:
-        """RFC 9110 §15.5.17 says that the bytes do not exist. Where they do, the range was too long; a file that is
-        short is sooner asked for as a whole."""
+        """As `lower`, after a 416. RFC 9110 §15.5.17 says that the bytes do not exist; some hosts answer 416 when the
+        range is too long. A short file is asked for as a whole instead."""
         rest = self._rest(reply.asked)
         if reply.head.status != 416 or (self._tried is None and (rest is None or rest <= PIECES[-1])):
             return False
         return self.lower(reply.asked, AttemptError("the origin answered 416", code="bad_range", http_status=416))
 
     def answered(self, asked: Ask, *, piece: bool) -> None:
-        """What was asked for comes. piece: as a piece that we had bounded."""
+        """The bytes that were asked for come. piece: `most` limited the request."""
         if piece:
             self._has_piece = True
-            # Where it gives all of other files, only the longest is remembered: it costs the next file nothing.
+            # Where the origin sends other files as a whole, only the longest piece is remembered, which does not slow
+            # down the next file.
             if self._tried is not None and (not self._pieces.gives_all or self._tried == PIECES[0]):
                 self._pieces.found(self._tried)
         elif asked.length is None:
@@ -356,8 +364,8 @@ class Bound:
 
 
 def with_retry_after(error: AttemptError, head: Head) -> AttemptError:
-    """The error, with the pause that its answer asks for (`hosts/limits.py`). A status that is final otherwise says
-    "later" with it; where it speaks of one file, that file waits alone."""
+    """The error, with the pause that its answer asks for (`hosts/limits.py`). A status with a pause is retried even if
+    it is final otherwise; a status that means one file pauses only that file."""
     if error.http_status is not None:
         error.retry_after = seconds_to_wait(head.status, head.fields, time.time())
     if error.retry_after is not None and error.code == f"http_{error.http_status}":
@@ -367,20 +375,20 @@ def with_retry_after(error: AttemptError, head: Head) -> AttemptError:
 
 
 def _reason(head: Head, body: bytes, secrets: Sequence[str], urls: Sequence[str]) -> str | None:
-    """What the server said, without the secrets of the request that it may repeat."""
+    """The text of a refusal, without the secrets of the request."""
     return excerpt(body, head.fields.get("content-type"), hider(secrets, tuple(urls)))
 
 
 # ------------------------------------------------------------------------------------------------------- a dry run
 
-# A GET, because a signed link refuses HEAD; of one byte, because a server may send ten gigabytes otherwise.
+# A GET, because a signed link refuses HEAD; for one byte, because without Range the server may send ten gigabytes.
 PROBE = Ask(first=0, end=1)
 
 
 @dataclass(frozen=True, slots=True)
 class ProbeResult:
-    """What one answer says. size: bytes, None when it does not tell. ranges: a download could be resumed; None
-    where that cannot be told, and does not matter, because the file is empty."""
+    """What one answer says of a file. size: bytes, None when it does not say. ranges: a download could be resumed; None
+    for an empty file."""
 
     size: int | None = None
     ranges: bool | None = False
@@ -388,9 +396,10 @@ class ProbeResult:
 
 
 def understand(answer: Answer, judge: Callable[[Ask], Verdict]) -> ProbeResult:
-    """What the answer to PROBE says of the whole file. judge: what it means, as if that had been the question."""
+    """What the answer to PROBE says of the whole file. judge: the verdict on it, as if it were the answer to the given
+    Ask."""
     if answer.status == 416:
-        # A Range that an empty file cannot satisfy; or a server that knows no ranges and says so in a strange way.
+        # An empty file, which cannot satisfy a Range; or a server that knows no ranges and answers wrongly.
         total = answer.content_range.total if answer.content_range is not None else None
         return ProbeResult(total, ranges=None if total == 0 else False)
     ranges = answer.content_range is not None
@@ -406,8 +415,8 @@ def understand(answer: Answer, judge: Callable[[Ask], Verdict]) -> ProbeResult:
 
 
 class Probe:
-    """The attempt of a dry run: asks as a transfer does, and takes only what the head of the answer says. The size is
-    in the part's state then, and `ranges` in the download."""
+    """The attempt of a dry run: sends requests as a transfer does, and uses only the head of the answer. Afterwards the
+    size is in the part's state, and `ranges` in the download."""
 
     asking = True
 
@@ -422,8 +431,8 @@ class Probe:
         return self._exchange.head
 
     async def _ask_for_all(self, size: int) -> None:
-        """A first byte is given by hosts that refuse the whole file; whether this one does is found out by its larger
-        files (`hosts/pieces.py`)."""
+        """Some hosts send the first byte although they refuse the whole file: asks once for the whole of a larger file,
+        and drops the body (`hosts/pieces.py`)."""
         head = await self._exchange.send(Ask())
         head.drop()
         if head.status in PIECES_REFUSALS:
@@ -458,8 +467,8 @@ class Probe:
         return Outcome(fetched=True)
 
     def stop(self, error: BulkError) -> None:
-        """Ends the waiting for the answer at once."""
+        """Ends the wait for the answer at once."""
         self._exchange.stop(error)
 
     def tick(self, now: float) -> None:
-        """There is no body to look after."""
+        """Nothing to do: there is no body."""

@@ -1,8 +1,8 @@
-"""Bytes on disk that we cannot vouch for, compared with the origin's: only it can say what they are worth.
+"""Bytes on disk that we did not write, or that may have changed: they are compared with the origin's.
 
-A foreign file (DESIGN, "foreign") is compared by samples: it is continued, adopted, or kept as `.old`. Holes in a part
-that should have none are compared byte by byte: either the file system stores zeros like that, or another program has
-changed the part.
+A foreign file (`disk/leftovers.py`) is compared by samples: then it is continued, adopted, or kept as `.old`. Holes in
+a part that should have none are compared byte by byte: either the file system stores zeros as holes, or another program
+has changed the part.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 class ForeignComparison:
-    """The foreign file of a download, until it is known what becomes of it."""
+    """Compares the foreign file of a download and decides what is done with it."""
 
     def __init__(self, run: Run, download: Download, exchange: Exchange, body: Body, bound: Bound) -> None:
         self._run = run
@@ -41,10 +41,10 @@ class ForeignComparison:
         self._bound = bound
 
     async def meet(self, foreign: Foreign) -> Reply | None:
-        """Compares the file with the origin. The reply to go on with; None: ask for what is missing now."""
+        """Compares the file with the origin. Returns the reply to go on with; None: now ask for the missing bytes."""
         part = self._part
         if foreign.usable == 0:
-            # Nothing of it can count. It stays where it is until the origin has answered.
+            # None of its bytes can be used. It stays in its place until the origin has answered.
             reply = await self._exchange.ask(plan.ask(part.state, overlap=0, most=self._bound.most), part.state)
             if isinstance(reply.verdict, Write):
                 await self._refuse("it holds nothing that can be continued")
@@ -53,7 +53,7 @@ class ForeignComparison:
         for offset, length in plan.samples(foreign.usable):
             reply = await self._exchange.ask(Ask(first=offset, end=offset + length, want=offset), part.state)
             if isinstance(reply.verdict, NoPieces):
-                # Nothing can be compared, nor continued. This very answer is the file.
+                # No ranges: nothing can be compared or continued. This answer brings the whole file.
                 await self._refuse("the origin has no ranges to compare it by")
                 return self._exchange.judge(Ask(), reply.head, part.state)
             if reply.head.status == 416:
@@ -78,7 +78,7 @@ class ForeignComparison:
         return None
 
     async def _compare(self, foreign: Foreign, reply: Reply, verdict: Write, offset: int, length: int) -> str | None:
-        """How the file differs from one sample of the object; None when it does not."""
+        """Compares one sample. Returns how the file differs from the object, None when it does not."""
         part, head, total = self._part, reply.head, verdict.total
         ours = await maybe_deferred_to_future(self._run.threads.in_thread(part.read, offset, length))
         if head.answer.content_range is None or total is None or foreign.size > total or len(ours) != length:
@@ -104,7 +104,7 @@ class ForeignComparison:
 
 
 class Holes:
-    """The holes of a part of which all bytes were written."""
+    """The holes of a part that should have none, because all its bytes were written."""
 
     def __init__(
         self, run: Run, download: Download, exchange: Exchange, body: Body, span: ByteRange, bound: Bound
@@ -117,8 +117,8 @@ class Holes:
         self._bound = bound
 
     async def compare(self, known: Callable[[], PartState]) -> None:
-        """Asks for what belongs there, judging the answers by what is `known`. Raises VersionConflict when it is not
-        what is on disk: somebody has punched or truncated the part."""
+        """Asks for the bytes of the holes; `known` returns the state by which answers are judged. Raises
+        VersionConflict when they differ from the disk: another program has punched or truncated the part."""
         part = self._download.part
         holes = await maybe_deferred_to_future(self._run.threads.in_thread(part.doubtful_ranges))
         if not holes:
@@ -133,11 +133,11 @@ class Holes:
             part.checkpoints.refute()
             what = "another program changed the part during the download"
             raise VersionConflict(what, differ=True, outside=True) from None
-        # The same bytes as the origin's, so the holes are zeros, as on every file of this file system.
+        # The bytes are the same, so this file system stores zeros as holes.
         self._download.folder.zeros_are_holes = True
 
     async def _compare(self, first: int, end: int, known: PartState) -> int:
-        """Compares bytes on disk with the origin's, from `first` on; how far it came."""
+        """Compares bytes on disk with the origin's, from `first` on. Returns the byte at which to go on."""
         state = self._download.part.state
         asked = Ask()
         if not state.without_range:

@@ -1,4 +1,4 @@
-"""The length of an object whose origin has not told it, or has told it only by closing the connection."""
+"""Finds out the length of an object that its origin has not stated, or only by closing the connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 async def learn_length(exchange: Exchange, known: PartState, asked: Ask) -> Complete | Restart | AskAgain | Fail:
-    """What a 416 to `asked` means that did not say how long the object is: HEAD may (FAULTS 7)."""
+    """The verdict on a 416 to `asked` that did not state the length of the object: a HEAD may state it."""
     head = await exchange.send(Ask(), method="HEAD")
     length = _length_of_head(head)
     if length is not None:
@@ -24,7 +24,7 @@ async def learn_length(exchange: Exchange, known: PartState, asked: Ask) -> Comp
 async def prove_length(exchange: Exchange, reached: int) -> int | None:
     """The length of an object whose body ended at byte `reached` because the connection was closed (RFC 9112 §8).
 
-    One more request, or two, may prove it; None when the origin gives no means.
+    One or two more requests may prove it; None when they do not.
     """
     head = await exchange.send(Ask(first=reached, want=reached))
     piece = head.answer.content_range

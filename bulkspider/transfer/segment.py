@@ -1,9 +1,9 @@
 """The segment: a further connection for a file that others are filling already.
 
-It brings the bytes of its span and has no powers beside: it neither restarts the file nor sets anything aside, and
-what it finds out about the object can only agree with what the first connection was told. When it does not, all
-connections of the file end and one alone goes on (`transfer.py`), with the whole table of `plan.py` at its command.
-Nor is a refusal the file's end: that a further connection is answered with 403 says nothing about the first one.
+It only brings the bytes of its range: it neither restarts the file nor sets anything aside. When its answer does not
+agree with the answer to the first connection, all connections of the file end and a single one goes on (`transfer.py`),
+which may carry out every verdict of `plan.py`. A refusal is not final for the file: a further connection may get 403
+while the first one works.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 class Segment(Transfer):
-    """One attempt at one span."""
+    """One attempt at one byte range."""
 
     def __init__(self, run: Run, download: Download, request: Request, span: ByteRange) -> None:
         super().__init__(run, download, request, span)
@@ -59,7 +59,7 @@ class Segment(Transfer):
     async def _attempt(self) -> Outcome:
         download = self.download
         if download.undivided:
-            # They were told to go on with one since this request was made.
+            # Since this request was made, the file has been limited to one connection.
             self._leave()
             return Outcome()
         try:
@@ -77,7 +77,7 @@ class Segment(Transfer):
             raise
 
     async def _carry_out(self, reply: Reply) -> Outcome:
-        """The verdict's orders, as far as a segment has the power to."""
+        """Carries the verdict out, as far as a segment may."""
         head = reply.head
         match reply.verdict:
             case Write() as verdict:
@@ -107,14 +107,14 @@ class Segment(Transfer):
                 raise AttemptError("the answer is of no use for a piece of the file", code="bad_range")
 
     def _leave(self) -> None:
-        """What it has not brought is nobody's now."""
+        """Releases the bytes that it has not brought."""
         self.span.end = self.span.at
         if not self._brought_something:
             give_back(self.span, self._part.state.have, self.download.ranges_running)
 
     @property
     def _known(self) -> PartState:
-        """What the first connection found out, as far as it holds for the host that we were sent to (FAULTS 12)."""
+        """What the first connection found out. Its validators hold only for the host that they came from."""
         state = self._part.state
         if state.source in (None, self._exchange.source):
             return state

@@ -1,9 +1,9 @@
 """The transfer: one attempt at one entry, from the request to its outcome.
 
-It asks what `protocol/plan.py` says, carries the verdict out to the letter (write, set aside, ask again, give up) and
-reports an Outcome. It knows no retry, no pause and no next attempt: `run/origins.py` and `dispatch/` do. `exchange.py`
-asks for it, `body.py` moves the bytes, `foreign.py` compares what somebody else left on disk, `length.py` finds out a
-length that was not told.
+It asks as `protocol/plan.py` says, carries the verdict out exactly (write, set aside, ask again, give up) and reports
+an Outcome. Retries, pauses and the next attempt are decided in `run/origins.py` and `dispatch/`. `exchange.py` sends
+its requests, `body.py` moves the bytes, `foreign.py` compares files of other programs, `length.py` finds out a length
+that was not stated.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# From here on losing a file at 99 % hurts.
+# Files from this size on get a warning when they cannot be resumed.
 LARGE_BYTES = 1 << 30
 # A safety limit: the plan alone ends every loop.
 MAX_EXCHANGES = 16
 
 
 class Transfer:
-    """One attempt. One class, because each step of it may be the last, and leaves the same few things in order.
+    """One attempt. One class, because every step may end the attempt, and all share the same clean-up.
 
-    download: whose attempt it is. span: the bytes that it is to bring.
+    download: the download that it belongs to. span: the bytes that it shall bring.
     """
 
     def __init__(self, run: Run, download: Download, request: Request, span: ByteRange | None = None) -> None:
@@ -58,11 +58,11 @@ class Transfer:
 
     @property
     def head(self) -> Head | None:
-        """The answer that decided it, for the Response that Scrapy sees."""
+        """The head of the last answer that was judged, for the Response that Scrapy gets."""
         return self._exchange.head
 
     async def perform(self) -> Outcome:
-        """Makes the attempt. Never raises for what networks, origins and disks do: that is in the Outcome."""
+        """Makes the attempt. Errors of networks, origins and disks are in the Outcome. Raises Redirected."""
         run, download = self._run, self.download
         run.transfers.enter(self)
         download.transfers.add(self)
@@ -92,7 +92,7 @@ class Transfer:
             self.span.flowing = False
         stopped = self._exchange.stopped
         if stopped is not None and not outcome.fetched:
-            # Stopped for a disagreement it has not failed: there is more to ask for, by one alone.
+            # Stopped because connections disagree: no failure, a single connection goes on.
             outcome = Outcome(error=None if isinstance(stopped, VersionConflict) else stopped)
         if outcome.fetched and download.mixed:
             outcome = Outcome()
@@ -119,7 +119,7 @@ class Transfer:
             )
 
     async def _settle(self, outcome: Outcome) -> Outcome:
-        """Keeps what came, in the state too; tells whether the part grew."""
+        """Saves the state; adds to the outcome whether the part grew."""
         have = self._part.state.have.count
         gained = max(0, have - self.download.largest) if self._brought_something else 0
         self.download.largest = max(have, self.download.largest)
@@ -129,7 +129,7 @@ class Transfer:
 
     @property
     def _brought_something(self) -> bool:
-        """What the part has more than before is this transfer's work, and the next attempt goes on from it."""
+        """The next attempt can go on from the new bytes; not after a POST."""
         return self.download.entry.asked is None
 
     def _keep(self) -> None:
@@ -142,18 +142,18 @@ class Transfer:
         self._body.stop(error)
 
     def tick(self, now: float) -> None:
-        """Four times a second, while a body flows: saves the state when that is due, looks after the flow."""
+        """Called four times a second: while a body flows, saves the state when that is due and watches the speed."""
         if self.asking:
             return
         if self._part.checkpoints.save_is_due:
-            # What goes wrong here goes wrong again, and is told, with the next byte or at the end of the attempt.
+            # An error here comes again, and is reported, with the next byte or at the end of the attempt.
             self._run.threads.in_thread(self._part.checkpoints.save).addErrback(lambda _: None)
         self._run.downloads.hash_beside(self.download, now)
         self._body.tick(now)
 
     @property
     def asking(self) -> bool:
-        """True while there is no body to read: connecting, waiting for the answer, or looking at it."""
+        """True while no body flows: connecting, waiting for the answer, or judging it."""
         return not self._body.is_flowing
 
     # ---------------------------------------------------------------------------------------------- the attempt
@@ -178,11 +178,11 @@ class Transfer:
                 outcome = await self._carry_out(reply)
             if outcome is not None:
                 return outcome
-        # Unlike an object that was begun anew too often: the next attempt may be answered rightly.
-        raise AttemptError("the origin's answers make no sense together", code="unstable", kind=Kind.RETRY)
+        # RETRY, unlike for an object that was begun anew too often: the next attempt may get right answers.
+        raise AttemptError("the origin's answers contradict each other", code="unstable", kind=Kind.RETRY)
 
     async def _carry_out(self, reply: Reply) -> Outcome | None:
-        """The verdict's orders. None: ask again. Raises the error of a refusal."""
+        """Carries the verdict out. None: ask again. Raises the error of a refusal."""
         head, verdict, state = reply.head, reply.verdict, self._part.state
         if isinstance(verdict, LearnLength):
             head.drop()
@@ -213,7 +213,7 @@ class Transfer:
                 await self._begin_anew(why)
                 return None
             case NoPieces(why):
-                # The answer to a piece that `_next_ask` does not ask for.
+                # Not expected: `_next_ask` makes no request that is judged so.
                 head.drop()
                 raise AttemptError(why, code="bad_range")
             case Fail(error, flags):
@@ -225,7 +225,7 @@ class Transfer:
                 raise error
 
     async def _write(self, head: Head, verdict: Write, asked: Ask) -> Outcome | None:
-        """Takes the body; when it is of another version than the disk, the file is begun anew."""
+        """Takes the body; when it is of another version than the bytes on disk, the file is begun anew."""
         state = self._part.state
         try:
             return await self._take(head, verdict, asked)
@@ -242,7 +242,8 @@ class Transfer:
 
     async def _forget_earlier_answers(self) -> None:
         """A request that is no plain GET, such as a POST: no Range of its answer can be asked for (RFC 9110 §14.2), and
-        two answers need not be the same. So each attempt takes all of one answer, and nothing that was there counts."""
+        two answers need not be equal. So each attempt takes the whole of one answer, and bytes of an earlier one do not
+        count."""
         download, part = self.download, self._part
         if part.state.have:
             restarts = part.state.restarts
@@ -253,15 +254,15 @@ class Transfer:
         download.resumed.found([])
 
     def _know_origin(self) -> None:
-        """What the part was begun with counts only where it came from (FAULTS 12); what If-Range an origin
-        understands, we may have found out before (FAULTS 11)."""
+        """The validators of the part hold only for the host that they came from. The kind of If-Range that this origin
+        understands may be known from another file."""
         state = self._part.state
         if state.have and state.source not in (None, self._exchange.source):
             state.validators = plan.Validators()
         state.rung = max(state.rung, self._run.origins[self._exchange.source].kind)
 
     def _next_ask(self) -> Ask:
-        """From the first hole on; past the end of the hole only to compare."""
+        """Asks from the first hole on, and a little beyond its end, to compare the bytes behind it."""
         state, overlap = self._part.state, self._run.options.resume_overlap
         self.span.at = state.have.front
         self.span.end = end = state.have.next_after(self.span.at)
@@ -271,16 +272,16 @@ class Transfer:
 
     @property
     def _is_alone(self) -> bool:
-        """No other connection fills the file, so any answer may be of use."""
+        """No other connection fills the file, so an answer with the whole file is of use."""
         return self.download.transfers == {self}
 
     def _goes_on(self, asked: Ask, outcome: Outcome) -> bool:
-        """A piece is here, and there is more to ask for where it came from."""
+        """A piece has come completely, and the range has more pieces."""
         return asked.bounded and not outcome.fetched and outcome.error is None and self.span.rest > 0
 
     def _next_piece(self) -> Ask:
-        """What is left of the span, and a little more where others are at work or have been, to be compared with what
-        they brought; as much as the origin gives at once."""
+        """Asks for the rest of the range, and a little beyond its end, to compare the bytes of other connections; at
+        most as much as the origin sends at once."""
         overlap, total, end = self._run.options.resume_overlap, self._part.state.total, self.span.end
         assert end is not None
         end = min(end + overlap, total or end)
@@ -290,11 +291,11 @@ class Transfer:
 
     @property
     def _known(self) -> plan.PartState:
-        """What an answer is judged by."""
+        """The state by which an answer is judged."""
         return self._part.state
 
     async def _take(self, head: Head, verdict: Write, asked: Ask) -> Outcome:
-        """The body, into the part, and what its end says. Raises VersionConflict when it differs from the disk."""
+        """Moves the body into the part and judges its end. Raises VersionConflict when it differs from the disk."""
         download, part = self.download, self._part
         if verdict.fresh:
             await self._begin_anew("the object changed")
@@ -321,7 +322,7 @@ class Transfer:
         if not download.length_proven:
             if total < (expected.size or 0):
                 raise AttemptError(f"the connection was closed at byte {total}", code="lost")
-            # Neither a Range nor HEAD speaks of the answer to a POST.
+            # The length of the answer to a POST cannot be found out by Range or HEAD.
             proven = await prove_length(self._exchange, total) if download.entry.asked is None else None
             if proven is not None:
                 download.length_proven, total = True, proven
@@ -336,8 +337,8 @@ class Transfer:
         return Outcome(fetched=True) if state.complete else self._more(verdict)
 
     def _more(self, verdict: Write) -> Outcome:
-        """The answer is done and there is more to ask for. If it brought nothing new, that is an error, unless another
-        connection took over what it was to bring."""
+        """The answer has ended and bytes of the file are missing. If it brought no new byte, that is an error, unless
+        another connection took over its bytes."""
         if self.download.entry.asked is not None:
             raise AttemptError("206 with a part of the answer, and no other part can be asked for", code="bad_range")
         taken_over = self.span.end is not None and verdict.end is not None and self.span.end < verdict.end
@@ -348,7 +349,7 @@ class Transfer:
         )
 
     def _go_on_with_one(self, found: VersionConflict) -> None:
-        """Connections of one file that do not agree on it end together; one alone finds out what is right."""
+        """Two connections of the file disagree: all of them end, and a single one goes on."""
         download = self.download
         if self._exchange.stopped is None and found.outside:
             logger.warning("%s: %s; it is fetched again", download.entry.name, found.message)
@@ -359,7 +360,7 @@ class Transfer:
         download.stop_transfers(VersionConflict(found.message), but=self)
 
     async def _mend(self) -> None:
-        """Two of its connections brought different bytes for the same place."""
+        """Begins the file anew, because two connections brought different bytes for the same place."""
         verdict = plan.restart(self._part.state, "the bytes on disk are of two versions, or were changed by somebody")
         if isinstance(verdict, Fail):
             await self._begin_anew()
@@ -367,14 +368,15 @@ class Transfer:
         await self._begin_anew(verdict.why)
 
     async def _begin_anew(self, why: str | None = None) -> None:
-        """Sets aside what is on disk. why: for the log."""
+        """Sets aside the bytes on disk. why: for the log."""
         if why is not None:
             logger.info("%s: %s; begun anew", self.download.entry.name, why)
         await maybe_deferred_to_future(self._run.threads.in_thread(self.download.begin_anew))
 
 
 async def _find_room(run: Run, download: Download, head: Head) -> None:
-    """Before the first byte of many: a disk that fills up in the middle of 64 files helps none of them."""
+    """Raises AttemptError `no_space` before the first byte, so that 64 transfers do not fill the disk before one of
+    them is complete."""
     if download.part.state.total is None:
         return
     if not run.downloads.fits(download, run.clock.now()):
@@ -390,7 +392,7 @@ async def _find_room(run: Run, download: Download, head: Head) -> None:
 
 
 def _warn_of_no_ranges(download: Download, head: Head, verdict: Write) -> None:
-    """RFC 9110 §14.3: such a file can only be fetched in one go."""
+    """Warns of a large file that cannot be resumed (RFC 9110 §14.3)."""
     if head.answer.accept_ranges == "none" and (verdict.total or 0) > LARGE_BYTES:
         logger.warning(
             "%s: %d bytes, and the origin does not resume; a lost connection will begin it anew",
@@ -400,7 +402,7 @@ def _warn_of_no_ranges(download: Download, head: Head, verdict: Write) -> None:
 
 
 def expect_digests(download: Download, head: Head) -> None:
-    """The hashes that the answer states are compared at the file's end (RFC 9530)."""
+    """Notes the hashes that the answer states (RFC 9530); they are compared at the end of the file."""
     stated = from_headers(head.fields)
     if head.answer.encoding is None or head.status == 206:
         download.expect(dict(stated.representation))

@@ -1,10 +1,10 @@
-"""Wire: one HTTP exchange, headers first; the only package that touches private names of Scrapy and Twisted.
+"""Wire: one HTTP exchange; the only package that uses private names of Scrapy and Twisted.
 
-`exchange` asks with Scrapy's own agent, `response` is the answer. Its body flows through Twisted to a Receiver
-(`pumps/reactor.py`), or its socket is given away to a thread (`pumps/threaded.py`), with its TLS (`tls`). `connection`
-has those on which threads ask by themselves. `limits` bounds what the head of an answer may cost. `failures` maps what
-Twisted raises to AttemptErrors, `compat` knows how Scrapy's engine is and what differs between Scrapy
-releases, `fallback` finds the handlers of requests that are not ours. It knows nothing of parts and states.
+`exchange` sends the request with Scrapy's own agent; `response` is the answer. Twisted delivers its body to a Receiver
+(`pumps/reactor.py`), or a thread gets its socket (`pumps/threaded.py`), with its TLS (`tls`). `connection` makes
+connections on which threads send requests themselves. `limits` bounds the head and the chunks of an answer. `failures`
+translates Twisted's exceptions into AttemptErrors. `compat` hides the differences between Scrapy releases and the state
+of Scrapy's engine. `fallback` calls the handlers of requests that are not ours. Nothing here knows parts and states.
 """
 
 from bulkspider.wire.compat import end_scraping, has_items, is_closing, is_idle

@@ -1,6 +1,6 @@
-"""Scrapy, where it differs from one release to another, and where what we must know has no public name.
+"""Differences between Scrapy releases, and the state of Scrapy's engine where it has no public name.
 
-Names that have moved, under one name; whether the engine has anything to do, and whether it is about to end.
+Names that have moved, under one name; whether the engine has anything to do, and whether it is closing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ try:
 except ImportError:  # Scrapy < 2.18
     pass
 
-# CONCURRENT_REQUESTS=0; before, it let nothing begin.
+# CONCURRENT_REQUESTS=0 means no limit; in earlier releases no request could begin.
 ZERO_IS_NO_LIMIT = version_info[:2] >= (2, 18)
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ __all__ = [
 
 
 def is_idle(crawler: Crawler) -> bool:
-    """True when Scrapy has no request in hand: none scheduled, under way, or with a callback or pipeline.
+    """True when Scrapy has no request: none scheduled, none under way, none in a callback or pipeline.
 
     Private name: ExecutionEngine._slot, for its scheduler (Scrapy < 2.19 has no other way to it).
     """
@@ -55,26 +55,26 @@ def is_idle(crawler: Crawler) -> bool:
 
 
 def is_closing(crawler: Crawler) -> bool:
-    """True from the moment on at which the crawl is to end, long before Scrapy's signals say so.
+    """True as soon as the end of the crawl has been requested, long before Scrapy's signals.
 
-    Private name: ExecutionEngine._slot. Ctrl-C flips `crawler.crawling` at once, other closes only `_slot.closing`.
-    `engine.running` says nothing: it is False, too, while a receiver of the signal engine_started has not ended.
+    Private name: ExecutionEngine._slot. Ctrl-C sets `crawler.crawling` at once, other closes only `_slot.closing`.
+    `engine.running` is of no use: it is also False while a receiver of the signal engine_started has not ended.
     """
     slot = getattr(crawler.engine, "_slot", None)
     return not crawler.crawling or (slot is not None and slot.closing is not None)
 
 
 def has_items(crawler: Crawler) -> bool:
-    """Items are in the pipelines. A `start()` that ends before they are through is noticed late: Scrapy looks then
-    whether the crawl is over, and otherwise only after a response, and every five seconds."""
+    """Items are in the pipelines. `start()` should not end before they are through: Scrapy checks whether the crawl is
+    over when `start()` ends, and else only after a response or every five seconds."""
     scraper = crawler.engine.scraper if crawler.engine is not None else None
     return scraper is not None and scraper.slot is not None and scraper.slot.itemproc_size > 0
 
 
 def end_scraping(crawler: Crawler) -> None:
-    """Scrapy's scraper, once it closes, waits for the items that came from `start()`, and looks again only when a
-    response is through: an item that takes longer in a pipeline than the last response would keep it for ever. To be
-    called now and then while the crawl closes."""
+    """Lets Scrapy's scraper end. While it closes it waits for the items from `start()`, but looks again only after a
+    response: an item that stays in a pipeline longer than the last response would keep it waiting for ever. To be
+    called repeatedly while the crawl closes."""
     scraper = crawler.engine.scraper if crawler.engine is not None else None
     slot = scraper.slot if scraper is not None else None
     if slot is not None and slot.closing is not None and not slot.closing.called and slot.is_idle():
@@ -84,9 +84,9 @@ def end_scraping(crawler: Crawler) -> None:
 
 @contextmanager
 def judged_by(suffixes: Any) -> Iterator[None]:
-    """Inside, Scrapy's middleware for cookies asks `suffixes` which domains are public. It is called in the reactor's
-    thread and awaits nothing, so nobody else asks meanwhile. Private name: `_split_domain` of Scrapy's module; where it
-    is gone, the middleware works as it comes."""
+    """Within this context Scrapy's middleware for cookies asks `suffixes` which domains are public. The code inside
+    runs in the reactor's thread and awaits nothing, so no other caller is affected. Private name: `_split_domain` of
+    Scrapy's module; where it is gone, the middleware is not changed."""
     from scrapy.downloadermiddlewares import cookies
 
     module: Any = cookies

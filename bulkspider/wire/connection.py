@@ -1,10 +1,10 @@
-"""Connections that belong to threads, which ask on them by themselves, one question after the other (`batch.py`).
+"""Connections on which a thread sends requests itself, one after the other (`transfer/batch.py`).
 
-`RawConnection` is made by Twisted, with its TLS and the checks of its certificate, and then given to a thread.
-`Conversation` is the thread's side. What it sends and what it reads goes through Twisted's own classes for a request
-and an answer, with the limits of `limits.py`, as in every other exchange: 0.08 ms for each file of 50 kB (a parser of
-our own for the simplest answers took 0.02 ms, h11 0.12 ms, measured on a core of 2.2 GHz), and no second idea of HTTP.
-Private names: twisted.web._newclient (Request, HTTPClientParser and its _responseDeferred).
+`RawConnection` is made by Twisted, with TLS and the check of the certificate, and then given to a thread.
+`Conversation` is the thread's side. It uses Twisted's own classes for a request and an answer, with the limits of
+`limits.py`, as every other exchange does, so that there is one implementation of HTTP. They take 0.08 ms for a file of
+50 kB (a parser of our own for the simplest answers took 0.02 ms, h11 0.12 ms, measured on a core of 2.2 GHz). Private
+names: twisted.web._newclient (Request, HTTPClientParser and its _responseDeferred).
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from bulkspider.wire.limits import limited_parser
 from bulkspider.wire.response import Head, Receiver
 from bulkspider.wire.tls import TlsStream, take_socket
 
-# A connection that no thread has wanted for so long (seconds) is closed: well before most servers do it.
+# A connection that no thread has used for so long is closed, well before most servers close it.
 KEPT_SECONDS = 2.0
-# What one read of a plain connection takes.
+# Bytes that one read of a plain connection takes at most.
 READ_BYTES = 144 * 1024
 _Parser = limited_parser(HTTPClientParser)
 
 
 @implementer(IHandshakeListener)
 class RawConnection(Protocol):
-    """A connection for threads. Twisted keeps the original of `socket`, and leaves it alone until `close`.
+    """A connection for threads. `socket` is a duplicate; Twisted keeps the original and does not use it until `close`.
 
-    key: where it leads, kept: since when nobody has used it (seconds of the reactor's clock); for `ConnectionPool`.
-    host: what its requests have as Host. tls: what encrypts it, None without. poller: waits for what comes. ready:
-    fires when a thread may have it.
+    key: its destination, kept: since when it is unused (seconds of the reactor's clock); both for `ConnectionPool`.
+    host: the Host header of its requests. tls: None for plain http. poller: waits for incoming bytes. ready: fires when
+    a thread may use it.
     """
 
     key: Any = None
@@ -64,13 +64,13 @@ class RawConnection(Protocol):
             self._lend()
 
     def handshakeCompleted(self) -> None:
-        # Twisted sends the end of the handshake after this.
+        # Only after this call Twisted sends the end of the handshake.
         from twisted.internet import reactor
 
         cast(Any, reactor).callLater(0, self._lend)
 
     def dataReceived(self, data: bytes) -> None:
-        # Nothing was asked for.
+        # Bytes came without a request.
         cast(Any, self.transport).abortConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -78,7 +78,7 @@ class RawConnection(Protocol):
             self.ready.errback(reason)
 
     def _lend(self) -> None:
-        """Makes it ready for a thread."""
+        """Prepares it for a thread."""
         if self.ready.called:
             return
         transport = cast(Any, self.transport)
@@ -89,7 +89,7 @@ class RawConnection(Protocol):
             return
         transport.pauseProducing()
         if layer is not None:
-            # What the handshake has still to say must be sent before the thread says anything.
+            # The last bytes of the handshake must be sent before the thread sends any.
             tcp.doWrite()
         try:
             if tcp.dataBuffer:
@@ -107,10 +107,10 @@ class RawConnection(Protocol):
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing has come since the last answer, and the peer has not closed it."""
+        """No bytes have come since the last answer, and the peer has not closed the connection."""
         if not self.poller.poll(0):
             return True
-        # It may be TLS itself: a ticket for another session (RFC 8446 §4.6.1), which the server sends when it likes.
+        # The bytes may be TLS's own: a session ticket (RFC 8446 §4.6.1) may come at any time.
         return self.tls is not None and not self.tls.get(0, len(self.tls.plain)) and self.tls.is_open
 
     def close(self) -> None:
@@ -120,29 +120,30 @@ class RawConnection(Protocol):
         transport = cast(Any, self.transport)
         transport.loseConnection()
         if self.tls is not None:
-            # Without waiting for the peer to end TLS, too.
+            # Does not wait for the peer to end TLS, too.
             transport.transport.loseConnection()
 
 
 class Conversation(Receiver):
-    """Questions and answers on `line`, in a thread. seconds: for each of them, None for any time."""
+    """Requests and answers on `connection`, in a thread. seconds: time limit of each request with its answer, None for
+    none."""
 
-    def __init__(self, line: RawConnection, seconds: float | None) -> None:
-        self._line = line
+    def __init__(self, connection: RawConnection, seconds: float | None) -> None:
+        self._connection = connection
         self._seconds = seconds
         self._ends = 0.0
-        self._buffer = memoryview(bytearray(READ_BYTES)) if line.tls is None else line.tls.plain
+        self._buffer = memoryview(bytearray(READ_BYTES)) if connection.tls is None else connection.tls.plain
         self._parser: Any = None
         self._body: list[bytes] = []
         self._is_over = True
         self._goes_on = True
-        # The last answer was all right, and said that no other would come on this connection.
+        # The last answer was complete and closed the connection.
         self.was_closed = False
 
     @property
     def is_clean(self) -> bool:
-        """The next question may be asked: the last answer was read to its end, and nothing has come after it."""
-        return self._goes_on and self._line.is_quiet
+        """The next request may be sent: the last answer was read to its end, and nothing came after it."""
+        return self._goes_on and self._connection.is_quiet
 
     def ask(self, url: str, headers: TxHeaders) -> Head:
         """The head of the answer to GET `url`. Raises OSError for a silence or a lost connection, AttemptError."""
@@ -172,20 +173,21 @@ class Conversation(Receiver):
         """As Scrapy's agent would send them."""
         made = TxHeaders(dict(headers))
         if not made.hasHeader(b"host"):
-            made.addRawHeader(b"host", self._line.host)
+            made.addRawHeader(b"host", self._connection.host)
         return made
 
     def _receive(self) -> None:
-        """Gives the parser what has come, or waits for it."""
-        tls, seconds = self._line.tls, self._ends - time.monotonic()
+        """Waits for bytes and gives them to the parser."""
+        tls, seconds = self._connection.tls, self._ends - time.monotonic()
         if seconds <= 0:
             raise TimeoutError
-        if not self._line.poller.poll(None if self._seconds is None else seconds * 1000):
+        if not self._connection.poller.poll(None if self._seconds is None else seconds * 1000):
             raise TimeoutError
         if tls is None:
-            count = self._line.socket.recv_into(self._buffer)
+            count = self._connection.socket.recv_into(self._buffer)
         else:
-            # Nothing is left in TLS itself: `get` takes all that is there, and no answer of ours fills the buffer.
+            # `get` takes all bytes that are there, because none of our answers fills the buffer: none are left in TLS
+            # itself.
             count = tls.get(0, len(self._buffer))
             if not count and tls.is_open:
                 return
@@ -198,7 +200,7 @@ class Conversation(Receiver):
             raise map_error(error) from error
 
     def _finished(self, rest: bytes) -> None:
-        """The answer has ended. rest: what came behind it (FAULTS 19)."""
+        """The answer has ended. rest: bytes that came after it, which must not be taken for the next answer."""
         self._is_over = True
         options = b",".join(self._parser.connHeaders.getRawHeaders(b"connection", ()))
         closes = b"close" in options.lower() or self._parser.response.version != (b"HTTP", 1, 1)
@@ -211,29 +213,29 @@ class Conversation(Receiver):
         self._body.append(data)
 
     def ended(self, how: End) -> None:
-        """`_finished` says it."""
+        """Nothing to do: `_finished` is called, too."""
 
     def writeSequence(self, pieces: list[bytes]) -> None:
-        """The request. Raises OSError."""
+        """Sends the request. Raises OSError."""
         data = b"".join(pieces)
-        if self._line.tls is not None:
-            self._line.tls.send(data)
+        if self._connection.tls is not None:
+            self._connection.tls.send(data)
         else:
-            # It is short: a socket that takes it only in part has a peer that does not read.
-            self._line.socket.sendall(data)
+            # The request is short: if the socket takes only a part, the peer does not read.
+            self._connection.socket.sendall(data)
 
     def pauseProducing(self) -> None:
-        """It is read when it is wanted."""
+        """Nothing to do: bytes are read only by `_receive`."""
 
     def resumeProducing(self) -> None:
         """As `pauseProducing`."""
 
     def loseConnection(self) -> None:
-        """Who has lent the connection ends it."""
+        """Nothing to do: `RawConnection.close` does it."""
 
 
 class ConnectionPool:
-    """Those that nobody uses at the moment, by where they lead. For the reactor's thread."""
+    """The connections that are not in use, by destination. For the reactor's thread."""
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
@@ -241,29 +243,33 @@ class ConnectionPool:
         self._sweep: Any = None
 
     def take(self, key: Any) -> RawConnection | None:
-        """One that leads there, and on which the last answer has ended."""
+        """An unused connection to this destination, None when there is none."""
         kept = self._kept.get(key, [])
         while kept:
-            line = kept.pop()
-            if line.is_quiet:
-                return line
-            line.close()
+            connection = kept.pop()
+            if connection.is_quiet:
+                return connection
+            connection.close()
         return None
 
-    def keep(self, line: RawConnection) -> None:
-        """It may be taken, for KEPT_SECONDS."""
-        line.kept = self._reactor.seconds()
-        self._kept.setdefault(line.key, []).append(line)
+    def keep(self, connection: RawConnection) -> None:
+        """The connection may be taken again, for KEPT_SECONDS."""
+        connection.kept = self._reactor.seconds()
+        self._kept.setdefault(connection.key, []).append(connection)
         if self._sweep is None:
             self._sweep = self._reactor.callLater(KEPT_SECONDS, self._close_idle)
 
     def _close_idle(self) -> None:
         now = self._reactor.seconds()
-        for key, lines in list(self._kept.items()):
-            for line in [line for line in lines if line.kept + KEPT_SECONDS <= now or not line.is_quiet]:
-                lines.remove(line)
-                line.close()
-            if not lines:
+        for key, connections in list(self._kept.items()):
+            for connection in [
+                connection
+                for connection in connections
+                if connection.kept + KEPT_SECONDS <= now or not connection.is_quiet
+            ]:
+                connections.remove(connection)
+                connection.close()
+            if not connections:
                 del self._kept[key]
         self._sweep = self._reactor.callLater(KEPT_SECONDS, self._close_idle) if self._kept else None
 
@@ -271,6 +277,6 @@ class ConnectionPool:
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
-        for line in itertools.chain.from_iterable(self._kept.values()):
-            line.close()
+        for connection in itertools.chain.from_iterable(self._kept.values()):
+            connection.close()
         self._kept.clear()

@@ -1,7 +1,7 @@
-"""One HTTP exchange, headers first, by the agent that is borrowed from Scrapy's HTTP/1.1 handler.
+"""One HTTP exchange, by the agent that is borrowed from Scrapy's HTTP/1.1 handler.
 
-Headers, TLS, proxies, pools and bind addresses are Scrapy's; the body is ours (`response.py`). Where one of the private
-names is gone, a plain Twisted Agent serves (no CONNECT proxies) and a warning says so, once.
+Headers, TLS, proxies, pools and bind addresses are handled by Scrapy, the body by us (`response.py`). Where one of the
+private names is gone, a plain Twisted Agent is used (no CONNECT proxies) and a warning says so once.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How often (seconds) the waits for an answer's head are looked at: a timer for each would cost as much as its request.
+# How often the time limits of all waits are checked: a timer for each would cost as much as its request.
 WATCH_SECONDS = 0.25
 ENDPOINTS = 1024
 
@@ -79,14 +79,14 @@ class Wire:
             logger.warning("This Twisted or pyOpenSSL does not lend its TLS: files over https cost more CPU time")
 
         self._on_asyncio = is_asyncio_available()
-        self._agents: dict[Any, Agent] = {}  # by the address they bind to
+        self._agents: dict[Any, Agent] = {}  # by the local address that they bind to
         # Origins whose last connection led to a private address.
         self._private: set[str] = set()
         self._waits: dict[_Wait, None] = {}
         self._watch: Any = None
         self._asking: _Wait | None = None
         self._time_connections()
-        self._lines = ConnectionPool(self._reactor)
+        self._idle_connections = ConnectionPool(self._reactor)
 
     def exchange(self, request: Request, headers: Headers) -> Deferred[Head]:
         """Sends a request for `request.url` with `headers`; fires when the answer's head is here.
@@ -113,7 +113,8 @@ class Wire:
         return sent.addCallback(Head).addErrback(failed)
 
     def _time_connections(self) -> None:
-        """Learns when the connection of an exchange is there, which an agent does not tell: it asks the pool for it."""
+        """Wraps the pool's `getConnection`, which the agent calls: so `_connected` is called when the connection of an
+        exchange is there."""
         get_connection = self._pool.getConnection
 
         def asked(key: Any, endpoint: Any) -> Deferred[Any]:
@@ -126,7 +127,7 @@ class Wire:
         cast(Any, self._pool).getConnection = asked
 
     def _connected(self, connection: Any, waited: _Wait) -> Any:
-        """From now on it is the head that is waited for; BULK_HEADERS_TIMEOUT=0: for ever."""
+        """The connection is there: from now on BULK_HEADERS_TIMEOUT limits the wait for the head (0: no limit)."""
         self._asking = None
         if connection is not None and waited.request is not None:
             self._judge_address(connection, waited.request)
@@ -135,12 +136,12 @@ class Wire:
         return connection
 
     def _judge_address(self, connection: Any, request: Request) -> None:
-        """A public host must not send us to one that only we can reach. What counts is the address of the connection,
-        whatever a name resolved to before. Raises AttemptError; nothing was sent then, not even TLS's first words: they
-        are written in the reactor's next turn. Private name: _RetryingHTTP11ClientProtocol._clientProtocol."""
+        """Refuses a redirect from a public host to a private address. The address of the connection counts, whatever
+        the name resolved to before. Raises AttemptError; nothing was sent then, not even the start of TLS, which is
+        written in the reactor's next turn. Private name: _RetryingHTTP11ClientProtocol._clientProtocol."""
         if request.meta.get("proxy"):
             return  # the address is the proxy's
-        # One that was kept has a wrapper, which would ask again over a new connection.
+        # A connection from the pool has a wrapper, which would send the request again over a new connection.
         connection = getattr(connection, "_clientProtocol", connection)
         address = connection.transport.getPeer().host
         origin = origin_of(request.url)
@@ -156,7 +157,7 @@ class Wire:
             )
 
     def note_address(self, origin: str, address: str) -> bool:
-        """An origin was reached at this address. True when that is a private one."""
+        """Notes the address at which an origin was reached. True when it is a private one."""
         if is_private(address):
             self._private.add(origin)
             return True
@@ -164,7 +165,7 @@ class Wire:
         return False
 
     def _wait_for(self, sent: Deferred[Any], waited: _Wait) -> None:
-        """Cancels it when nothing has come of it until then."""
+        """Cancels `sent` when it has not fired by the end of the wait."""
         waited.sent = sent
         self._waits[waited] = None
         if self._watch is None:
@@ -177,8 +178,8 @@ class Wire:
         sent.addBoth(settled)
 
     def _in_the_next_turn(self, response: IResponse) -> Deferred[IResponse]:
-        """Without asyncio a callback runs while Twisted still has the first bytes of the body in hand: whoever took
-        the socket then would lose them. With asyncio an `await` is always a turn."""
+        """Fires in the reactor's next turn. Without asyncio a callback runs while Twisted still holds the first bytes
+        of the body, which would be lost if the socket were taken now. With asyncio an `await` always takes a turn."""
         turn: Deferred[IResponse] = Deferred()
         self._reactor.callLater(0, turn.callback, response)
         return turn
@@ -195,7 +196,8 @@ class Wire:
         url = _address(request).encode("ascii")
         agent = self._agent(request, connect_timeout)
         if url.startswith(b"https:"):
-            # The agent shows it to the proxy when it asks for the tunnel; what is inside is for the origin alone.
+            # The agent itself sends it to the proxy when it opens the tunnel; the request inside is for the origin
+            # only.
             headers.pop("Proxy-Authorization", None)
         body: Any = None
         if request.body:
@@ -204,7 +206,8 @@ class Wire:
         return agent.request(request.method.encode("ascii"), url, TxHeaders(dict(headers)), body)
 
     def _agent(self, request: Request, timeout: float) -> Agent:
-        """One serves all requests that go straight to their origin; a proxy's depends on the request's own headers."""
+        """One agent for all requests that go directly to their origin; with a proxy one for each request, because it
+        depends on the request's headers."""
         address = request.meta.get("bindaddress")
         if address in self._agents and not request.meta.get("proxy"):
             return self._agents[address]
@@ -220,31 +223,31 @@ class Wire:
         return agent
 
     def lends_connections(self, request: Request) -> bool:
-        """`connect` is possible for this request: there is no proxy, and the private names are there."""
+        """`connect` is possible for this request: there is no proxy, and the private names exist."""
         if request.meta.get("proxy") or not (request.url.startswith("http:") or tls.CAN_BE_TAKEN):
             return False
         agent = self._agent(request, self._options.connect_timeout)
         return hasattr(agent, "_endpointFactory") and hasattr(agent, "_computeHostValue")
 
     def connect(self, request: Request) -> Deferred[RawConnection]:
-        """A connection to the origin of `request`, for a thread that asks by itself (`batch.py`): one that was kept, or
-        a new one, its certificate checked like that of any other. Fails with AttemptError. Private names:
+        """A connection to the origin of `request`, for a thread that sends requests itself (`transfer/batch.py`): an
+        unused one, or a new one with the usual check of its certificate. Fails with AttemptError. Private names:
         Agent._endpointFactory, _computeHostValue."""
         agent = cast(Any, self._agent(request, self._options.connect_timeout))
         uri = URI.fromBytes(_address(request).encode("ascii"))
         key = uri.scheme, uri.host, uri.port, request.meta.get("bindaddress")
-        if (kept := self._lines.take(key)) is not None:
+        if (kept := self._idle_connections.take(key)) is not None:
             return succeed(kept)
         connected: Deferred[RawConnection] = agent._endpointFactory.endpointForURI(uri).connect(
             Factory.forProtocol(RawConnection)
         )
-        connected.addCallback(lambda line: line.ready)
+        connected.addCallback(lambda connection: connection.ready)
         waited = _Wait(self._reactor.seconds() + self._options.connect_timeout + WATCH_SECONDS)
         self._wait_for(connected, waited)
 
-        def made(line: RawConnection) -> RawConnection:
-            line.key, line.host = key, agent._computeHostValue(uri.scheme, uri.host, uri.port)
-            return line
+        def made(connection: RawConnection) -> RawConnection:
+            connection.key, connection.host = key, agent._computeHostValue(uri.scheme, uri.host, uri.port)
+            return connection
 
         def failed(failure: Failure) -> Failure:
             if waited.too_long:
@@ -253,16 +256,16 @@ class Wire:
 
         return connected.addCallbacks(made, failed)
 
-    def keep(self, line: RawConnection) -> None:
-        """Its thread has left it in good order; the next one may have it, for a while."""
-        self._lines.keep(line)
+    def keep(self, connection: RawConnection) -> None:
+        """The thread is done with the connection, and another request may be sent on it."""
+        self._idle_connections.keep(connection)
 
     async def close(self) -> None:
         """Closes idle connections; does not wait for a peer that never answers (Twisted #7738)."""
         if self._watch is not None:
             self._watch.cancel()
             self._watch = None
-        self._lines.close()
+        self._idle_connections.close()
         closing = self._pool.closeCachedConnections()
         timer = self._reactor.callLater(1, closing.cancel)
         closing.addErrback(lambda _: None)
@@ -273,7 +276,7 @@ class Wire:
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """For a connection, then for the head of an answer, until `ends` (seconds of the reactor's clock)."""
+    """A wait for a connection, then for the head of an answer, until `ends` (seconds of the reactor's clock)."""
 
     ends: float
     request: Request | None = None
@@ -283,7 +286,7 @@ class _Wait:
 
 
 def refuse_downgrade(request: Request) -> None:
-    """A redirect from https to http would send the file, and what it is, in the clear (RFC 9110 §15.4). Raises
+    """Refuses a redirect from https to http: the request and the file would not be encrypted (RFC 9110 §15.4). Raises
     AttemptError."""
     before = request.meta.get("redirect_urls", ())
     if urlsplit(request.url).scheme == "http" and any(urlsplit(url).scheme == "https" for url in before):
@@ -291,9 +294,8 @@ def refuse_downgrade(request: Request) -> None:
 
 
 def _address(request: Request) -> str:
-    """The URL to ask for: without a user name and a password, which go as a header to whom they belong, and without a
-    fragment. Raises AttemptError where no connection could be made: Twisted's look-up of a host name that is too long
-    never ends."""
+    """The URL to request: without user name and password, which are sent as a header, and without a fragment. Raises
+    AttemptError for a host that is not valid: Twisted's look-up of a host name that is too long never ends."""
     proxy = request.meta.get("proxy")
     if proxy and not has_site(add_http_if_no_scheme(str(proxy))):
         # Unlike a tunnel that was refused, which may be opened later.
@@ -313,8 +315,8 @@ def _no_answer() -> AttemptError:
 
 
 def _remember_endpoints(agent: Any) -> None:
-    """Lets an agent make the endpoint of a host once: the rules for host names, applied to each request, cost more than
-    all the rest of sending it. Private name: Agent._endpointFactory."""
+    """Lets an agent make the endpoint of a host only once: applying the rules for host names to each request would take
+    longer than all the rest of sending it. Private name: Agent._endpointFactory."""
     factory = getattr(agent, "_endpointFactory", None)
     if factory is None:
         return

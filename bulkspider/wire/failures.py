@@ -1,4 +1,5 @@
-"""What Twisted and Scrapy raise, said as an AttemptError: what went wrong, and whether the whole origin is meant."""
+"""Translates exceptions of Twisted and Scrapy into AttemptErrors: what went wrong, and whether the whole origin is
+concerned."""
 
 from __future__ import annotations
 
@@ -17,17 +18,17 @@ from twisted.web.error import SchemeNotSupported
 from bulkspider.entries.entry import redact
 from bulkspider.errors import AttemptError, BulkError, Kind, proxy_auth
 
-# What a peer has sent may be in the text of an error; more of it would not be read.
+# The text of an error may contain what a peer has sent, so it is cut.
 TEXT_MAX_CHARACTERS = 300
 
 
-# What OpenSSL calls an answer that is no TLS.
+# OpenSSL's errors for an answer that is not TLS.
 _NO_TLS = re.compile(r"wrong version number|http request|packet length too long|record layer failure", re.IGNORECASE)
 _NO_ROUTE = (errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH)
 
 
 def map_error(error: BaseException) -> BulkError:
-    """The AttemptError for an exception of Twisted or Scrapy; BulkErrors pass."""
+    """The AttemptError for an exception of Twisted or Scrapy; a BulkError is returned as it is."""
     if isinstance(error, BulkError):
         return error
     if (refusal := find_refusal(error)) is not None:
@@ -41,14 +42,14 @@ def map_error(error: BaseException) -> BulkError:
             return AttemptError(f"the certificate does not verify ({text})", code="tls_verify")
     first = reasons[-1]
     if isinstance(first, NotImplementedError):
-        # Scrapy cannot use such a proxy; a tunnel that was refused may be opened later.
+        # Scrapy cannot use such a proxy: permanent, unlike a tunnel that was refused.
         return AttemptError(text, code="proxy", kind=Kind.PERMANENT)
     if isinstance(first, SchemeNotSupported):
         return AttemptError(text, code="bad_url")
     if isinstance(first, net.DNSLookupError):
         return AttemptError(f"the host name was not found ({text})", code="dns", origin_wide=True)
     if isinstance(first, net.ConnectError) and _errno_of(first) in _NO_ROUTE:
-        return AttemptError(f"no way to the host ({text})", code="no_route", origin_wide=True)
+        return AttemptError(f"no route to the host ({text})", code="no_route", origin_wide=True)
     if isinstance(first, net.ConnectionRefusedError):
         return AttemptError("the connection was refused", code="refused", origin_wide=True)
     if isinstance(first, net.ConnectError):
@@ -70,13 +71,14 @@ def map_error(error: BaseException) -> BulkError:
 
 
 def find_refusal(error: BaseException | None) -> AttemptError | None:
-    """Our own refusal of an answer (`limits.py`), which Twisted has packed into one of its exceptions."""
+    """Our own refusal of an answer (`limits.py`), which Twisted has wrapped in one of its exceptions; None without
+    one."""
     reasons = _reasons(error) if error is not None else []
     return next((reason for reason in reasons if isinstance(reason, AttemptError)), None)
 
 
 def _reasons(error: BaseException) -> list[BaseException]:
-    """The exception and what Twisted packed into it, innermost last."""
+    """The exception and those that Twisted has wrapped in it, innermost last."""
     found = [error]
     for failure in error.reasons if isinstance(error, _WrapperException) else ():
         value = failure.value if isinstance(failure, Failure) else failure
@@ -98,9 +100,9 @@ def _say(error: BaseException) -> str:
 
 
 def middleware_error(error: BaseException | None, status: int | None) -> BulkError:
-    """The error of a request that never came to an outcome: a middleware ended it.
+    """The error of a request that never reached our handler's outcome, because a middleware ended it.
 
-    status: of the Response that came instead, None when `error` did.
+    status: of the Response that came instead; None when `error` came.
     """
     if error is None:
         if status is not None and 300 <= status < 400:

@@ -1,8 +1,9 @@
-"""The fallback: the handler of the requests that are not ours, which serves them as if we were not installed.
+"""The fallback: handles the requests that are not ours as if bulkspider were not installed.
 
-One per crawl, while Scrapy makes one handler of ours for each scheme. It treats the handlers that the project has
-configured as Scrapy itself would: made before the crawl begins, because some wait for its first signal, or at their
-first request where they are lazy; handlers of the style before Scrapy 2.14, and such that cannot be made, included.
+There is one per crawl, while Scrapy makes one handler of ours for each scheme. It treats the handlers that the project
+has configured as Scrapy would: it makes them before the crawl begins, because some wait for its first signal, or at
+their first request if they are lazy. Handlers of the style before Scrapy 2.14 work, too, and a handler that cannot be
+made fails only its own requests.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from bulkspider.options import Options
     from bulkspider.wire.exchange import Wire
 
-# A key of meta: the page is one that we ask for ourselves.
+# A key of meta: bulkspider itself makes this request.
 OWN_PAGE = "bulk_own_page"
 
 logger = logging.getLogger(__name__)
@@ -49,14 +50,14 @@ class Fallback:
         self._unusable: dict[str, str] = {}
         self._cancelled_by: Callable[[], BulkError | None] | None = None
         self._running: set[Any] = set()
-        self._led_to: dict[str, list[str]] = {}  # robots.txt of where redirects lead: the URLs that led there
+        # URL of a robots.txt at the target of a redirect -> the URLs that led there.
+        self._led_to: dict[str, list[str]] = {}
         for scheme in ("http", "https"):
             self._make(scheme, lazy=False)
 
     async def download_own(self, request: Request, wire: Wire) -> Response:
-        """The page of a request that we make ourselves: a checksum file, an index page. Where a redirect leads it is
-        asked for as a file is, so not in the clear after https, and not at a private address after a public one.
-        Raises AttemptError."""
+        """The page of a request that bulkspider itself makes: a checksum file, an index page. Redirects follow the
+        rules for files: none from https to http, none from a public to a private address. Raises AttemptError."""
         if not request.meta.get("redirect_urls"):
             response = await self.download_request(request)
             if response.ip_address is not None and not request.meta.get("proxy"):
@@ -66,11 +67,12 @@ class Fallback:
         return await self._may_be_cancelled(self._follow(request, wire))
 
     def note_redirect(self, request: Request) -> None:
-        """A file's request follows a redirect: Scrapy's middleware asks for the robots.txt of its host before it."""
+        """A file's request follows a redirect: before it Scrapy's middleware will request the robots.txt of that
+        host."""
         self._led_to[urljoin(request.url, "/robots.txt")] = request.meta["redirect_urls"]
 
     def is_led_by_redirect(self, request: Request) -> bool:
-        """Whether it is such a request for a robots.txt, which then follows the same redirect."""
+        """True for the request of such a robots.txt, which then gets the `redirect_urls` of the file's request."""
         before = self._led_to.pop(request.url, None) if request.meta.get("dont_obey_robotstxt") else None
         if before is not None:
             request.meta["redirect_urls"] = before
@@ -87,7 +89,7 @@ class Fallback:
         return kind(url=request.url, status=head.status, headers=headers, body=body)
 
     async def download_request(self, request: Request) -> Response:
-        """What the configured handler answers. Raises NotSupported when there is none."""
+        """The answer of the configured handler. Raises NotSupported when there is none."""
         scheme = urlsplit(request.url).scheme
         if scheme not in self._handlers:
             self._make(scheme, lazy=True)
@@ -111,8 +113,8 @@ class Fallback:
             self._running.discard(running)
 
     def make_cancellable(self, why: Callable[[], BulkError | None]) -> None:
-        """From now on `cancel` ends downloads under way, which fail with `why`. A crawl of others waits for its pages,
-        as Scrapy does."""
+        """From now on `cancel` ends downloads under way, which fail with `why`. Used for our own spiders only: other
+        crawls wait for their pages, as Scrapy does."""
         self._cancelled_by = why
 
     def cancel(self) -> None:
@@ -120,14 +122,14 @@ class Fallback:
             running.cancel()
 
     async def close(self) -> None:
-        """Closes them all, once."""
+        """Closes all handlers, once."""
         while self._handlers:
             _, handler = self._handlers.popitem()
             if hasattr(handler, "close"):
                 await ensure_awaitable(handler.close())
 
     def _make(self, scheme: str, *, lazy: bool) -> None:
-        """lazy: also such as are to be made at their first request only."""
+        """lazy: makes the handler even if it is one that is made at its first request."""
         path = self._paths.get(scheme)
         if scheme in self._unusable:
             return

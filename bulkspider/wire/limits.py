@@ -1,10 +1,10 @@
-"""Limits: what the head of an answer, and the framing of its body, may cost before a byte of it is of use.
+"""Limits on the head of an answer and on the chunks of its body, against servers that waste memory and time.
 
-Twisted bounds a single header line, not how many there are, nor how many interim answers (1xx) come first, and it hands
-on each chunk of a chunked body by itself. So one host could fill the memory with a head that never ends, or keep the
-reactor busy with chunks of one byte while all other hosts wait. Here every connection of a pool, and every tunnel
+Twisted limits the length of a header line, but not the number of lines, nor the number of interim answers (1xx), and it
+delivers each chunk of a chunked body by itself. So one host could fill the memory with a head that never ends, or keep
+the reactor busy with chunks of one byte while all other hosts wait. Here every connection of a pool, and every tunnel
 through a proxy, gets the limits below. Beyond them the exchange fails as `bad_answer` and the connection is dropped at
-once: a peer that does not stop sending would go on costing.
+once.
 
 Private names: HTTPConnectionPool._factory, HTTP11ClientProtocol._parser, _giveUp and _disconnectParser,
 HTTPClientParser and its _transferDecoders, _ChunkedTransferDecoder, Agent._getEndpoint and, for tunnels, Scrapy's
@@ -34,11 +34,11 @@ HEAD_BYTES = 256 * 1024
 HEAD_LINES = 500
 # Interim answers (RFC 9110 §15.2) before the final one; each of them is a head, too.
 INTERIM_ANSWERS = 20
-# A body of so many chunks must have brought so many bytes with each, on average. Some servers send each line of a table
-# as a chunk; there is no reason to send less.
+# A body of more than CHUNKS chunks must have CHUNK_BYTES bytes in each, on average. Some servers send each line of a
+# table as a chunk; no honest server sends less.
 CHUNKS = 4096
 CHUNK_BYTES = 4
-# How many chunks one read of the socket may bring, about: then it is the turn of other connections.
+# About how many chunks one read of the socket may bring before other connections get their turn.
 CHUNKS_OF_A_READ = 256
 SMALLEST_READ_BYTES = 2048
 _PLAIN_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,4})\r\n")
@@ -61,12 +61,12 @@ def limit_tunnels(agent: Agent) -> None:
 
 
 def _refuse(what: str) -> NoReturn:
-    # The next answer would be no better: not asked for again at once.
+    # FINAL: the next answer would be the same.
     raise AttemptError(f"no valid answer ({what})", code="bad_answer", kind=Kind.FINAL)
 
 
 class _HeadSize:
-    """How much of one head has come."""
+    """The size of one head so far: bytes and lines."""
 
     __slots__ = ("lines", "size")
 
@@ -103,13 +103,13 @@ def _limited_protocol(base: Any) -> Any:
         def request(self, request: Any) -> Deferred[Any]:
             sent: Deferred[Any] = super().request(request)
             if self._parser is not None:
-                # Twisted names the parser's class in the middle of `request`; Scrapy exchanges it in the same way.
+                # `request` has just made the parser; its class is replaced, as Scrapy does, too.
                 self._parser.__class__ = limited_parser(cast(Any, type(self._parser)))
             return sent
 
         def dataReceived(self, data: bytes) -> None:
             if self._parser is None:
-                # Nothing was asked for. Over TLS an orderly end would wait for a peer that goes on sending.
+                # Bytes came without a request. Aborted, because over TLS a normal close would wait for the peer.
                 self.transport.abortConnection()
                 return
             super().dataReceived(data)
@@ -126,7 +126,7 @@ def _limited_protocol(base: Any) -> Any:
 
 @lru_cache(maxsize=16)
 def limited_parser(base: Any) -> Any:
-    """A class of parsers that keep the limits."""
+    """A subclass of the parser class `base` that keeps the limits."""
 
     class LimitedParser(base):  # type: ignore[misc]
         MAX_LENGTH = HEAD_BYTES
@@ -152,7 +152,7 @@ def limited_parser(base: Any) -> Any:
             elif not 200 <= self.response.code <= 999:
                 _refuse("its status is no status of HTTP")
             for value in self.connHeaders.getRawHeaders(b"content-length", ()):
-                # "5, 5" may mean one length (RFC 9110 §8.6): Twisted says whether it does.
+                # "5, 5" may mean one length (RFC 9110 §8.6): Twisted decides that.
                 numbers = (number.strip().decode("latin-1") for number in value.split(b","))
                 if any(number.isdecimal() and length_of(number) is None for number in numbers):
                     _refuse("its Content-Length is no length of a file")
@@ -169,7 +169,7 @@ def limited_parser(base: Any) -> Any:
 
 
 def _read_less(transport: Any, size: int) -> None:
-    """One read of the socket under `transport`, maybe under TLS, brings about `size` bytes from now on."""
+    """From now on one read of the socket under `transport`, maybe under TLS, takes about `size` bytes."""
     while transport is not None and not hasattr(transport, "bufferSize"):
         transport = getattr(transport, "_producer", None) or getattr(transport, "transport", None)
     if transport is not None:
@@ -177,7 +177,7 @@ def _read_less(transport: Any, size: int) -> None:
 
 
 class _Chunks(http._ChunkedTransferDecoder):
-    """Twisted's decoder, which takes small chunks many at a time and hands on what one read has brought at once."""
+    """Twisted's decoder, but it takes many small chunks at a time and delivers the bytes of one read together."""
 
     def __init__(self, deliver: Callable[[bytes], None], finish: Callable[[bytes], None]) -> None:
         super().__init__(self._gather, self._finish)
@@ -208,8 +208,8 @@ class _Chunks(http._ChunkedTransferDecoder):
         return has_come
 
     def _take_small_ones(self) -> bool:
-        """Those that are here as a whole and have nothing beside their size: a third of the time that each would cost
-        by itself. True when there was one."""
+        """Takes the chunks that are here completely and have no extension, in a third of the time that Twisted needs.
+        True when there was one."""
         pieces: list[bytes] = []
         buffer, at = bytes(self._buffer), 0
         while len(pieces) < CHUNKS and (plain := _PLAIN_CHUNK.match(buffer, at)):
@@ -238,7 +238,8 @@ class _Chunks(http._ChunkedTransferDecoder):
 
 
 class _Tunnel:
-    """The endpoint of a tunnel through a proxy, whose head is bounded, too. It drops its connection when it fails."""
+    """The endpoint of a tunnel through a proxy. The head of the proxy's answer is limited, too, and the connection is
+    dropped when the tunnel fails."""
 
     def __init__(self, endpoint: Any) -> None:
         self._endpoint = endpoint

@@ -1,4 +1,4 @@
-"""The head of an answer, and the connection that has its body: delivered by Twisted, or given away to a thread."""
+"""The head of an answer, and the connection with its body, which Twisted delivers or a thread reads."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from bulkspider.protocol.plan import Answer, End, join_headers
 from bulkspider.wire.failures import find_refusal
 from bulkspider.wire.tls import TlsStream, take_socket
 
-# Larger socket reads than Twisted's 64 KiB cost less CPU; still larger ones, more memory than they save.
+# Larger socket reads than Twisted's 64 KiB take less CPU time; still larger ones take memory for little gain.
 READ_BYTES = 256 * 1024
-# An unwanted body of up to so many bytes is read to its end, so that its connection can be used again.
+# An unwanted body up to this size is read to its end, so that its connection can be used again.
 DRAIN_MAX_BYTES = 64 * 1024
 
 
 class Receiver:
-    """Who takes a body: `reactor.py`."""
+    """Receives a body (`pumps/reactor.py`)."""
 
     def received(self, data: bytes) -> None:
         raise NotImplementedError
@@ -38,7 +38,7 @@ class Receiver:
         raise NotImplementedError
 
     def abort(self, error: AttemptError) -> None:
-        """The body goes beyond the limits (`limits.py`)."""
+        """The body exceeds the limits (`limits.py`)."""
         raise NotImplementedError
 
 
@@ -61,7 +61,7 @@ class Head:
         self.connection = _Connection(response)
 
     def deliver(self, receiver: Receiver) -> None:
-        """Lets the body flow to `receiver`, which hears of its end by `ended`."""
+        """Delivers the body to `receiver`, then calls its `ended`."""
         self._taken = True
         if self._response.length == 0:
             receiver.ended(End.FRAMED)
@@ -74,10 +74,11 @@ class Head:
         return self._response.length not in (0, UNKNOWN_LENGTH) and not self._taken and self.connection.can_be_taken
 
     def take_socket(self) -> tuple[bytes, socket.socket, TlsStream | None]:
-        """What the reactor has read of the body already, a twin of the socket that has the rest, and its TLS.
+        """Returns the bytes of the body that the reactor has read already, a duplicate of the socket with the rest, and
+        its TLS.
 
-        The reactor reads no more from this connection; `connection.close` ends it. The body is asked for and paused
-        within one turn of the reactor, so it reads nothing in between.
+        The reactor reads no more from this connection; `connection.close` ends it. The delivery is begun and paused
+        within one turn of the reactor, so that it reads nothing in between.
         """
         self._taken = True
         first = _First()
@@ -85,9 +86,9 @@ class Head:
         return b"".join(first.pieces), *self.connection.give_away()
 
     def read_beginning(self, most: int, seconds: float) -> Deferred[bytes]:
-        """The first `most` bytes of a body that is not wanted otherwise, or what has come of it after `seconds`.
+        """The first `most` bytes of a body whose rest is not needed, or those that have come after `seconds`.
 
-        Fires always, also with nothing; may be cancelled. The rest is dropped, as by `drop`.
+        Never fails; fires with empty bytes if none came; may be cancelled. The rest is dropped, as by `drop`.
         """
         length = self._response.length
         if self._taken or length == 0:
@@ -108,7 +109,8 @@ class Head:
         return whole.done
 
     def drop(self) -> None:
-        """The body is not wanted: short ones are left to run dry so that the connection lives on, others are cut."""
+        """The body is not needed: a short one is read to its end so that the connection can be used again; else the
+        connection is closed."""
         if self._taken or self._response.length == 0:
             return
         self._taken = True
@@ -119,7 +121,7 @@ class Head:
 
 
 class _Body(Protocol):
-    """Twisted's body protocol, told apart into the ways a body can end."""
+    """Passes a body on to a Receiver and tells it how the body ended."""
 
     def __init__(self, receiver: Receiver, connection: _Connection) -> None:
         self._receiver = receiver
@@ -132,7 +134,7 @@ class _Body(Protocol):
         if reason.check(ResponseDone):
             self._receiver.ended(End.FRAMED)
         elif reason.check(PotentialDataLoss):
-            # Delimited by close: Twisted says the same for a proper end and for a broken one.
+            # Delimited by close: Twisted does not distinguish a proper end from a broken connection.
             self._receiver.ended(self._connection.how_it_closed())
         elif (refusal := find_refusal(reason.value)) is not None:
             self._receiver.abort(refusal)
@@ -141,7 +143,7 @@ class _Body(Protocol):
 
 
 class _Beginning(Protocol):
-    """Takes the beginning of a body; lets the rest run dry, or ends the connection."""
+    """Takes the beginning of a body. runs_dry: the rest is read and dropped; else the connection is closed."""
 
     def __init__(self, most: int, connection: _Connection, *, runs_dry: bool) -> None:
         self.done: Deferred[bytes] = Deferred(lambda _: self._end(abort=True))
@@ -216,7 +218,7 @@ class _Whole(Receiver):
 
 
 class _First(Protocol):
-    """Takes what is there when it is connected."""
+    """Takes the bytes that the reactor has read already."""
 
     def __init__(self) -> None:
         self.pieces: list[bytes] = []
@@ -249,7 +251,8 @@ class _Connection:
         return self._watch.how()
 
     def read_in_pieces(self, size: int) -> None:
-        """How many bytes one read takes at most. Twisted's `bufferSize`; over TLS it gives records of 16 KiB anyway."""
+        """Sets how many bytes one read takes at most (Twisted's `bufferSize`). Not over TLS, which delivers records of
+        16 KiB."""
         if self._transport is not None and self._tls is None:
             self._transport.bufferSize = min(size, READ_BYTES)
 
@@ -259,7 +262,7 @@ class _Connection:
 
     @property
     def _tcp(self) -> Any:
-        """The TCP connection itself: below TLS, or TLS was started on it (in a proxy's tunnel)."""
+        """The TCP connection itself: below TLS, or the one on which TLS was started (in a proxy's tunnel)."""
         for layer in (self._transport, getattr(self._tls_layer, "transport", None)):
             if isinstance(layer, TcpConnection):
                 return layer
@@ -267,7 +270,7 @@ class _Connection:
 
     @property
     def can_be_taken(self) -> bool:
-        """Its bytes can be read past Twisted."""
+        """A thread can read its bytes directly, without Twisted."""
         if not self._is_ours or self._tcp is None or not hasattr(self._tcp, "socket"):
             return False
         if self._tls is None:
@@ -276,7 +279,7 @@ class _Connection:
         return isinstance(layer, TLSMemoryBIOProtocol) and not layer._lostTLSConnection and TlsStream.fits(self._tls)
 
     def give_away(self) -> tuple[socket.socket, TlsStream | None]:
-        """A twin of the socket, and its TLS. Twisted keeps the original, and leaves both alone until `close`. Raises
+        """A duplicate of the socket, and its TLS. Twisted keeps the original, and uses neither until `close`. Raises
         AttemptError when this process may have no more sockets."""
         try:
             taken = take_socket(self._tcp, self._tls_layer)
@@ -288,12 +291,12 @@ class _Connection:
 
     @property
     def _is_ours(self) -> bool:
-        """False once Twisted has read the answer to its end, maybe before we took the first byte of it: then the
-        connection lies in the pool or serves another request, and whoever paused it would hang that one."""
+        """False once Twisted has read the answer to its end, maybe before we took its first byte: then the connection
+        is back in the pool or serves another request, which a pause would block."""
         return self._transport is not None and self._proxy._producer is not None
 
     def close(self) -> None:
-        """Ends the connection in good order, without waiting for the peer to do so too."""
+        """Closes the connection normally, without waiting for the peer to close its side."""
         if self._is_ours:
             self._transport.loseConnection()
             if self._tls_layer is not None:
@@ -308,14 +311,14 @@ class _Connection:
             self._transport.resumeProducing()
 
     def abort(self) -> None:
-        """Drops the connection now, with everything that is in flight."""
+        """Closes the connection at once; bytes in flight are lost."""
         if self._is_ours:
             self._transport.abortConnection()
 
 
 class _CloseWatch:
-    """Learns why a connection ends, which Twisted does not tell a body delimited by close. One per connection, however
-    many answers it carries. Private name: wrappedProtocol, by which the HTTP protocol is found under the TLS one."""
+    """Finds out why a connection ended, which Twisted does not report for a body delimited by close. One per
+    connection, for all its answers. Private name: wrappedProtocol, to find the HTTP protocol under the TLS one."""
 
     def __init__(self, inner: Callable[[Failure], None], tls: Any) -> None:
         self._inner = inner

@@ -15,12 +15,12 @@ SAYS = {
     "usage": r".+",
     "folder_in_use": r"/.+: another .+ \(pid \d+ on \S+\) is writing there; wait for it, stop it, or choose another output folder",
     "bad_line": r"\S.*:\d+: .+; .+",
-    "no_route": r"no way to the host \(.+\)",
+    "no_route": r"no route to the host \(.+\)",
     "no_tls": r"the port speaks no TLS \(.+\)",
     "no_network": r"this machine has no way out: none of \d+ hosts can be reached \(.+\)",
     "not_yet": r"the origin accepted the request and has no file yet \(202\)(; the server said: .+)?",
     "bot_challenge": r"a challenge that only a browser can answer stands before the file \(\d{3}\)",
-    "http_NNN": r"the origin answered \d{3}( \(.+, whereto a redirect led.*\))?",
+    "http_NNN": r"the origin answered \d{3}( \(.+, to which a redirect led.*\))?",
     "auth": r"no credentials for .+ \(.+\)",
     "dns": r"the host name was not found \(.+\)",
     "connect": r"no connection \(.+\)",
@@ -49,7 +49,7 @@ SAYS = {
     "size_mismatch": r"the origin (offers|sent) \d+ bytes.*, the (list|redirect) says \d+",
     "digest_mismatch": r"(\w+ expected \w+ found \w+ \(says the [\w ]+\)|\d+ bytes, expected \d+)(; moved to .+, run without verify)?",
     "unproven": r"the origin gave no means to prove the length \(BULK_REQUIRE_PROOF\)",
-    "unstable": r".+; it was begun anew \d+ times already|the origin's answers make no sense together",
+    "unstable": r".+; it was begun anew \d+ times already|the origin's answers contradict each other",
     "changed": r"the object (changes while it is compared|ended at byte \d+, before what was on disk)",
     "bad_range": r"206 with .+|206 reaches byte .+|asked for byte \d+, got (byte \d+|bytes up to \d+ only)|416 .+|416, .+",
     "no_progress": r"the answer ended at byte \d+ and brought nothing that was not there",
@@ -92,7 +92,7 @@ def check_error(error: Mapping[str, Any]) -> None:
     told, _, said = message.partition("; the server said: ")
     if not code.startswith("http_"):
         # A host that is not the list's own is named behind any sentence.
-        told = re.sub(r" \(\S+:\d+, whereto a redirect led\)", "", told)
+        told = re.sub(r" \(\S+:\d+, to which a redirect led\)", "", told)
     assert re.fullmatch(pattern, told) or re.fullmatch(pattern, message), f"{code}: {message}"
     assert len(said) <= 200
     assert said.isprintable()

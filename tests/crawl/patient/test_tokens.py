@@ -130,7 +130,7 @@ def test_who_refuses_is_named_and_nobody_is_asked_again_and_again(bulk: Bulk) ->
         ended = bulk.run(settings=settings)
         assert ended.status == 4, ended.log
         message = ended.rows[0]["error"]["message"]
-        assert f"127.0.0.1:{download.port}, whereto a redirect led; it is not in BULK_TRUSTED_HOSTS" in message
+        assert f"127.0.0.1:{download.port}, to which a redirect led; it is not in BULK_TRUSTED_HOSTS" in message
         assert not any(name in request.headers for request in download.requests for name in ("authorization", "x-key"))
         assert len(keycloak.grants) == 1
         settings["BULK_TRUSTED_HOSTS"] = "127.0.0.1"
@@ -149,7 +149,7 @@ def test_a_host_behind_a_redirect_that_cannot_be_reached_is_named(bulk: Bulk) ->
         ended = bulk.run(settings={"BULK_ORIGIN_PATIENCE": "0.3"})
         assert ended.status == 3, ended.log
         message = ended.rows[0]["error"]["message"]
-        assert f"the connection was refused (127.0.0.1:{gone.port}, whereto a redirect led)" in message
+        assert f"the connection was refused (127.0.0.1:{gone.port}, to which a redirect led)" in message
 
 
 HOOKS = """

@@ -18,7 +18,7 @@ from bulkspider.errors import BulkError
 from bulkspider.options import Options
 from bulkspider.pumps.reactor import HELD_MAX_BYTES
 from bulkspider.run.origins import Origins
-from bulkspider.transfer.batch import SMALLEST, TELLING, SmallFiles, allows_batches, may_travel
+from bulkspider.transfer.batch import SMALL_FILES_FIRST, SMALLEST_BATCH, SmallFiles, allows_batches, may_travel
 from support.crawl import Bulk, Ended, kill
 from support.faults import (
     accept_then_close,
@@ -231,7 +231,7 @@ def test_a_certificate_is_checked_for_a_batch_as_for_a_single_file(bulk: Bulk) -
             good(exchange)
 
         with origin(scheme="https") as server:
-            server.add(NAMES[TELLING // 2], turns, Resource(body(NAMES[TELLING // 2])))
+            server.add(NAMES[SMALL_FILES_FIRST // 2], turns, Resource(body(NAMES[SMALL_FILES_FIRST // 2])))
             ended = fetch(bulk, server)
         assert batches(ended.log), ended.log
         failed = [row for row in ended.rows if row["status"] == "failed"]
@@ -402,14 +402,14 @@ def test_batches_begin_when_an_origin_has_given_nothing_but_small_files_for_a_wh
     small = SmallFiles(most=20, left=lambda: left, limited=lambda: limited)
     origins = Origins(Options())
     a, b = origins["a.example:80"], origins["b.example:80"]
-    for _ in range(TELLING):
+    for _ in range(SMALL_FILES_FIRST):
         assert small.together(a, 0, 4) == 1
         small.seen(a, HELD_MAX_BYTES, plain=True)
     assert small.together(a, 0, 4) == 20
     assert small.together(b, 0, 4) == 1
     left = 0
     assert small.together(a, 10 * 4, 4) == 10, "all places have work to the end"
-    assert small.together(a, 4, 4) == SMALLEST
+    assert small.together(a, 4, 4) == SMALLEST_BATCH
     assert small.together(a, 2, 4) == 2
     assert small.together(a, 0, 4) == 1
     left, limited = 10_000, True
@@ -417,13 +417,13 @@ def test_batches_begin_when_an_origin_has_given_nothing_but_small_files_for_a_wh
     limited = False
     small.seen(a, HELD_MAX_BYTES + 1, plain=True)
     assert small.together(a, 0, 4) == 1
-    for _ in range(TELLING):
+    for _ in range(SMALL_FILES_FIRST):
         small.seen(a, 1, plain=True)
     small.seen(a, 1, plain=False)
     assert small.together(a, 0, 4) == 1
     for most in (0, 1):
         never = SmallFiles(most, left=lambda: left)
-        for _ in range(TELLING):
+        for _ in range(SMALL_FILES_FIRST):
             never.seen(b, 1, plain=True)
         assert never.together(b, 0, 4) == 1
 

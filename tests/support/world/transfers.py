@@ -154,7 +154,7 @@ class SimulatedTransfer:
                     raise self._refused(error, said)
                 case LearnLength() | NoPieces():
                     raise AttemptError("of no use", code="bad_range")
-        raise AttemptError("the answers make no sense together", code="unstable", kind=Kind.RETRY)
+        raise AttemptError("the answers contradict each other", code="unstable", kind=Kind.RETRY)
 
     async def _bring_segment(self) -> Outcome:
         download, begin, end = self.download, self._begin, self.span.end

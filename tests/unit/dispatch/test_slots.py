@@ -21,7 +21,7 @@ from bulkspider.options import Options
 from bulkspider.run.download import Download
 from bulkspider.run.origins import Origins, Outcome, Place
 from bulkspider.run.stopping import Stopping
-from bulkspider.transfer.batch import TELLING, SmallFiles
+from bulkspider.transfer.batch import SMALL_FILES_FIRST, SmallFiles
 from support.simulated import SimulatedClock, download
 
 REFUSED = AttemptError("refused", code="refused", origin_wide=True)
@@ -224,7 +224,7 @@ def test_who_is_withdrawn_has_its_own_error_and_no_other_is_touched() -> None:
 
 def test_small_files_that_enter_together_share_places_and_leave_them_together() -> None:
     world = World(total=2, small=SmallFiles(3, left=lambda: 100))
-    world.origins["a.example:443"].small_in_a_row = TELLING
+    world.origins["a.example:443"].small_in_a_row = SMALL_FILES_FIRST
     with world.slots.gather():
         for number in range(6):
             world.enter(download(f"{number}"))
@@ -247,7 +247,7 @@ def test_small_files_that_enter_together_share_places_and_leave_them_together() 
 
 def test_what_is_no_small_file_shares_no_place() -> None:
     world = World(total=4, per_slot=4, small=SmallFiles(32, left=lambda: 100))
-    world.origins["a.example:443"].small_in_a_row = TELLING
+    world.origins["a.example:443"].small_in_a_row = SMALL_FILES_FIRST
     alone, other, third = download("alone"), download("other"), download("third")
     alone.alone = True
     with world.slots.gather():
