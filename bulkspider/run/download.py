@@ -1,8 +1,8 @@
-"""The download: one entry under way, with its part and all that this run knows of it and has spent on it.
+"""The download: one entry under way, with its part and the state of this run's work on it.
 
-It is one object from the entry's turn to its outcome: several attempts, connections, mirrors and restarts share it. It
-decides nothing: `dispatch/fetch.py` drives it, `transfer/` makes its attempts, `downloads.py` ends it. Its methods
-that touch the disk run in worker threads.
+It is one object from the entry's turn to its outcome, for all attempts, connections, mirrors and restarts. The
+decisions are elsewhere: `dispatch/fetch.py` drives it, `transfer/` makes its attempts, `downloads.py` finishes it. Its
+methods that use the disk run in worker threads.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ class Transfer(Protocol):
 class Attempt:
     """One request for a download: of all of it, or, as a further connection, of a byte range of it.
 
-    number: which of the download's requests it is. place: what it holds while it runs. range: what it is to bring.
-    further: others fill the same file already. scheduled: Scrapy has taken its request. outcome: what came of it; the
-    handler writes it, None before, and also when no handler of ours saw the request's end.
+    number: of this request among those of the download. place: the place at the origin that it holds while it runs.
+    range: the bytes that it shall bring. further: other connections fill the same file already. scheduled: Scrapy has
+    taken its request. outcome: set by the handler; None before that, and when our handler did not see the end of the
+    request.
     """
 
     download: Download
@@ -65,25 +66,25 @@ class Download:
 
     policy, server_digest: BULK_DIGEST, BULK_SERVER_DIGEST.
 
-    Where it comes from: `url` now; `mirrors` are left. first_error: why it failed, once only its last chance is left.
-    revived: that chance has brought bytes, so that it is tried as often as any other. takes_pages: a web page may be
-    the file (BULK_HTML). of_an_item: it is waited for when the crawl is to end. set_aside: why a file that was there
-    before became `.old`. refreshed_in_vain: its URL was renewed and has brought nothing since. needs_room: it waits for
-    room on the disk. range_max: bytes to ask for at once, at most.
-    refused_whole_and_in_pieces: the origin that refused it whatever its length. linked, linked_size: hashes and bytes
-    of the file that the last redirect told.
+    Its source. url: in use now. mirrors: not tried yet. first_error: the error of the listed URL, set when its last
+    attempt (`dispatch/fetch.py`) begins. revived: that attempt has brought bytes, so there are as many further ones as
+    usual. takes_pages: a web page may be the file (BULK_HTML). of_an_item: it belongs to an item, whose files are
+    waited for at the end of the crawl. set_aside: why a file that was there before became `.old`. refreshed_in_vain:
+    its URL was renewed and has brought nothing since. needs_room: it waits for room on the disk. range_max: most bytes
+    to ask for at once. refused_whole_and_in_pieces: the origin that refused both the whole file and pieces of it.
+    linked, linked_size: hashes and size in bytes that the last redirect stated.
 
-    Its attempts: `attempts` so many requests were made, `broken` of them ended in an error. running: those that are
-    with Scrapy, by number. numbered: how many there were ever. grew, whole: of those that run together, one has brought
-    something, has seen the file whole. settled: fires when the last of them has ended, with the Outcome of all and what
-    follows from it. verdict: fires when somebody else has finished the file (the item pipeline);
-    item: what it finishes. alone: it is no plain small file, and has a request of its own from now on.
+    Its attempts. attempts: number of requests made. broken: how many of these ended in an error. running: those that
+    are with Scrapy, by number. numbered: how many numbers were given. grew, whole: one of those that run together has
+    brought bytes, has found the file complete. settled: fires when the last of them has ended, with the Outcome of all
+    and what follows from it. verdict: fires when the item pipeline has finished the file. item: the item that the
+    pipeline gets. alone: it is not fetched in a batch of small files any more.
 
-    What moves its bytes: transfers. connections: the most that flowed at once. vain_connections: further ones in a row
-    that brought nothing. ranges: whether the origin is known to answer ranges of it, None before that is known.
-    undivided: it is not to be fetched by several connections any more. mixed: its bytes are of two versions, which only
-    a new beginning can mend. refuted: the state of bytes that a hash refuted. finished: it has its name, and this line
-    in the ledger.
+    Its bytes. transfers: those that run. connections: the most that flowed at once. vain_connections: further
+    connections in a row that brought nothing. ranges: whether the origin answers ranges of it, None before that is
+    known. undivided: from now on it is fetched by one connection only. mixed: its bytes are of two versions, so it must
+    be begun anew. refuted: the state of the bytes that a hash refuted. finished: its line in the ledger; the file has
+    its name.
     """
 
     entry: Entry
@@ -142,22 +143,22 @@ class Download:
 
     @property
     def path(self) -> str:
-        """Where the file will be."""
+        """The path of the finished file."""
         return self.folder.place(self.entry.name)
 
     @cached_property
     def shown_url(self) -> str:
-        """The listed URL without what must not be shown."""
+        """The listed URL without secrets."""
         return redact(self.entry.url)
 
     @property
     def comes_from_the_list(self) -> bool:
-        """Its last answer came from where the list says, without a redirect, a mirror or a fresh link."""
+        """Its last answer came from the listed URL: no redirect, no mirror, no fresh link."""
         return self.final_url == self.listed_final_url
 
     @cached_property
     def listed_final_url(self) -> str:
-        """What `final_url` is then."""
+        """The `final_url` of an answer that came from the listed URL."""
         url = self.entry.url
         return redact(without_userinfo(url)) if "@" in url else self.shown_url
 
@@ -167,12 +168,13 @@ class Download:
 
     @property
     def has_listed_hash(self) -> bool:
-        """A hash that did not come from the origin itself will prove these bytes, or refute them."""
+        """The list or a checksum file states a hash, and it will be compared."""
         return bool(self.entry.digests) and self.policy != "off"
 
     @property
     def needs_a_look(self) -> bool:
-        """Only its first bytes can tell that it is not the file: the name says binary, and the list proves nothing."""
+        """Its first bytes must be checked (`protocol/sniff.py`): its name says binary, and the list states no size or
+        hash."""
         return self.entry.size is None and not self.has_listed_hash and says_binary(self.entry.name)
 
     @property
@@ -183,32 +185,32 @@ class Download:
 
     @property
     def remaining(self) -> int:
-        """Bytes that are still to be written, as far as the length is known."""
+        """Bytes that are still to be written; 0 while the length is unknown."""
         return self.part.unwritten
 
     # -- its connections -------------------------------------------------------------------------------------------
 
     @property
     def ranges_running(self) -> list[ByteRange]:
-        """What each of its requests is to bring."""
+        """The byte range of each running request."""
         return [attempt.range for attempt in self.running.values()]
 
     @property
     def flowing(self) -> list[ByteRange]:
-        """What is being brought at this moment."""
+        """The byte ranges whose bytes are coming now."""
         return [byterange for byterange in self.ranges_running if byterange.flowing]
 
     def divisible(self, most: int) -> bool:
-        """A further connection may be of use. most: connections it may have, 0 for any number."""
+        """A further connection may be of use. most: connections that it may have, 0 for no limit."""
         if self.undivided or self.ranges is False or self.part.state.total is None or not self.flowing:
             return False
         if self.ranges is None and len(self.running) > 1:
-            # One will tell.
+            # The second connection will show whether the origin answers ranges.
             return False
         return not most or len(self.running) < most
 
     def missing(self) -> list[tuple[int, int]]:
-        """The holes that nobody is filling; the length is known."""
+        """The holes that no connection is filling. The length must be known."""
         state = self.part.state
         assert state.total is not None
         return missing(state.have, state.total, self.ranges_running)
@@ -223,37 +225,38 @@ class Download:
 
     @property
     def algorithms(self) -> tuple[str, ...]:
-        """What is hashed: what is expected, and, unless BULK_DIGEST is off, what somebody wants `also`."""
+        """The algorithms to compute: those of the stated hashes and, unless BULK_DIGEST is off, those in `also`."""
         also = () if self.policy == "off" else self.also
         return tuple(dict.fromkeys([*algorithms_for([claim.algorithm for claim in self.expected], self.policy), *also]))
 
     @property
     def expected(self) -> list[Claim]:
-        """What is said of the file's hashes, and by whom."""
+        """All claims about the file's hashes: of the list, of a redirect, of the server."""
         return [*claims_of(self.entry, None), *claims(REDIRECT, self.linked), *claims(SERVER, self._served)]
 
     def expect(self, digests: Mapping[str, str]) -> None:
-        """Hashes that the server stated with the bytes. The first ones count until the file is begun anew."""
+        """Notes hashes that the server stated with the bytes. The first ones count until the file is begun anew."""
         if self.server_digest != "ignore":
             self._served = {**digests, **self._served}
 
     def forget_expected(self) -> None:
-        """The answer that stated them brought nothing."""
+        """Drops the hashes of the server: the answer that stated them was not used."""
         self._served = {}
 
     def is_linked(self, digests: Mapping[str, str], size: int | None) -> None:
-        """What the redirect that was followed last says of the file."""
+        """Notes the hashes and the size (bytes) that the last redirect stated."""
         self.linked = dict(digests) if self.server_digest != "ignore" else {}
         self.linked_size = size
 
     def hash_more(self, stop: Callable[[], bool], *, until: int | None = None) -> None:
-        """Hashes what has arrived since; in a worker thread, beside the transfer. At most one thread at a time."""
+        """Hashes the bytes that have arrived since the last call. Runs in a worker thread during the transfer; at most
+        one thread at a time. until: waits for another thread, and hashes up to this byte."""
         wanted = self.algorithms
         if not wanted or not self.hashing.acquire(blocking=until is not None):
             return
         try:
             if until is None and not self.part.file.is_open:
-                return  # the attempt has ended meanwhile, and a part at rest is not opened for this
+                return  # the attempt has ended meanwhile, and the part is not opened again for this
             if self.hasher is None or not set(wanted) <= self.hasher.digests().keys():
                 self.hasher = IncrementalHasher(wanted)
             front = self.part.state.have.front if until is None else until
@@ -272,8 +275,8 @@ class Download:
     # -- its row, its restart --------------------------------------------------------------------------------------
 
     def describe(self, item: BulkItem) -> None:
-        """Writes into the item what this run knows."""
-        # Of bytes that a hash refuted the row tells what they were.
+        """Writes what this run knows into the item."""
+        # If a hash refuted the bytes, the row describes these bytes.
         state = self.refuted if self.refuted is not None and self.part.state.total is None else self.part.state
         item.url = self.shown_url
         item.final_url = self.final_url
@@ -291,7 +294,7 @@ class Download:
         item.last_modified = last_modified and visible(last_modified)
 
     def begin_anew(self, refuted: dict[str, str] | None = None) -> None:
-        """Sets the part aside; the next byte is byte 0 of another version."""
+        """Sets the part aside; the file is fetched again from byte 0."""
         with self.hashing:
             self.part.state.restarts += 1
             if refuted is not None:
@@ -313,8 +316,8 @@ def row_of(
     line: LedgerLine | None = None,
     error: BulkError | None = None,
 ) -> BulkItem:
-    """The row of an entry: what the list, this run and the ledger know of it. A row with an error and no status is that
-    of a failure, or of a stop."""
+    """The row of an entry, from the list, this run and the ledger. An error sets the status: failed, or interrupted for
+    a Stopped."""
     item = BulkItem(
         line=entry.line,
         name=entry.name,
@@ -336,7 +339,7 @@ def row_of(
 
 
 def _without_secrets(value: Any) -> Any:
-    """Fields of a list, which may hold signed URLs."""
+    """A value of the list, with the secrets of URLs in it hidden."""
     if isinstance(value, dict):
         return {key: _without_secrets(each) for key, each in value.items()}
     if isinstance(value, list):

@@ -1,9 +1,9 @@
-"""Downloads: the entries under way, whose turn it is at a path, and how each of them ends.
+"""Downloads: the entries under way, and how a file is finished.
 
-A path has one download at a time, and one URL; two that want the same file take turns. `finish` proves what was fetched
-and gives it its name; a hash that refutes it is worth one more attempt. Whether there is room on the disk for one more
-is asked here too, because the others under way have their share of it. Other processes are kept off by the lock on
-each part (`disk/part.py`). Its coroutines await Deferreds, so that every reactor can drive them.
+A path has one download at a time, and one URL; two entries for the same file take turns (`turns.py`). `finish` proves
+the bytes and gives the file its name; if a hash refutes them the entry is fetched once more. Here is also decided
+whether the disk has room for a file, because the other downloads need their share. Other processes cannot write the
+same part, because it is locked (`disk/files.py`). Coroutines here await Deferreds, so that they run with every reactor.
 """
 
 from __future__ import annotations
@@ -36,13 +36,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Room that is left for states and the ledger, bytes.
+# Space that is kept free for states and the ledger.
 RESERVE_BYTES = 256 * 1024
-# With so much room to spare, files up to this size do not ask for it one by one for a while.
+# While at least AMPLE_BYTES were free within the last AMPLE_SECONDS, files up to SMALL_BYTES are not checked one by
+# one.
 AMPLE_BYTES = 4 << 30
 SMALL_BYTES = 1 << 20
 AMPLE_SECONDS = 0.25
-# What has arrived is hashed beside the transfer so often, at most.
+# The bytes of a transfer are hashed at most this often while it runs.
 HASH_EVERY_SECONDS = 0.125
 
 
@@ -69,11 +70,11 @@ class Downloads:
     # -- its turn --------------------------------------------------------------------------------------------------
 
     def turn(self, entry: Entry, folder: Folder, *, outside: bool) -> AbstractAsyncContextManager[None]:
-        """Waits until nobody else works at the entry's path; see `Turns.turn`."""
+        """Waits until no other entry uses the entry's path; see `Turns.turn`."""
         return self.turns.turn(folder.place(entry.name), entry.key, outside=outside)
 
     def begin(self, entry: Entry, folder: Folder, *, pages: bool = False) -> Download:
-        """The download of an entry whose turn it is. `forget` ends it. pages: unless BULK_HTML says otherwise, a web
+        """Makes the download of an entry, within its `turn`. `forget` ends it. pages: where BULK_HTML is not set, a web
         page may be the file."""
         part = Part(folder, entry.name, entry.key, checkpoint=self._options.checkpoint)
         download = Download(
@@ -92,7 +93,8 @@ class Downloads:
         return download
 
     async def forget(self, download: Download) -> None:
-        """The entry has its outcome; what a restart set aside comes back if the new part did not overtake it."""
+        """The entry has its outcome. A part that a restart set aside comes back if it holds more bytes than the new
+        one."""
         del self._downloads[download.path]
         self.count_resumed(download)
         if not download.part.is_at_rest:
@@ -101,10 +103,10 @@ class Downloads:
     # -- its end ---------------------------------------------------------------------------------------------------
 
     async def finish(self, download: Download) -> LedgerLine | None:
-        """All bytes are on disk: proves them, gives the file its name and its line in the ledger.
+        """All bytes are here: proves them, gives the file its name and its line in the ledger.
 
-        None: a hash refuted them; they are kept aside, and the entry is to be fetched once more. Raises Refuted when it
-        was before, DiskError, Stopped, and BulkError `unproven` under BULK_REQUIRE_PROOF; the part stays as it was.
+        None: a hash refuted them; they are set aside, and the entry must be fetched once more. Raises Refuted the
+        second time, DiskError, Stopped, and BulkError `unproven` under BULK_REQUIRE_PROOF; the part stays as it was.
         """
         if download.finished is not None:
             return download.finished
@@ -121,7 +123,7 @@ class Downloads:
         return download.finished
 
     async def _refute(self, download: Download, error: Refuted | PartChanged) -> bool:
-        """The bytes are wrong: they are kept aside, marked. True when the entry may be fetched once more."""
+        """The bytes are wrong: sets them aside, marked as refuted. True when the entry may be fetched once more."""
         kept = "the refused bytes are kept as .part.old" if isinstance(error, Refuted) else "it was not published"
         if download.part.file.is_adopted:
             kept = "it stays where it was"
@@ -137,8 +139,8 @@ class Downloads:
 
     @property
     def sniffs(self) -> bool:
-        """BULK_SNIFF holds: always for a list; for pages and files of other spiders, which Scrapy takes as they come,
-        only where it is set."""
+        """BULK_SNIFF applies: always to a list, but to other spiders only where it is set, because Scrapy itself
+        accepts every content."""
         return self._options.sniff and (self._run.of_a_list or "BULK_SNIFF" in self._run.crawler.settings)
 
     async def _sniff(self, download: Download) -> None:
@@ -155,7 +157,7 @@ class Downloads:
         if content is Content.OTHER_TYPE:
             download.flags.add("other-type")
         elif content is Content.ANSWER:
-            # To be kept aside it must be on the disk.
+            # It must be on the disk to be set aside.
             await self._threads.in_thread(part.write_buffered)
             error = Refuted(
                 "the origin sent a text (an error, a page?) where the name says binary data",
@@ -175,7 +177,7 @@ class Downloads:
         return self._if_allowed(Proof("unproven", {}))
 
     def doubt(self, download: Download, proof: Proof) -> None:
-        """A hash of the server differs from that of the file, which stands all the same."""
+        """Notes the flags of a proof, and warns of hashes of the server that differ but do not refute the file."""
         download.flags |= proof.flags
         for doubt in proof.doubts:
             download.flags.add(SERVER_DIGEST)
@@ -204,7 +206,7 @@ class Downloads:
         )
 
     def commit(self, download: Download, proof: Proof) -> Future[LedgerLine]:
-        """Its bytes are proven: the name, and the line in the ledger. May be called in any thread."""
+        """Gives proven bytes their name and their line in the ledger. May be called in any thread."""
         validators = download.part.state.validators
         return self.committer.submit(
             CommitRequest(
@@ -225,7 +227,7 @@ class Downloads:
     # -- room on the disk ------------------------------------------------------------------------------------------
 
     def fits(self, download: Download, now: float) -> bool:
-        """There is room for the rest of this file beside the rests of those that are under way (FAULTS 47)."""
+        """There is room on the disk for the rest of this file and for the rests of all files under way."""
         remaining = download.remaining
         if remaining <= SMALL_BYTES and now < self._ample_until.get(download.folder, 0.0):
             return True
@@ -235,21 +237,21 @@ class Downloads:
         return left >= RESERVE_BYTES
 
     def has_ample_room(self, folder: Folder) -> bool:
-        """Nobody need ask for the room of a small file."""
+        """There is so much room that small files need not be checked one by one."""
         return folder.free_space() >= AMPLE_BYTES
 
     def count_resumed(self, download: Download) -> None:
-        """Keeps the count of bytes that were not fetched again right, also when it turns out that they were."""
+        """Updates the stat of bytes that were not fetched again; it may also become smaller."""
         if grown := download.resumed.uncounted():
             self._run.crawler.stats.inc_value("bulk/bytes_resumed", grown)
 
     # -- hashes beside the transfer --------------------------------------------------------------------------------
 
     def hash_beside(self, download: Download, now: float) -> None:
-        """Called while bytes arrive; works at most some times a second."""
+        """Called while bytes arrive; begins to hash at most once in HASH_EVERY_SECONDS."""
         if now - download.hashed_at < HASH_EVERY_SECONDS or not download.algorithms:
             return
         download.hashed_at = now
-        # What goes wrong here goes wrong again, and is told, when the file is proven.
+        # An error here comes again, and is reported, when the file is proven.
         task: Deferred[None] = self._threads.in_thread(download.hash_more, self._stopping.is_set, hashing=True)
         task.addErrback(lambda _: None)

@@ -15,7 +15,7 @@ from bulkspider.pumps.ratelimit import ControlFile
 logger = logging.getLogger(__name__)
 
 
-# By which names the crawls of this process write in shared folders, each with the folder.
+# (folder, writer name) of all crawls of this process that share a folder.
 _writers: set[tuple[str, str]] = set()
 
 
@@ -35,20 +35,20 @@ class Folders:
         return iter(self._folders.values())
 
     def use(self, folder: Folder, writer: str | None = None) -> Ledger:
-        """Makes an opened and locked folder known. writer: as whom this run writes in a folder that it shares."""
+        """Adds an opened and locked folder. writer: the name under which this run writes in a folder that it shares."""
         root = str(folder.root)
         self._folders[root] = folder
         begin_journal(folder, writer)
         ledger = self._ledgers[root] = Ledger(folder.private, writer, dir_fd=folder.private_fd)
         ledger.load()
         if ledger.damaged:
-            # What a crash leaves at the end of the last line it wrote.
+            # A crash tears the last line that was being written.
             logger.info("%s: damaged lines of the ledger passed over: %d", folder.private, ledger.damaged)
         self._controls.append(ControlFile(folder.private / "control.json", folder.private_fd))
         return ledger
 
     def look_into(self, folder: UntouchedFolder) -> Ledger:
-        """Makes the folder of a dry run known. Raises DiskError when its ledger cannot be read."""
+        """Adds the folder of a dry run. Raises DiskError when its ledger cannot be read."""
         root = str(folder.root)
         self._folders[root] = folder
         ledger = self._ledgers[root] = Ledger(folder.private)
@@ -67,7 +67,7 @@ class Folders:
         return self._folders[root]
 
     def _new_writer(self, root: str) -> str:
-        """A name that no other live crawl, in this process or elsewhere, writes with in this folder."""
+        """A writer name that no other running crawl, in this process or another, uses in this folder."""
         process = f"{os.uname().nodename}-{os.getpid()}"
         names = itertools.chain([process], (f"{process}-{number}" for number in itertools.count(2)))
         writer = next(name for name in names if (root, name) not in _writers)
@@ -79,7 +79,7 @@ class Folders:
         return self._ledgers[str(folder.root)]
 
     def changed_controls(self) -> Iterator[tuple[ControlFile, dict[str, int | None]]]:
-        """The control files that somebody has changed, and the limits they set."""
+        """The control files that have changed, and the limits that they set."""
         for control in self._controls:
             limits = control.read()
             if limits is not None:

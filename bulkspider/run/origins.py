@@ -1,13 +1,12 @@
-"""Origins: what is known of each host:port, and what is owed to it.
+"""Origins: what is known of each host:port, and when and how it may be asked.
 
-Whoever wants to know of an origin "may I, when, how many" asks its Origin. May it be asked now (`allows`), may a file
-of it get a further connection (`allows_more`), what follows from the outcome of an attempt (`after`): all bytes are
-here, again not before a time, or given up.
+All such questions go to the Origin: may it be asked now (`allows`), may a file of it get a further connection
+(`allows_more`), what follows from the outcome of an attempt (`after`): the file is fetched, it is tried again not
+before a certain time, or it is given up.
 
-What it says is put together from parts, each with an idea of its own: whether the origin works (`hosts/outage.py`), how
-many connections it takes (`hosts/crowd.py`), and what an entry has spent (`hosts/budget.py`). Times are seconds of a
-monotonic clock that the caller passes in, and randomness is an argument, so that all of it can be tested without
-waiting. Knows nothing of sockets, files or Scrapy.
+The answers combine: whether the origin works (`hosts/outage.py`), how many connections it accepts (`hosts/crowd.py`),
+and how many tries an entry has left (`hosts/budget.py`). Times are seconds of a monotonic clock that the caller passes
+in, and randomness is an argument, so that all of it can be tested without waiting. No sockets, files or Scrapy.
 """
 
 from __future__ import annotations
@@ -30,23 +29,23 @@ from bulkspider.protocol.plan import ValidatorKind
 
 logger = logging.getLogger(__name__)
 
-# An origin that has not answered yet gets so many connections: a silent one would hold all that there are.
+# Connections to an origin that has not answered yet: one that never answers must not hold all places.
 STRANGER_CONNECTIONS = 1
-# A challenge for browsers that stays so often is final.
+# After this many challenges for browsers in a row, the challenge is final.
 CHALLENGES = 3
 
-# When no name resolves, or no route is there, for so many hosts and so long (seconds), it is this machine's fault.
+# When so many hosts have had no DNS answer or no route for so long, the network of this machine does not work.
 HOSTS_WITHOUT_WAY = 2
 NO_WAY_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one attempt came to.
+    """The outcome of one attempt.
 
-    fetched: every byte of the object is on disk. grew: the part is larger than it ever was before. gained: by how many
-    bytes. error: why the attempt ended early, None when it did not (with neither error nor `fetched`, there is more to
-    ask for).
+    fetched: every byte of the object is here. grew: the part is larger than ever before. gained: by how many bytes.
+    error: why the attempt ended early; None when it did not. With neither error nor `fetched`, the next attempt asks
+    for the rest.
     """
 
     fetched: bool = False
@@ -67,29 +66,29 @@ class Fetched:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Try again, not before `at`."""
+    """Try again, not before `at` (seconds of the run's clock)."""
 
     at: float
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """This URL does not bring the entry: why."""
+    """This URL is given up, because of `error`."""
 
     error: BulkError
 
 
 class Origin:
-    """One host:port. Made and kept by Origins. It asks its parts what an outcome means: `outage`, whether the origin
-    works; `crowd`, how many connections it takes; `pieces`, how much it gives in one answer. One class, because whoever
-    asks "may I, when, how many" asks one object, and each answer needs more than one of the parts.
+    """One host:port. Made and kept by Origins. Its parts judge an outcome: `outage`, whether the origin works; `crowd`,
+    how many connections it accepts; `pieces`, how much it gives in one answer. One class, because callers need one
+    object for all questions about an origin, and each answer needs more than one of the parts.
 
-    profile: what it asks for, if it is a known host. served_before: it has given bytes of a file, now or in an earlier
-    run. connections: requests that are with it now. trials: those of them that began before it was known to work.
-    usual_speed: bytes per second that one connection brings, judged by files of late. kind: the strongest If-Range that
-    it is known to answer rightly. gain: whether a second connection helps. small_in_a_row: small files that came in one
-    go, without anything else between. paced: it gets the time between two requests that it asks for; not where the user
-    has said something of its slot. record: what it did in this run.
+    profile: the rules of a known host. served_before: it has sent bytes of a file, in this run or an earlier one.
+    connections: requests that are running there now. trials: those of them that began before it was known to work.
+    usual_speed: bytes per second of one connection, from recent files. kind: the strongest kind of If-Range that it may
+    understand. gain: whether a second connection helps. small_in_a_row: consecutive small files that came in one answer
+    each. paced: the time between two requests that its profile asks for is kept; not where the user has configured its
+    slot. record: what it did in this run.
     """
 
     def __init__(
@@ -122,7 +121,7 @@ class Origin:
         self._opened = opened
         self._waits = tries is None
 
-    # -- may I? ----------------------------------------------------------------------------------------------------
+    # -- may it be asked? ------------------------------------------------------------------------------------------
 
     @property
     def is_proven(self) -> bool:
@@ -130,7 +129,8 @@ class Origin:
         return self.outage.heard_of and self.outage.since is None
 
     def allows(self, now: float) -> bool:
-        """May an attempt begin now? In an outage only one, until it has succeeded; few before the first answer."""
+        """May an attempt begin now? In an outage only one until it has succeeded; before the first answer
+        STRANGER_CONNECTIONS."""
         if now < self.opens_at:
             return False
         if self.outage.is_probed and (self.crowd.careful or self.outage.since is not None):
@@ -145,38 +145,39 @@ class Origin:
 
     @property
     def opens_at(self) -> float:
-        """Before this nothing is asked of it: it is closed, or wants some time between two requests."""
+        """The time before which it is not asked: it is closed, or wants some time between two requests."""
         return max(self.outage.closed_until, self._next_request_at)
 
     def given_up(self, now: float, most: float = float("inf")) -> AttemptError | None:
-        """The error for all its entries when its outage has outlasted our patience, else None. most: seconds of
-        patience, at most, with an origin that cannot be reached at all."""
+        """The error for all its entries when its outage has lasted longer than BULK_ORIGIN_PATIENCE, else None. most:
+        the most seconds to wait for an origin that cannot be reached at all."""
         return self.outage.given_up(now, served_before=self.served_before, most=most)
 
     def is_between_requests(self, now: float) -> bool:
-        """Only the time that it wants between two requests is to be waited for."""
+        """It is open, and only the time that it wants between two requests is not over."""
         return self.outage.closed_until <= now < self._next_request_at
 
     # -- what happened ---------------------------------------------------------------------------------------------
 
     def asked(self, now: float) -> None:
-        """A request begins."""
+        """A request begins: the time until the next one starts."""
         self._next_request_at = now + (self.profile.interval_seconds if self.paced else 0.0)
 
     def reserve(self, now: float) -> float:
-        """Seconds until an attempt that has its place may ask for something more."""
+        """Reserves the turn for a further request of a running attempt. Returns the seconds until then."""
         at = max(now, self._next_request_at)
         self.asked(at)
         return at - now
 
     def begins(self, now: float, *, further: bool = False) -> None:
-        """An attempt begins here. further: one more connection of a file, which asks nobody whether it is up."""
+        """An attempt begins here. further: one more connection of a file, which is no probe of whether the origin
+        works."""
         if not further and (self.outage.since is not None or self.crowd.careful):
             self.outage.begin_probe(now)
         self.crowd.begins(self.connections, now)
 
     def heard(self, status: int, now: float) -> None:
-        """The head of an answer is here; not of a redirect, which says nothing of who is to serve the file."""
+        """The head of an answer has come. Not called for a redirect, which does not show that the file's host works."""
         first, self.outage.heard_of = not self.outage.heard_of, True
         if status < 300 and status != 202:
             self.moved(now)
@@ -184,43 +185,43 @@ class Origin:
             self._opened()
 
     def moved(self, now: float) -> None:
-        """Bytes of a file arrive: it works."""
+        """Bytes of a file have come: it works."""
         if self.outage.since is not None and not self.outage.is_probed and self.outage.speaks_of_crowds:
-            # Others were served all the time: what failed were too many at once.
+            # Other requests were served all the time: the failures mean that there were too many at once.
             self.crowd.shrink(self.connections, now)
         if self.outage.succeeds(now):
             self._opened()
 
     def served(self) -> None:
-        """It gave bytes of a file, now or in an earlier run."""
+        """It has sent bytes of a file, in this run or an earlier one."""
         self.served_before = True
 
     def forgive(self, *, last_pass: bool = False) -> None:
-        """It is to be tried again: the outage is not held against it. last_pass: a new one is not waited for."""
+        """Ends its outage so that it is tried again. last_pass: a new outage is not waited for."""
         if self.outage.forgive(last_pass=last_pass):
             self._opened()
 
     def refuses_more(self, error: BulkError, now: float) -> None:
-        """A further connection brought nothing while the others went on: they were too many. That is remembered, and
-        is no outage; only a Retry-After closes the origin for a while."""
+        """A further connection brought nothing while the others went on: there were too many. The limit is lowered.
+        This is no outage; only a Retry-After closes the origin for a while."""
         self.record.refused[error.code] += 1
         self.crowd.refuses_more(self.connections)
         if isinstance(error, AttemptError) and error.retry_after:
             self.outage.close(now + self._pauses.asked_for(error))
 
     def rest(self, seconds: float, now: float) -> None:
-        """Nothing remains of its rate limit, it says: it is not asked again before that is so. No outage."""
+        """Its answer says that its rate limit is used up: it is not asked for `seconds`. This is no outage."""
         until = now + min(seconds, self._retry_after_max)
         if until > self.outage.closed_until:
             self.outage.close(until, told=True)
             logger.info("%s: nothing remains of its rate limit; it is asked again in %.0f s", self.name, until - now)
 
     def brought(self, speed: float) -> None:
-        """A connection has ended that brought so many bytes per second."""
+        """A connection has ended that brought `speed` bytes per second."""
         self.usual_speed = speed if self.usual_speed is None else (self.usual_speed + speed) / 2
 
     def understands(self, kind: ValidatorKind) -> None:
-        """It does not answer a stronger If-Range than this one rightly (FAULTS 11)."""
+        """It does not answer a stronger kind of If-Range than this one correctly."""
         self.kind = max(kind, self.kind)
 
     # -- what follows ----------------------------------------------------------------------------------------------
@@ -228,20 +229,21 @@ class Origin:
     def after(
         self, outcome: Outcome, budget: Budget, now: float, begun: float | None = None
     ) -> Fetched | Again | GiveUp:
-        """What follows from an attempt here. begun: when it did, for what else happened since."""
+        """What follows from an attempt here. begun: when the attempt began, to compare it with other events since
+        then."""
         error, begun = outcome.error, now if begun is None else begun
         was_probe = self.outage.end_probe(begun)
         if outcome.grew or outcome.fetched:
             self.served()
             self.outage.is_last = False
             if was_probe and budget.forbidden + budget.fruitless:
-                self.crowd.careful = False  # what was refused is served when it is asked for calmly
+                self.crowd.careful = False  # a file that was refused among many is served when it is asked for alone
             self.moved(now)
             budget.progressed(now)
         if outcome.fetched:
             return Fetched()
         if error is None or error.code == "no_space":
-            # Room on the disk is not the origin's to give: it costs nobody anything to wait for it.
+            # A lack of room on the disk is not the origin's failure: waiting for it counts as no try.
             return Again(now)
         if not isinstance(error, AttemptError):
             return GiveUp(error)
@@ -250,7 +252,7 @@ class Origin:
         return self._refused(error, budget, now, begun)
 
     def _refused(self, error: AttemptError, budget: Budget, now: float, begun: float) -> Again | GiveUp:
-        """Nothing came."""
+        """The attempt brought no new byte."""
         status = error.http_status
         self.record.refused[error.code] += 1
         budget.tried += 1
@@ -276,7 +278,7 @@ class Origin:
             return GiveUp(error)
         if error.kind is not Kind.RETRY:
             if status is not None and status != 403:
-                self.moved(now)  # it answered as it should
+                self.moved(now)  # a valid answer: the origin works
             return GiveUp(error)
         if status is not None and error.retry_after is not None and not error.origin_wide:
             return _again(self._pauses.later(error, budget, now), error)
@@ -292,14 +294,14 @@ class Origin:
         return self._spend(error, budget, now)
 
     def _spend(self, error: AttemptError, budget: Budget, now: float) -> Again | GiveUp:
-        """It is the entry's own failure: it waits alone, and not for ever."""
+        """The entry's own failure: it alone waits, and uses up one of its tries."""
         at = self._pauses.next_try(error, budget, now)
         return GiveUp(error) if at is None else Again(max(self.outage.closed_until, at))
 
     def _outage(self, error: AttemptError, budget: Budget, now: float) -> Again | GiveUp:
-        """It is the origin that does not work. All that fails until a probe has succeeded is one outage."""
+        """The origin does not work. All failures until a probe has succeeded are one outage."""
         if not self._waits and error.http_status is not None:
-            # It answered, so it is up; whoever counts tries does not wait until it has time for us.
+            # A dry run does not wait: an origin that answers is up.
             self.outage.error = error
             if self.outage.end():
                 self._opened()
@@ -308,19 +310,20 @@ class Origin:
         return GiveUp(error) if budget.is_spent else Again(self.outage.closed_until)
 
     def _busy(self, error: AttemptError, budget: Budget, now: float, *, works: bool) -> Again | GiveUp:
-        """It says "later"."""
+        """The origin is busy: it asks to come back later."""
         told = error.retry_after is not None and error.retry_after >= 1
         if not works and not budget.own:
             if self.outage.is_of_all(budget) or told:
                 return self._outage(error, budget, now)
             return self._spend(error, budget, now)
         crowded = self.crowd.refuses(budget, self.connections, now)
-        # Again, and never served, while others were: it says nothing of how many are too many.
+        # An entry that is refused again and again while others are served shows nothing about the number of
+        # connections.
         crowded = crowded and (told or not budget.own or budget.served_at is not None)
         if crowded:
             self.crowd.shrink(self.connections, now)
         if budget.own:
-            # Again, and others were served since: it is this entry that it has no time for.
+            # Refused again although others were served since: this entry is the reason.
             return _again(self._pauses.later(error, budget, now), error) if told else self._spend(error, budget, now)
         if told:
             return self._outage(error, budget, now)
@@ -329,7 +332,7 @@ class Origin:
         return self._spend(error, budget, now)
 
     def _forbidden(self, error: AttemptError, budget: Budget, now: float, begun: float) -> Again | GiveUp:
-        """403 that does not say why: "no", or "too many at once"."""
+        """A 403 without a reason: the file is forbidden, or there were too many requests at once."""
         said_no = self.crowd.says_no
         match self.crowd.forbids(budget, self.connections, begun, now):
             case Forbidden.FINAL:
@@ -342,16 +345,15 @@ class Origin:
             case Forbidden.AGAIN:
                 return self._spend(error, budget, now)
 
-    # -- for those who look on -------------------------------------------------------------------------------------
+    # -- for the display and the status ----------------------------------------------------------------------------
 
     def closed(self, now: float) -> tuple[float, str] | None:
-        """Until when nothing is asked of it, and why; None when it is open."""
+        """Until when it is not asked, and why; None when it is open."""
         why = str(self.outage.error or "nothing remains of its rate limit")
         return (self.outage.closed_until, why) if self.outage.closed_until > now else None
 
     def waited_for(self, now: float) -> tuple[float, str] | None:
-        """As `closed`, and also while one request asks whether it works again (the time is then past); None once it
-        was given up."""
+        """As `closed`, but also while a probe runs (its time is then past); None when it was given up."""
         if self.given_up(now) is not None:
             return None
         if self.outage.since is not None:
@@ -382,9 +384,9 @@ def _again(at: float | None, error: AttemptError) -> Again | GiveUp:
 
 @dataclass(slots=True, eq=False)
 class Place:
-    """What an attempt holds while it runs: one of the places of a slot, at an origin. begun: since when. shared:
-    several small files that one request brings hold it together, `holders` of them still. trial: the origin was not
-    known to work when it was given."""
+    """One of the places of a slot, at an origin; an attempt holds it while it runs. begun: since when. shared: several
+    small files of one request hold it together; `holders` of them have not ended. trial: the origin was not known to
+    work when the place was given."""
 
     slot: str
     origin: Origin
@@ -395,8 +397,8 @@ class Place:
 
 
 class Origins:
-    """All origins of one crawl. jitter: a random number from 0 to 1. tries: how many outages in a row end our patience
-    with an origin, for a dry run, which waits for nothing; None for BULK_ORIGIN_PATIENCE."""
+    """All origins of one crawl. jitter: returns a random number from 0 to 1. tries: for a dry run, which does not wait,
+    the number of outages in a row after which an origin is given up; None for BULK_ORIGIN_PATIENCE."""
 
     def __init__(
         self, options: Options, jitter: Callable[[], float] = random.random, *, tries: int | None = None
@@ -408,9 +410,9 @@ class Origins:
         self.profiles = Profiles.load(options.hosts)
         self._told_of_openings: list[Callable[[], object]] = []
         self._told_of_pauses: list[Callable[[str, float, str], None]] = []
-        # Seconds for which an origin is waited for that cannot be reached from here, where others may reach it.
+        # Seconds to wait for an origin that cannot be reached from here, when other workers may reach it.
         self.patience_beside_others = float("inf")
-        self._answered = False  # some origin has
+        self._answered = False  # an origin has answered
         self._looked_at: float | None = None
         self._found_no_way: AttemptError | None = None
 
@@ -424,7 +426,7 @@ class Origins:
             subscriber()
 
     def __getitem__(self, name: str) -> Origin:
-        """The Origin of that host:port, made at the first question."""
+        """The Origin of this host:port, made when it is asked for first."""
         origin = self._origins.get(name)
         if origin is None:
             profile = self.profiles.of(name.rpartition(":")[0])
@@ -432,11 +434,11 @@ class Origins:
         return origin
 
     def on_pause(self, subscriber: Callable[[str, float, str], None]) -> None:
-        """Calls `subscriber(origin, seconds, reason)` when an origin that was open is left alone for a while."""
+        """Calls `subscriber(origin, seconds, reason)` when an origin that was open is closed for a while."""
         self._told_of_pauses.append(subscriber)
 
     def paused(self, origin: Origin, now: float) -> None:
-        """An attempt there has closed it."""
+        """Called after an attempt that has closed the origin: tells the subscribers."""
         if (closed := origin.closed(now)) is not None:
             for subscriber in self._told_of_pauses:
                 subscriber(origin.name, closed[0] - now, closed[1])
@@ -445,7 +447,7 @@ class Origins:
         return iter(self._origins.values())
 
     def has_served(self, name: str) -> bool:
-        """The origin gave bytes of a file, now or in an earlier run."""
+        """The origin has sent bytes of a file, in this run or an earlier one."""
         origin = self._origins.get(name)
         return origin is not None and origin.served_before
 
@@ -455,7 +457,7 @@ class Origins:
         return error or (None if origin.outage.heard_of else self._no_way_out(now))
 
     def _no_way_out(self, now: float) -> AttemptError | None:
-        """No host can be reached: it is this machine's network that does not work."""
+        """The error when no host at all can be reached: then the network of this machine does not work."""
         if self._answered:
             return None
         if now != self._looked_at:
@@ -476,7 +478,7 @@ class Origins:
         return AttemptError(what, code="no_network", cause=why)
 
     def cause(self, name: str) -> str | None:
-        """The code of what was wrong with an origin of late."""
+        """The code of the last error of an origin, None without one."""
         origin = self._origins.get(name)
         return origin.outage.error.code if origin is not None and origin.outage.error is not None else None
 

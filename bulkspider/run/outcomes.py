@@ -1,7 +1,7 @@
-"""Outcomes: what became of the entries, counted while the run goes on, and the exit status that follows.
+"""Outcomes: counts how the entries ended, and computes the exit status.
 
-Every entry is counted once, by its item (`count`) or, when an earlier run did it and nobody wants its row, in bulk
-(`count_known`). Whoever wants to see each item subscribes with `on_outcome`.
+Every entry is counted once, by its item (`count`) or, when an earlier run did it and its row is not needed, together
+with others (`count_known`). `on_outcome` calls a function for each item.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")
 
 
 class Outcomes:
-    """One per run. stats: Scrapy's. entries: how many the run has to do, None before it is known. finished: it came to
-    its own end. bytes_done: of the files that are done. verifying: the output is only read again. handed_on: files that
-    a verify did not read because a command has taken them away, by the status that they had; `counts` has them, too.
+    """One per run. stats: Scrapy's. entries: of the run, None before the number is known. finished: the run ended by
+    itself. bytes_done: of the files that are done. verifying: the output is only read again. handed_on: files that a
+    verify did not read because the command of `--then` has moved them away, by the status that they had; they are also
+    in `counts`.
     """
 
     def __init__(self, stats: Any, stopping: Stopping) -> None:
@@ -39,7 +40,7 @@ class Outcomes:
         self._subscribers.append(subscriber)
 
     def count_known(self, statuses: Counter[str], size: int) -> None:
-        """An earlier run has done these entries, of `size` bytes together, and nobody asked for their items."""
+        """Counts entries that an earlier run has done, of `size` bytes together, whose items are not needed."""
         for status, times in statuses.items():
             self.counts[status] += times
             self.counts["already"] += times
@@ -48,7 +49,7 @@ class Outcomes:
         self.bytes_done += size
 
     def count(self, item: BulkItem) -> None:
-        """One entry has its outcome."""
+        """Counts one entry that has its outcome."""
         self.counts[item.status] += 1
         status = item.status
         if self.verifying and HANDED_ON in item.flags:
@@ -67,30 +68,31 @@ class Outcomes:
             subscriber(item)
 
     def count_left(self, entries: int) -> None:
-        """So many entries were never begun."""
+        """Counts the entries that were never begun."""
         self.counts["left"] = entries
         self._stats.set_value("bulk/left", entries)
 
     def count_unwritten(self) -> None:
-        """Something other than an entry that the run was to write could not be written; the next run may."""
+        """A file that the run writes besides its entries (a manifest) could not be written; the next run may
+        succeed."""
         self.counts["unwritten"] += 1
 
     def count_given_up(self, entries: int) -> None:
-        """So many entries of the job were given up by others, for good."""
+        """Counts entries of the job that other workers have given up permanently."""
         self.counts["permanent"] += entries
 
     def count_entries(self, entries: int) -> None:
-        """So many entries have to have an outcome."""
+        """Sets the number of entries of the run."""
         self.entries = entries
         self._stats.set_value("bulk/entries", entries)
 
     def count_bytes(self, count: int) -> None:
-        """So many bytes have arrived."""
+        """Counts bytes that have arrived."""
         self._stats.inc_value("bulk/bytes_received", count)
 
     @property
     def exit_status(self) -> int:
-        """DESIGN, "Exit status"."""
+        """As documented in docs/command.md, "Exit status"."""
         if self._stopping.signal is not None and not self.finished:
             return 128 + self._stopping.signal
         if self.entries is None:
@@ -101,7 +103,7 @@ class Outcomes:
         if counts["retryable"] or counts["interrupted"] or counts["unwritten"] or counts["left"] or self._stopping:
             return Kind.RETRY.exit_status
         if sum(counts[status] for status in STATUSES) < self.entries:
-            return 3  # something lost an entry; that is never success
+            return 3  # an entry was lost; that is never success
         if counts["permanent"]:
             return Kind.PERMANENT.exit_status
         return 5 if counts["unproven"] else 0

@@ -1,9 +1,9 @@
-"""The run: the one object per crawl that everybody shares.
+"""The run: the object that all parts of one crawl share.
 
-A Scrapy extension, because handlers exist once per scheme and pipelines once per project, but open parts, origins,
-threads, the stop and the counters must exist once. It owns the parts, each a class of its own, and decides nothing:
-`dispatch/` decides what is begun, `transfer/` moves bytes, `downloads` ends files. It also notices that the crawl is
-closing before Scrapy tells anyone (Scrapy waits for every request in flight first; that may be a day).
+It is a Scrapy extension: Scrapy makes one handler for each scheme and several pipelines, but open parts, origins,
+threads, the stop and the counters must exist once. It owns objects of other classes and leaves the decisions to them:
+`dispatch/` decides what is begun, `transfer/` moves bytes, `downloads` finishes files. It also checks whether the crawl
+is closing, because Scrapy's signal comes only when every request in flight has ended, which may take a day.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.25
-# After a stop the file system must have answered in so long; a second signal leaves it less.
+# How long calls of the file system may take after a stop, and after a second signal.
 HANG_SECONDS = 30.0
 SHUT_DOWN_SECONDS = 2.0
 CONTROLS_EVERY_SECONDS = 1.0
 
 
 class Active(Protocol):
-    """A transfer under way, as the run sees it (`transfer/transfer.py`)."""
+    """A transfer under way (`transfer/transfer.py`)."""
 
     download: Download
 
@@ -68,7 +68,7 @@ class Active(Protocol):
 
 
 class Transfers:
-    """The transfers under way, live. most: so many were under way at once."""
+    """The transfers under way. most: the largest number of them at once."""
 
     def __init__(self) -> None:
         self.most = 0
@@ -78,7 +78,7 @@ class Transfers:
         return len(self._active)
 
     def __iter__(self) -> Iterator[Active]:
-        """Those of this moment; each may end meanwhile."""
+        """Those of this moment; each may end during the iteration."""
         return iter(list(self._active))
 
     def enter(self, transfer: Active) -> None:
@@ -91,10 +91,10 @@ class Transfers:
 
 class Run:
     """What all parts of one crawl share. `crawler.get_extension(Run)` finds it. One class, because Scrapy makes one
-    object and tells it of the crawl's beginning, its end and all between.
+    object per extension and sends it all signals of the crawl.
 
-    of_a_list: the crawl does nothing but a list; the spider `bulk` says so. owes_items: somebody is to see the item of
-    each file at least once, and the ledger knows whether that has been. wakeup: of the loop that gives out work.
+    of_a_list: the crawl fetches a list and nothing else (spider `bulk`). owes_items: each item must be yielded at least
+    once, even if a run is killed; the ledger knows which still have to be. wakeup: of the dispatcher's loop.
     """
 
     def __init__(self, crawler: Crawler) -> None:
@@ -102,7 +102,7 @@ class Run:
         self.options = Options.from_settings(cast(Any, crawler.settings))
         self.of_a_list = False
         self.owes_items = False
-        # All pages of the crawl are asked for by us: no redirect leads them where it may not lead a file.
+        # All pages of the crawl are our own requests, so the rules for redirects of files apply to them.
         self.guards_pages = False
         self.clock: Clock = ReactorClock()
         self.wakeup = Wakeup(self.clock)
@@ -119,13 +119,13 @@ class Run:
         self._limits = Limits(self.options, datetime.now)
         self.rates = Rates(*self._limits.now(), self.clock.now())
         self.throttle = Throttle(self.rates, self.clock)
-        # What proven files are handed to; the list's job makes it where that is wanted.
+        # Hands proven files to a command (`--then`); made by the spider's ListJob where it is wanted.
         self.handover: Handover | None = None
         self._wire: Wire | None = None
         self._fallback: Fallback | None = None
         self._watch = create_looping_call(self._tick)
         self._controls_read = 0.0
-        # What gives back what the crawl has taken of its process, at its end.
+        # Called at the end, to undo changes to the process: signal handlers, the reactor's trigger.
         self._give_back: list[Callable[[], object]] = []
         self.stopping.on_stop(self._stop_transfers)
         self.outcomes.on_outcome(self._tell_outcome)
@@ -156,8 +156,8 @@ class Run:
         return self._fallback
 
     def use_folder(self, folder: Folder, writer: str | None = None) -> Ledger:
-        """Makes an opened and locked folder known. Before the first one a crawl has nothing to do with us, and nothing
-        of it is changed."""
+        """Adds an opened and locked folder. Before the first folder the crawl has no files of ours, and nothing in it
+        is changed."""
         if not self.folders:
             self.take_charge()
         return self.folders.use(folder, writer)
@@ -169,7 +169,7 @@ class Run:
         return self.folders.get(root)
 
     def take_charge(self) -> None:
-        """From now on no secret gets into the crawl's log, and the signal that ends it is remembered."""
+        """From now on secrets are kept out of the crawl's log, and the signal that ends it is noted."""
         guard_logs()
         self._give_back.append(listen(self._heard))
 
@@ -202,24 +202,25 @@ class Run:
     # -- its end ---------------------------------------------------------------------------------------------------
 
     def refuse(self, error: UsageError) -> None:
-        """Something the user gave does not fit, found out too late to refuse it before the start. Exit status 1."""
+        """Stops the run for a mistake of the user that was found only after the start. Exit status 1."""
         logger.error("%s", error)
         self.stopping.stop(error)
 
     def disk_failed(self, error: DiskError) -> None:
-        """A file system that refuses everybody ends the run instead of failing every entry (FAULTS 47, 48). In the
-        crawl of another spider only the files fail: it has pages to go on with."""
+        """An error that every file would meet (Kind.STOP) ends the run of a list instead of failing every entry. In the
+        crawl of another spider only the files fail, and its pages go on."""
         if error.kind is Kind.STOP and self.of_a_list and not self.stopping:
             logger.error("Stopping: %s", error)
             self.stopping.stop(error)
-            # Items that are on their way through the pipelines get there first (see `ListJob.work`).
+            # Later, so that items in the pipelines come through first (see `ListJob.work`).
             self.clock.call_later(TICK_SECONDS, self._close_spider, f"bulk_{error.code}")
 
     def _close_spider(self, reason: str) -> None:
-        deferred_from_coro(self.crawler.engine.close_spider_async(reason=reason))
+        closing = deferred_from_coro(self.crawler.engine.close_spider_async(reason=reason))
+        closing.addErrback(lambda failure: logger.error("The spider could not be closed: %s", failure.value))
 
     def _require_folders(self) -> None:
-        """Somebody may delete an output folder during the run."""
+        """Stops the run when an output folder was deleted."""
         for folder in self.folders:
             try:
                 folder.require_there()
@@ -231,7 +232,7 @@ class Run:
             transfer.stop(reason)
         self.wakeup.set()
 
-    # -- Scrapy's signals, and what is done four times a second ------------------------------------------------------
+    # -- Scrapy's signals, and the work of every TICK_SECONDS --------------------------------------------------------
 
     def _opened(self) -> None:
         from twisted.internet import reactor
@@ -258,7 +259,7 @@ class Run:
             self._read_controls()
 
     def _end_soon(self, now: float) -> None:
-        """The crawl is to end. Only the files of items are waited for."""
+        """The crawl is closing: stops all transfers except those of files of items, while their time lasts."""
         if not self.patience.lasts(now, len(self.crawler.engine.downloader.active)):
             self.stopping.stop(Stopped())
             return
@@ -267,7 +268,7 @@ class Run:
                 transfer.stop(Stopped())
 
     def _leave_hanging_threads(self) -> None:
-        """A stop must come to its end although a file system, or whatever lies at a name of ours, does not answer."""
+        """The run must end although a file system, or a FIFO at one of our names, does not answer."""
         logger.error(
             "%s of the file system did not end within %d s of the stop; the run ends without waiting for it, and what "
             "is on disk is kept",
@@ -289,15 +290,16 @@ class Run:
         self.throttle.set(limit, per_host)
 
     def _shut_down(self) -> None:
-        """Ctrl-C twice ends the reactor without another word: no thread may stay behind that would keep the process."""
+        """A second Ctrl-C ends the reactor at once, without Scrapy's signals: ends the threads that would keep the
+        process alive."""
         if not self.outcomes.finished:
             self.stopping.stop(Stopped())
         self.downloads.committer.close(SHUT_DOWN_SECONDS)
 
     def _closed(self) -> None:
-        """The stats are told after this."""
+        """Scrapy dumps its stats after this signal."""
         if not self.folders:
-            return  # a crawl that has nothing to do with us
+            return  # a crawl without files of ours
         self.crawler.stats.set_value("bulk/active", len(self.transfers))
 
     async def _stopped(self) -> None:
@@ -310,11 +312,11 @@ class Run:
         try:
             await maybe_deferred_to_future(self.threads.in_thread(committer.close, HANG_SECONDS, aside=True))
         except BulkError:
-            # No thread for it, or none that answers.
+            # No thread can be started, or it does not end.
             committer.close(SHUT_DOWN_SECONDS)
         self.threads.shut_down()
         self.folders.close()
-        # A process may have many crawls: none of them leaves anything behind.
+        # A process may run many crawls, so each undoes its changes.
         while self._give_back:
             self._give_back.pop()()
 

@@ -1,8 +1,8 @@
 """Stopping: whether the run is to end, and why.
 
 A stop ends every transfer at once; each keeps its bytes and writes its state. Before a crawl of pages stops, the files
-of its items have some time (`Patience`). Whoever waits for something subscribes
-with `on_stop`. The signal that ended the run is remembered for the exit status. Decides nothing about when to stop.
+of its items get some time (`Patience`). `on_stop` registers a function that is called at the stop. The signal that
+ended the run is noted for the exit status.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Stopping:
 
     @property
     def error(self) -> Stopped:
-        """What whoever is stopped ends with."""
+        """The error of everything that is stopped."""
         return self.reason if isinstance(self.reason, Stopped) else Stopped(reason=self.reason)
 
     def on_stop(self, subscriber: Callable[[BulkError], None]) -> None:
@@ -57,14 +57,14 @@ class Stopping:
             subscriber(reason)
 
     def heard(self, number: int) -> None:
-        """A signal is about to end the process; the first one counts."""
+        """Notes a signal that will end the process; the first one counts."""
         if self.signal is None:
             self.signal = number
 
 
 class Patience:
-    """The time that items' files have when a crawl is to end, as Scrapy's own pipeline gives them (BULK_STOP_PATIENCE).
-    One per run; a list has none. used: there is a pipeline that asks for it. begun: the crawl is to end."""
+    """The time that the files of items get when a crawl closes (BULK_STOP_PATIENCE), as Scrapy's own pipeline waits for
+    them. One per run; not used for a list. used: a files pipeline is configured. begun: the crawl is closing."""
 
     def __init__(self, seconds: float) -> None:
         self.used = False
@@ -79,7 +79,7 @@ class Patience:
 
     @contextmanager
     def item(self) -> Iterator[None]:
-        """Inside, the files of one item are under way."""
+        """A context within which the files of one item are fetched."""
         self.items += 1
         try:
             yield
@@ -87,8 +87,8 @@ class Patience:
             self.items -= 1
 
     def lasts(self, now: float, pages: int) -> bool:
-        """The crawl is to end, and something is still waited for. now: seconds of a monotonic clock. pages: requests
-        in Scrapy's downloader, whose callbacks may yield items."""
+        """Called while the crawl closes. True while files of items are still waited for. now: seconds of a monotonic
+        clock. pages: requests in Scrapy's downloader, whose callbacks may yield items."""
         if self._since is None:
             self._since = now
             if self.used and self.items and self._seconds:
@@ -100,7 +100,7 @@ class Patience:
         return bool(waited_for) and not self._ended and now - self._since < self._seconds
 
     def interrupt(self) -> bool:
-        """A signal came. True: it ended the wait, and is to do nothing else."""
+        """A signal came. True: it has ended the wait, and must have no other effect."""
         if not self.begun or self._ended or not self.items:
             return False
         self._ended = True
@@ -108,22 +108,22 @@ class Patience:
 
 
 # -- signals -----------------------------------------------------------------------------------------------------------
-# Scrapy's own handlers decide what a signal does; here it is only heard, before they act. There is one handler of ours
-# for the whole process, however many crawls it has; the last crawl that ends gives the handlers back. SIGHUP, which
-# would end the process at once, becomes an orderly stop like SIGTERM.
+# Scrapy's own handlers decide what a signal does; ours only notes it and calls them. There is one handler of ours for
+# the whole process, for all its crawls; the last crawl that ends restores the handlers. SIGHUP, which would end the
+# process at once, becomes an orderly stop like SIGTERM.
 
 HEARD = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _listeners: list[Callable[[int], object]] = []
-# What was there before ours, by the number of the signal.
+# The handlers before ours, by signal number.
 _before: dict[int, Any] = {}
 
 
 def listen(heard: Callable[[int], object]) -> Callable[[], None]:
-    """Calls `heard` with the number of every signal that is to end the process, in the main thread, between any two
-    steps of the program; where it says True, the signal has done its work and Scrapy does not hear of it. Returns what
-    ends that. Outside the main thread, where Python lets nobody set a handler,
-    nothing is heard unless somebody listens already."""
+    """Calls `heard` with the number of every signal that would end the process. It runs in the main thread, between any
+    two steps of the program. If it returns True, Scrapy's handler is not called. Returns a function that ends this.
+    Python allows signal handlers only in the main thread: in another one, `heard` is called only if our handler is
+    there already."""
     _listeners.append(heard)
     _install()
 
@@ -166,5 +166,5 @@ def _received(number: int, frame: Any) -> None:
     if callable(before):
         before(number, frame)
     if _listeners:
-        # Scrapy has set other handlers, for the second signal.
+        # Scrapy has just set other handlers, for the second signal: put ours before them again.
         _install()

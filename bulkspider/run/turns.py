@@ -1,8 +1,8 @@
-"""Turns: who works on which file of this crawl. Two that want one path take turns; two URLs for one path are an error,
-also one after the other: the file that came first stays.
+"""Turns: which request of this crawl may use a path. Two requests for one file take turns; two URLs for one path are an
+error, even one after the other: the file that came first stays.
 
-It knows paths and keys (`Entry.key`), and neither requests nor disks. Other processes are kept off by the lock on each
-part (`part.py`). The spider needs none of this: its list was checked for collisions before the first byte.
+Only paths and keys (`Entry.key`), no requests and no disk. Other processes cannot write the same part, because it is
+locked (`disk/files.py`). The spider does not need this: its list was checked for collisions before the first byte.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Turns:
     async def turn(self, path: str, key: str, *, outside: bool) -> AsyncIterator[None]:
         """Waits until it is the caller's turn at `path`. key: of the entry (`Entry.key`).
 
-        outside: the caller has yet to come through Scrapy's downloader. Who is inside cannot wait for it: it may hold
-        the very place that the other needs. Raises BulkError `two_urls` when the path is another's, `two_ways` when the
-        turn cannot be waited for.
+        outside: the caller has not yet passed through Scrapy's downloader. A caller that is inside the downloader must
+        not wait for one that is outside, because it may hold the place that the other one needs. Raises BulkError
+        `two_urls` when the path belongs to another request, `two_ways` when the caller must not wait.
         """
         if self._owners.is_of_another(path, key):
             raise BulkError(
@@ -75,21 +75,21 @@ class Turns:
                 del self._turns[path]
 
     def has_finished(self, path: str, key: str) -> None:
-        """The file of `key` lies at `path`: to the end of the crawl it is nobody else's. A request that failed leaves
-        its path to others."""
+        """The file of `key` is at `path`: until the end of the crawl the path belongs to it. (A request that failed
+        leaves its path free.)"""
         self._owners.add(path, key)
 
 
 class Owners:
-    """To which key each path belongs, in 16 bytes a path: 64 bits of a hash of each, sorted by the path's in 256
-    buckets. Among a million paths, two of one hash are found once in forty million crawls."""
+    """The key that each path belongs to, in 16 bytes a path: 64 bits of a hash of the path and of the key, sorted by
+    the first in 256 buckets. With a million paths, two of them have the same hash in one of forty million crawls."""
 
     def __init__(self) -> None:
         self._paths = [array("Q") for _ in range(_BUCKETS)]
         self._keys = [array("Q") for _ in range(_BUCKETS)]
 
     def has(self, path: str) -> bool:
-        """Somebody owns it."""
+        """The path belongs to a key."""
         bits = hash(path) & _64_BITS
         paths = self._paths[bits >> _BUCKET_SHIFT]
         at = bisect_left(paths, bits)

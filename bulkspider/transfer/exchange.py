@@ -144,9 +144,7 @@ class _Sender:
     def headers(self, asked: Ask) -> Headers:
         """The request's own headers, with what the plan asks for and the secrets that its host may see."""
         headers, url = Headers(), self._request.url
-        dict.update(
-            headers, self._request.headers
-        )  # names and values are normalised already
+        dict.update(headers, self._request.headers)  # names and values are normalised already
         for name in ("Range", "If-Range"):
             headers.pop(name, None)
         fields = self.granted.fields if self.granted is not None else None

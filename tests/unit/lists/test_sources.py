@@ -401,7 +401,7 @@ def expected(lines: Iterable[str]) -> tuple[list[int], list[int], list[int]]:
     return [entry.line for entry in taken.values()], repeated, bad
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(LIST_LINE | st.sampled_from(["", "# c", "bad"]), max_size=12), st.sampled_from(["\n", "\r\n"]))
 def test_the_check_agrees_with_the_slow_way(folder: Path, lines: list[str], end: str) -> None:
     good, repeated, bad = expected(lines)
@@ -504,7 +504,7 @@ def test_every_host_of_a_sorted_list_gives_its_first_entry_at_once(folder: Path)
 HOSTS = ["a", "b", "c", "d"]
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(
     st.lists(st.sampled_from(HOSTS), min_size=1, max_size=20),
     st.lists(st.sets(st.sampled_from(HOSTS)), max_size=40),
