@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
@@ -96,7 +96,7 @@ def read_entries(path: str, reading: Reading) -> Sequence[Entry]:
     foreign = opened.format(lambda line, error: None, None)
     if foreign is not None:
         form: Form | None = Form(numbered=True, naming=reading.naming)
-        ours = as_lines(foreign.rows(opened.blocks), reading.naming)
+        ours: Iterator[list[bytes]] = (made.lines for made in as_lines(foreign.rows(opened.blocks), reading.naming))
     else:
         form, ours = None, lines_of(opened.blocks, shown(path))
     for lines in ours:

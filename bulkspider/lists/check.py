@@ -8,7 +8,7 @@ fetches nothing; `source.py` makes the source of a run from its index.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from bulkspider.entries.entry import EntryError
@@ -18,7 +18,7 @@ from bulkspider.errors import ListError, Problem
 from bulkspider.lists.collisions import BUCKETS, Hashes, Meetings, key_of
 from bulkspider.lists.copy import Copy
 from bulkspider.lists.index import Index, OriginQueue
-from bulkspider.lists.reader import BOM, Form, folder_fits, site_fits
+from bulkspider.lists.reader import BOM, Form, PlainRow, folder_fits, site_fits
 from bulkspider.lists.shards import Shard
 from bulkspider.options import plural
 
@@ -93,16 +93,16 @@ class Check:
         self._at = 0  # offset of the next line
         self._first = (0, 0)  # offset of the first line that counts, and the number of lines before it
 
-    def feed(self, text: bytes) -> None:
-        """Reads the next lines, each with its newline. A million plain ones pass here in a second or two, hence the
-        flat loop."""
+    def feed(self, text: bytes, rows: Iterable[PlainRow] | None = None) -> None:
+        """Reads the next lines, each with its newline. rows: what `Form.rows` would give, where it is known. A million
+        plain ones pass here in a second or two, hence the flat loop."""
         if not self._formed:
             text = self._begin(text)
         put, keep = self._hashes.put, self._keep
         number, at, known, unsized = self._number, self._at, 0, 0
         last_folder = last_site = b""  # what a line mostly shares with the one before it
         numbered = self.form.numbered
-        for line, name, folder, mark, site, size, other in self.form.rows(text):
+        for line, name, folder, mark, site, size, other in self.form.rows(text) if rows is None else rows:
             number += 1
             begin = at
             at += len(line or other) + 1

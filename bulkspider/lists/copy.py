@@ -41,12 +41,11 @@ def copy_blocks(blocks: Iterable[bytes], where: str, fd: int) -> Iterator[bytes]
     return _texts(blocks, where, lambda block: _write(fd, block))
 
 
-def write_lines(blocks: Iterable[list[bytes]], fd: int) -> Iterator[bytes]:
-    """The same for lines without newlines that were made of others. Raises OSError."""
-    for lines in blocks:
-        text = b"".join(line + b"\n" for line in lines)
-        _write(fd, text)
-        yield text
+def write_lines(lines: list[bytes], fd: int) -> bytes:
+    """Writes lines without newlines that were made of others; their text, each with its newline. Raises OSError."""
+    text = b"\n".join(lines) + b"\n" if lines else b""
+    _write(fd, text)
+    return text
 
 
 def lines_of(blocks: Iterable[bytes], where: str) -> Iterator[list[bytes]]:

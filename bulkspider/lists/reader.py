@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from operator import itemgetter
+from typing import Any, cast
 
 from bulkspider.entries.entry import Columns, Entry, EntryError, parse_cells, parse_header, parse_json, parse_line
 from bulkspider.entries.fields import DIGESTS
@@ -35,10 +38,15 @@ _SITE = re.compile(SITE.encode())
 _NO_COMMAND = rf"(?!(?=[aciwACIW])(?i:{COMMANDS}) )"
 _TAB = r"\t"
 _LOOSE_SITE = r"https?://[a-z0-9.:-]+"
+# For formats that give rows as `Form.rows` does: the groups `name` and `folder`, and the site of a URL.
+PLAIN_NAME, PLAIN_SITE = _NAME.encode(), _LOOSE_SITE.encode()
+
+
+_HASHES = "|".join(rf"{name}=[0-9a-f]{{{2 * size}}}" for name, size in DIGESTS.items())
 
 
 def _pattern(front: str, separator: str) -> re.Pattern[bytes]:
-    fields = rf"(?:{separator}size=(?P<size>\d{{1,18}}))?(?:{separator}sha256=(?P<sha256>[0-9a-f]{{64}}))?\r?"
+    fields = rf"(?:{separator}size=(?P<size>\d{{1,18}}))?(?:{separator}(?P<hash>{_HASHES}))?\r?"
     return re.compile((front + fields).encode())
 
 
@@ -54,7 +62,6 @@ _NAMED = {None: _named(r" +|\t|,"), " ": _named(" +"), "\t": _named(_TAB), ",": 
 _BARE = _pattern(rf"(?P<url>(?P<site>{_LOOSE_SITE})/(?:[{SAFE}]*/)?{_LAST})", " +")
 _NEVER = re.compile(rb"(?!)")
 # A line of a numbered list (see `Form`): NAME, its line there, URL and what is known, between TABs.
-_HASHES = "|".join(rf"{name}=[0-9a-f]{{{2 * size}}}" for name, size in DIGESTS.items())
 _NUMBERED = re.compile(
     (
         rf"{_NAME}\t(?P<told>\d{{1,9}})\t(?P<url>(?P<site>{_LOOSE_SITE}){PATH})(?:\tsize=(?P<size>\d{{1,18}}))?"
@@ -63,20 +70,38 @@ _NUMBERED = re.compile(
 )
 
 
+@lru_cache(maxsize=16)
+def _of_columns(columns: Columns) -> re.Pattern[bytes]:
+    """The lines below a header that has the columns name and url; what is in the others may be missing."""
+    separator = {"\t": _TAB, ",": ","}.get(columns.separator)
+    cells = {
+        "name": _NAME,
+        "url": rf"(?P<url>(?P<site>{_LOOSE_SITE}){PATH})",
+        "size": r"(?P<size>\d{1,18})?",
+        "": r"[\w.:/+-]*",
+        **{name: rf"(?P<{name}>[0-9a-f]{{{2 * size}}})?" for name, size in DIGESTS.items()},
+    }
+    if separator is None or not {"name", "url"} <= set(columns.names) <= cells.keys():
+        return _NEVER
+    more = r"(?P<mark>)" if "size" in columns.names else r"(?P<mark>)(?P<size>)"
+    return re.compile((separator.join(map(cells.__getitem__, columns.names)) + more + r"\r?").encode())
+
+
 def _of_lines(plain: re.Pattern[bytes], *groups: str) -> re.Pattern[bytes]:
     """For `findall` in a text of whole lines: of a plain one the line and these groups, of another the last item."""
     others = rb"\(\?P<(?!(?:" + "|".join(groups).encode() + rb")>)\w+>"
     return re.compile(rb"(" + re.sub(others, b"(?:", plain.pattern) + rb")\n|([^\n]*)\n")
 
 
-_NAMED_LINES = {mark: _of_lines(plain, "name", "folder", "mark", "site", "size") for mark, plain in _NAMED.items()}
+_GROUPS = ("name", "folder", "mark", "site", "size")
+_NAMED_LINES = {mark: _of_lines(plain, *_GROUPS) for mark, plain in _NAMED.items()}
 _BARE_LINES = _of_lines(_BARE, "site", "name", "size")
 _NUMBERED_LINES = _of_lines(_NUMBERED, "name", "folder", "told", "site", "size")
 _OTHER_LINES = re.compile(rb"()()()()()()([^\n]*)\n")
 
 # (line, name, folder, mark, site, size, other); site is scheme and host. Either `line` or `other` is empty. The mark of
 # a numbered list is the line's number there, of others the separator.
-Row = tuple[bytes, bytes, bytes, bytes, bytes, bytes, bytes]
+PlainRow = tuple[bytes, bytes, bytes, bytes | int, bytes, bytes, bytes]
 
 
 def folder_fits(folder: bytes) -> bool:
@@ -96,7 +121,7 @@ class Form:
     which it was made (`formats/row.py`). naming: names a URL that has no name.
     """
 
-    __slots__ = ("_bare", "_named", "_named_lines", "columns", "json", "naming", "numbered")
+    __slots__ = ("_bare", "_named", "_named_lines", "_order", "columns", "json", "naming", "numbered")
 
     def __init__(
         self,
@@ -112,6 +137,7 @@ class Form:
         self.naming = naming
         # What matches a plain line with a name, and one without; `folder_fits` and `site_fits` must agree.
         self._named, self._named_lines, self._bare = _NEVER, _OTHER_LINES, _NEVER
+        self._order: Callable[[PlainRow], PlainRow] | None = None  # of the groups, where it is not that of a PlainRow
         if numbered:
             self._named, self._named_lines = _NUMBERED, _NUMBERED_LINES
         if json or numbered:
@@ -119,6 +145,10 @@ class Form:
         if columns is None or columns.names == ("name", "url"):
             separator = columns.separator if columns is not None else None
             self._named, self._named_lines = _NAMED[separator], _NAMED_LINES[separator]
+        elif (plain := _of_columns(columns)) is not _NEVER:
+            self._named, self._named_lines = plain, _of_lines(plain, *_GROUPS)
+            places = self._named_lines.groupindex
+            self._order = cast(Any, itemgetter(0, *(places[group] - 1 for group in _GROUPS), -1))
         if (columns is None or columns.names == ("url",)) and naming == BY_LAST_PART:
             self._bare = _BARE
 
@@ -166,28 +196,28 @@ class Form:
                 tuple((key, value) for key, _, value in _fields(digests)),
                 tuple(dict.fromkeys(url for _, _, url in _fields(mirrors))),
             )
-        sha256 = match["sha256"]
-        return Entry(
-            number,
-            name.decode(),
-            url.decode(),
-            None if size is None else int(size),
-            () if sha256 is None else (("sha256", sha256.decode()),),
-        )
+        return Entry(number, name.decode(), url.decode(), int(size) if size else None, self._digests(match))
 
     def plain_name(self, raw: bytes) -> bytes | None:
         """The name of a plain line."""
         match = self._plain(raw)
         return None if match is None else match["name"]
 
-    def rows(self, text: bytes) -> Iterable[Row]:
+    def rows(self, text: bytes) -> Iterable[PlainRow]:
         """Every line of a text of whole lines. Its first line says what nearly all are; the others are `other`, and so
         are plain ones that have a name where it has none, or the other way round."""
         if self._bare.fullmatch(text, 0, text.find(b"\n")):
             return (
                 (line, name, b"", b"", site, size, other) for line, site, name, size, other in _BARE_LINES.findall(text)
             )
-        return self._named_lines.findall(text)
+        found: list[PlainRow] = self._named_lines.findall(text)
+        return found if self._order is None else map(self._order, found)
+
+    def _digests(self, match: re.Match[bytes]) -> tuple[tuple[str, str], ...]:
+        if "hash" in match.re.groupindex:
+            return tuple((key, value) for key, _, value in _fields(b"\t" + match["hash"])) if match["hash"] else ()
+        names = self.columns.names if self.columns is not None else ()
+        return tuple((name, match[name].decode()) for name in names if name in DIGESTS and match[name])
 
     def _plain(self, raw: bytes) -> re.Match[bytes] | None:
         match = self._named.fullmatch(raw)

@@ -336,13 +336,14 @@ def check_list(
         copy = Copy(fd)
         form = opened.format(check.note, root)
         if form is not None:
-            texts = write_lines(as_lines(form.rows(opened.blocks), reading.naming), fd)
+            for made in as_lines(form.rows(opened.blocks), reading.naming):
+                check.feed(write_lines(made.lines, fd), made.rows)
         elif rows is not None:
-            texts = write_lines(batches(rows), fd)
+            for lines in batches(rows):
+                check.feed(write_lines(lines, fd))
         else:
-            texts = copy_blocks(opened.blocks, shown(path), fd)
-        for text in texts:
-            check.feed(text)
+            for text in copy_blocks(opened.blocks, shown(path), fd):
+                check.feed(text)
         if form is not None:
             check.warnings += form.warnings
         elif reading.base is not None:

@@ -66,3 +66,10 @@ def test_a_wrong_copy_is_not_counted(tmp_path: Path) -> None:
         "assert nginx.hashes(folder, ['a']) != right\n"
     )
     subprocess.run([sys.executable, "-c", script, str(RUN.parent), str(tmp_path)], check=True, timeout=30)
+
+
+def test_the_forms_of_lists_are_measured() -> None:
+    script = RUN.parent / "lists.py"
+    command = [sys.executable, str(script), "--entries", "300", "--rounds", "1", "--form", "metalink", "--form", "ena"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert [line.split()[0] for line in done.stdout.splitlines()[2:]] == ["list", "ena", "metalink"]

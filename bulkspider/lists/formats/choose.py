@@ -26,7 +26,8 @@ from bulkspider.lists.formats.lines import PathLines, UrlLines
 from bulkspider.lists.formats.row import Format, Given, Note
 from bulkspider.lists.formats.sums import Bag, ChecksumLines, bag_in
 from bulkspider.lists.formats.table import TABLE_BEGIN, Csv, EnaReport, EsgfScript
-from bulkspider.lists.formats.xml import ArchiveFiles, Metalink
+from bulkspider.lists.formats.xmls.archive import ArchiveFiles
+from bulkspider.lists.formats.xmls.metalink import Metalink
 from bulkspider.lists.reader import BOM
 from bulkspider.options import nearest
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urljoin
@@ -20,6 +21,7 @@ from urllib.parse import quote, urljoin
 from bulkspider.entries.entry import Entry, EntryError
 from bulkspider.entries.fields import DIGESTS
 from bulkspider.entries.names import BY_LAST_PART, Naming, name_of_url
+from bulkspider.lists.reader import PlainRow
 from bulkspider.options import plural
 
 # So many rows are written and checked together.
@@ -101,9 +103,13 @@ def _json(value: Mapping[str, str] | Sequence[str]) -> Any:
     return dict(value) if isinstance(value, Mapping) else list(value)
 
 
-# What `Row.plain` gives. Where nearly all rows of a list are alike, its format may make their lines itself, which takes
-# half the time.
-Line = bytes
+class Lines(NamedTuple):
+    """Many rows at once, as lines: what `Row.plain` gives. Where nearly all rows of a list are alike, its format may
+    make them itself, which takes half the time. rows: what `Form.rows` would give of the lines, where the format knows
+    it, which saves reading them."""
+
+    lines: list[bytes]
+    rows: Iterable[PlainRow] | None = None
 
 
 class Format(Protocol):
@@ -112,26 +118,34 @@ class Format(Protocol):
     @property
     def warnings(self) -> Sequence[str]: ...
 
-    def rows(self, blocks: Iterable[bytes]) -> Iterator[Row | Line]:
+    def rows(self, blocks: Iterable[bytes]) -> Iterator[Row | Lines]:
         """The rows of a file that is given in blocks of any size; no more of it is kept than a row needs."""
         ...
 
 
-def as_lines(rows: Iterable[Row | Line], naming: Naming = BY_LAST_PART) -> Iterator[list[bytes]]:
+def as_lines(rows: Iterable[Row | Lines], naming: Naming = BY_LAST_PART) -> Iterator[Lines]:
     """Rows as lines of a numbered list, many at a time."""
     named = name_of_url if naming == BY_LAST_PART else naming
-    return batches(row if isinstance(row, bytes) else row.plain(named) or row.encoded() for row in rows)
+    batch: list[bytes] = []
+    for row in rows:
+        if isinstance(row, Lines):
+            if batch:
+                yield Lines(batch)
+                batch = []
+            yield row
+            continue
+        batch.append(row.plain(named) or row.encoded())
+        if len(batch) >= BATCH:
+            yield Lines(batch)
+            batch = []
+    yield Lines(batch)
 
 
 def batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
     """Lines, many at a time."""
-    batch: list[bytes] = []
-    for line in lines:
-        batch.append(line)
-        if len(batch) >= BATCH:
-            yield batch
-            batch = []
-    yield batch
+    rest = iter(lines)
+    while batch := list(islice(rest, BATCH)):
+        yield batch
 
 
 class Passed:

@@ -9,20 +9,22 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from operator import itemgetter
 
 from bulkspider.entries.entry import NAME_KEYS, EntryError
 from bulkspider.entries.fields import DIGESTS
 from bulkspider.entries.names import BY_LAST_PART, show
 from bulkspider.errors import UsageError
 from bulkspider.lists.copy import whole_lines
-from bulkspider.lists.formats.row import Given, Line, Reader, Row, digests_of
+from bulkspider.lists.formats.row import BATCH, Given, Lines, Reader, Row, digests_of
 from bulkspider.options import nearest
 
 _COLUMNS = ("name", "url", "size", *DIGESTS, "mirror")
 _DELIMITERS = ("\t", ",", ";", "|")
 _LOCAL = re.compile(r"(?:[0-9]+(?:\.[0-9]+){3}|localhost)(?::[0-9]+)?|[^/]+:[0-9]+")
+_HTTP = ("https://", "http://")
 _PLAIN_LINK = r"ftp\.[\w./-]+/[\w.-]+"
 _PLAIN_LINKS = re.compile(rf"{_PLAIN_LINK}(?:;{_PLAIN_LINK})*", re.ASCII)
 TABLE_BEGIN = re.compile(r"""download_files="\$\(cat <<(EOF--dataset\.file\.url\.chksum_type\.chksum)""")
@@ -79,12 +81,13 @@ class EnaReport(Reader):
 
     KINDS = ("fastq", "submitted", "sra", "bam")
 
-    def rows(self, blocks: Iterable[bytes]) -> Iterator[Row | Line]:
+    def rows(self, blocks: Iterable[bytes]) -> Iterator[Row | Lines]:
         given = self._given
         records = _records(given, blocks, "\t")
         _, header = next(records, (1, []))
         wanted = self._wanted(header)
         may_be_plain = given.base is None and given.naming == BY_LAST_PART
+        plain: list[bytes] = []
         for line, record in records:
             if len(record) < len(header):
                 what = f"the row has {len(record)} cells, the heading {len(header)}"
@@ -99,8 +102,11 @@ class EnaReport(Reader):
                 if may_be_plain and hashes >= 0 and sizes >= 0:
                     lines = _plain_lines(line, cell, record[hashes], record[sizes])
                     if len(lines) == cell.count(";") + 1:
-                        yield from lines
+                        plain += lines
                         continue
+                if plain:
+                    yield Lines(plain)
+                    plain = []
                 try:
                     if ";" in cell:
                         yield from self._several(line, cell, record, hashes, sizes)
@@ -111,6 +117,10 @@ class EnaReport(Reader):
                     given.note(line, error)
             if not files:
                 self._passed.add(line, "the run has no file")
+            if len(plain) >= BATCH:
+                yield Lines(plain)
+                plain = []
+        yield Lines(plain)
 
     def _several(self, line: int, cell: str, record: Sequence[str], hashes: int, sizes: int) -> Iterator[Row]:
         links = cell.rstrip(";").split(";")
@@ -151,7 +161,7 @@ class EnaReport(Reader):
         return f"{'http' if _LOCAL.match(link) else 'https'}://{link}"
 
 
-def _plain_lines(line: int, links: str, hashes: str, sizes: str) -> list[Line]:
+def _plain_lines(line: int, links: str, hashes: str, sizes: str) -> list[bytes]:
     """The lines of a run whose cells are as ENA writes them; fewer than it has files when they are not quite so."""
     if not _PLAIN_LINKS.fullmatch(links):
         return []
@@ -171,19 +181,32 @@ def _plain_lines(line: int, links: str, hashes: str, sizes: str) -> list[Line]:
 class Csv(Reader):
     """Cells between any delimiter (TAB, comma, semicolon, '|'). The first row is the header, unless its URL is one."""
 
-    def rows(self, blocks: Iterable[bytes]) -> Iterator[Row]:
+    def rows(self, blocks: Iterable[bytes]) -> Iterator[Row | Lines]:
         given, first = self._given, True
         columns: list[tuple[str, int]] = []
+        maker: Callable[[int, Sequence[str]], bytes | None] | None = None
+        plain: list[bytes] = []
         for line, record in _records(given, blocks, None):
             try:
                 if first:
                     first = False
                     columns, is_header = _columns(record, given.columns)
+                    maker = plain_lines(columns)
                     if is_header:
                         continue
-                yield self._row(line, record, columns)
+                text = maker(line, record) if maker is not None else None
+                if text is not None:
+                    plain.append(text)
+                    if len(plain) < BATCH:
+                        continue
+                if plain:
+                    yield Lines(plain)
+                    plain = []
+                if text is None:
+                    yield self._row(line, record, columns)
             except EntryError as error:
                 given.note(line, error)
+        yield Lines(plain)
 
     def _row(self, line: int, record: Sequence[str], columns: Sequence[tuple[str, int]]) -> Row:
         cells = [(name, record[place].strip()) for name, place in columns if place < len(record)]
@@ -194,6 +217,30 @@ class Csv(Reader):
         mirrors = [self._given.link(value) for name, value in cells if name == "mirror" and value]
         url = self._given.link(values["url"])
         return Row(line, url, values.get("name", ""), values.get("size"), digests, mirrors)
+
+
+def plain_lines(columns: Sequence[tuple[str, int]]) -> Callable[[int, Sequence[str]], bytes | None] | None:
+    """Makes the line of a row all of whose cells are filled with what is plain; gives None for others. None where the
+    columns are not as most tables have them."""
+    places = dict(columns)
+    digests = [name for name in places if name in DIGESTS]
+    if len(places) < len(columns) or not {"name", "url"} <= places.keys() or "mirror" in places:
+        return None
+    known = ["size"] * ("size" in places) + digests
+    order = itemgetter(*(places[name] for name in ("name", "url", *known)))
+    form = "%s\t%d\t%s" + "".join(f"\t{name}=%s" for name in known)
+    tabs = form.count("\t")
+
+    def line(number: int, record: Sequence[str]) -> bytes | None:
+        try:
+            name, url, *more = map(str.strip, order(record))
+        except IndexError:
+            return None
+        text = form % (name, number, url, *more)
+        is_plain = name and url.startswith(_HTTP) and name[0] != "{" and all(map(str.isalnum, more))
+        return text.encode() if is_plain and text.isascii() and text.count("\t") == tabs and '"' not in text else None
+
+    return line
 
 
 def _columns(header: Sequence[str], wanted: str | None) -> tuple[list[tuple[str, int]], bool]:

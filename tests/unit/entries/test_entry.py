@@ -873,7 +873,9 @@ def among_others(form: Form, raw: bytes, plain: Entry | None) -> None:
     assert (after[1][0] or after[1][-1]) == raw
 
 
-@pytest.mark.parametrize("header", ["", "name url", "name,url", "name\turl", "url", "name,url,size", "url name"])
+@pytest.mark.parametrize(
+    "header", ["", "name url", "name,url", "name\turl", "url", "name,url,size", "url name", "md5,url,name"]
+)
 @given(parts=LINE)
 def test_the_fast_path_and_the_full_parser_agree(
     header: str, parts: tuple[str, str, str, list[tuple[str, str]], str]
@@ -881,6 +883,26 @@ def test_the_fast_path_and_the_full_parser_agree(
     name, mark, url, more, end = parts
     form = Form(parse_header(header) if header else None)
     both(form, name + mark + url + "".join(m + field for m, field in more) + end)
+
+
+CELL = NAME | URL | st.sampled_from(["", "1", "01", "9" * 19, MD5, MD5.upper(), SHA256, " 1", '"1"', "#", "wget x"])
+
+
+@pytest.mark.parametrize(
+    "header",
+    ["name\turl\tsize\tmd5", "url,name,size", "size,url,sha256,name", "line,name,url,status", "name,mirror,url"],
+)
+@given(st.lists(CELL, max_size=5), st.sampled_from(["", "\r", " "]), st.booleans())
+def test_they_agree_on_lines_below_a_header(header: str, cells: list[str], end: str, fits: bool) -> None:
+    columns = parse_header(header)
+    assert columns is not None
+    if fits:
+        good = {"name": "d/a", "url": "https://h/d/a", "size": "7", "md5": MD5, "sha256": SHA256, "mirror": "http://m/"}
+        cells = [
+            cell if number in (0, 2) else good.get(name, "3")
+            for number, (name, cell) in enumerate(zip(columns.names, cells, strict=False))
+        ]
+    both(Form(columns), columns.separator.join(cells) + end)
 
 
 @given(st.text(alphabet=string.ascii_lowercase + './-_ ,\t:%?&=#"~AB0\r', max_size=40), st.integers(0, 40))
@@ -897,8 +919,24 @@ def test_they_agree_on_any_text_around_a_url(text: str, place: int) -> None:
         f"a.bin https://h/x size=10 sha256={SHA256}\r",
         "https://h/dir/a.tar.gz",
         "https://h/a.bin size=3",
+        f"a.bin https://h/x md5={MD5}",
     ],
 )
 def test_the_commonest_lines_take_the_fast_path(text: str) -> None:
     assert Form().plain(text.encode(), 1) is not None
     both(Form(), text)
+
+
+@pytest.mark.parametrize(
+    ("header", "text"),
+    [
+        ("name\turl\tsize\tsha256", f"d/a.bin\thttps://h/x\t10\t{SHA256}"),
+        ("name\turl\tsize\tsha256", "d/a.bin\thttps://h/x\t\t"),
+        ("md5,size,url,file", f"{MD5},10,https://h/x,d/a.bin\r"),
+        ("line,name,url,status,size", "3,a.bin,https://h/x,verified,7"),
+    ],
+)
+def test_the_commonest_lines_below_a_header_take_the_fast_path(header: str, text: str) -> None:
+    form = Form(parse_header(header))
+    assert form.plain(text.encode(), 1) is not None
+    both(form, text)

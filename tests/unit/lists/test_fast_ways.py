@@ -6,15 +6,18 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulkspider.entries.entry import Entry, EntryError
-from bulkspider.lists.formats import table, xml
+from bulkspider.lists.formats import table
 from bulkspider.lists.formats.choose import FORMATS
-from bulkspider.lists.formats.row import Given, as_lines
+from bulkspider.lists.formats.row import Given, Row, as_lines
+from bulkspider.lists.formats.xmls import shapes
+from bulkspider.lists.formats.xmls.metalink import Metalink
 from bulkspider.lists.reader import Form
 
 NEVER = re.compile(r"(?!)")
@@ -26,8 +29,15 @@ def read(format_name: str, text: str, block: int = 1 << 16) -> tuple[list[Entry]
     form = FORMATS[format_name].make(Given("x", "x", lambda line, error: noted.append((line, error.what))))
     data = text.encode()
     blocks = (data[place : place + block] for place in range(0, len(data), block))
-    lines = [line for some in as_lines(form.rows(blocks)) for line in some]
     numbered = Form(numbered=True)
+    lines: list[bytes] = []
+    for made in as_lines(form.rows(blocks)):
+        lines += made.lines
+        if made.rows is not None:
+            as_it_reads = list(numbered.rows(b"".join(line + b"\n" for line in made.lines)))
+            for known, row in zip(made.rows, as_it_reads, strict=True):
+                # It may leave a row to the reader, but knows what it would say of the others.
+                assert known[-1] == (row[0] or row[-1]) or (*known[:3], b"%d" % known[3], *known[4:]) == row
     entries: list[Entry] = []
     for line in lines:
         try:
@@ -44,8 +54,9 @@ def read(format_name: str, text: str, block: int = 1 << 16) -> tuple[list[Entry]
 def slowly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def read_slowly(format_name: str, text: str) -> Any:
         with monkeypatch.context() as patched:
-            patched.setattr(xml, "_PLAIN_FILE", NEVER)
+            patched.setattr(shapes, "TRIALS_MAX", 0)
             patched.setattr(table, "_PLAIN_LINKS", NEVER)
+            patched.setattr(table, "plain_lines", lambda columns: None)
             return read(format_name, text)
 
     return read_slowly
@@ -74,17 +85,15 @@ ELEMENTS = st.tuples(
 AROUND = st.sampled_from(["{}", "<!-- {} -->", "<x>{}</x>", "<![CDATA[{}]]>", "<!-- x -->{}", "\n\n{}"])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(AROUND, ELEMENTS).map(lambda both: both[0].format(both[1])), max_size=8), st.integers(20, 3000)
 )
 def test_metalinks(elements: list[str], block: int) -> None:
     text = f'<?xml version="1.0"?>\n<metalink xmlns="urn:ietf:params:xml:ns:metalink">\n{"".join(elements)}</metalink>'
     taken = read("metalink", text, block)
-    plain, xml._PLAIN_FILE = xml._PLAIN_FILE, NEVER  # type: ignore[misc]
-    try:
+    with mock.patch.object(shapes, "TRIALS_MAX", 0):
         slowly = read("metalink", text)
-    finally:
-        xml._PLAIN_FILE = plain  # type: ignore[misc]
     if any("damaged" in what for _, what in slowly[1]):
         # The last element before the damage is only sometimes known to be whole.
         assert taken[1][-1] == slowly[1][-1]
@@ -138,3 +147,69 @@ def test_tables_with_and_without_quotes(delimiter: str, tmp_path: Path) -> None:
     assert read("csv", plain) == read("csv", quoted)
     assert read("csv", late, 10)[0][:2] == read("csv", plain)[0]
     assert [entry.line for entry in read("csv", late, 10)[0]] == [2, 4, 5]
+
+
+CELLS = [
+    "a.nc",
+    " d/b.nc",
+    "https://a.example/a",
+    "HTTPS://a.example/a",
+    "a/b",
+    "",
+    "7",
+    "x",
+    "ü",
+    "{",
+    "a\tb",
+    "f" * 64,
+]
+
+
+@pytest.mark.parametrize("header", ["name,url,size", "url,sha256,name", "name,url", "url,size", "name,url,mirror"])
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.lists(st.sampled_from(CELLS), max_size=4), max_size=6))
+def test_tables(header: str, rows: list[list[str]], slowly: Any) -> None:
+    good = {"name": "x.nc", "url": "https://a.example/x", "size": "12", "sha256": "A" * 64}
+    like_header = ",".join(good.get(column, "") for column in header.split(","))
+    text = "\n".join([header, like_header, *map(",".join, rows)]) + "\n"
+    assert read("csv", text) == slowly("csv", text)
+
+
+def mixed(entries: int) -> str:
+    """A metalink whose files have one to three URLs, some with what is no plain name or with an entity."""
+    files = []
+    for number in range(entries):
+        name = f"d/{number}+x.nc" if number % 5 == 4 else f"d/{number}.nc"
+        urls = [f'<url priority="{rank}">https://{rank}.example/{name}?a&amp;b=1</url>' for rank in (3, 1, 2)]
+        files.append(f'<file name="{name}"><size>{number}</size>\n{"".join(urls[: 1 + number % 3])}</file>\n')
+    return f'<?xml version="1.0"?>\n<metalink xmlns="x">\n{"".join(files)}</metalink>'
+
+
+@pytest.mark.parametrize("block", [50, 700, 1 << 16])
+def test_elements_of_several_shapes_need_no_parser(block: int, slowly: Any) -> None:
+    text = mixed(40)
+    assert read("metalink", text, block) == slowly("metalink", text)
+    entries, noted, _ = read("metalink", text, block)
+    assert [entry.line for entry in entries] == list(range(3, 83, 2))
+    assert noted == []
+
+
+def test_what_is_learned_of_an_element() -> None:
+    def read_all(element: bytes) -> Row | None:
+        return next(iter(Metalink(Given("x", "x", print)).parsed([element])))
+
+    element = b'\n<file name="a.nc">\n<size>1</size><url priority="2">https://b/a</url><url priority="1">http://a/</url></file>'
+    shape = shapes.Lesson(element, read_all).shape(plain=True)
+    assert shape is not None
+    assert shape.line == b"%b\t%d\t%b\tsize=%b\tmirror=%b"
+    assert (shape.before, shape.newlines) == (1, 2)
+    for other in (
+        b"<url>ftp://b/a</url>",
+        b"<size>x</size>",
+        b'<hash type="sha-256">00</hash>',
+        b"<!-- x -->",
+        b"<file>",
+    ):
+        odd = element.replace(b"<size>1</size>", other)
+        shape = shapes.Lesson(odd, read_all).shape(plain=True)
+        assert shape is None or shape.pattern.match(odd) is None
