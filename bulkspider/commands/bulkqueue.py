@@ -39,7 +39,7 @@ class Command(ScrapyCommand):
     def syntax(self) -> str:
         return (
             "push LIST | status | list | dead | retry [NAME …] | caps [HOST=N …] | pause | drain | cancel | resume | "
-            "clean DIR | drop   --queue URL --job NAME"
+            "report FILE | serve | clean DIR | drop   --queue URL --job NAME"
         )
 
     def short_desc(self) -> str:
@@ -55,6 +55,8 @@ class Command(ScrapyCommand):
             "caps: how many at once from a host, all workers together, from now on (default=N for all others; HOST= "
             "takes a number back). pause: nothing new is begun. drain: and workers end when what runs is finished. "
             "cancel: workers stop at once and keep what they have. resume: takes these back. "
+            "report FILE.jsonl (or .csv): a row for each entry of the whole job. "
+            "serve: a page, and /metrics for Prometheus. "
             "clean DIR: removes parts in a worker's folder whose entries are done elsewhere. "
             "drop: forgets the job; files stay. "
             "Workers: scrapy bulk -a queue=URL -a job=NAME -a output=DIR. "
@@ -77,6 +79,9 @@ class Command(ScrapyCommand):
         )
         parser.add_argument("--watch", action="store_true", help="status: again and again until the job is over")
         parser.add_argument("--json", action="store_true", help="status, list, dead: for machines, one object a line")
+        parser.add_argument(
+            "--listen", metavar="HOST:PORT", default="127.0.0.1:8000", help="serve: where (127.0.0.1:8000)"
+        )
         parser.add_argument("--reason", metavar="TEXT", default="", help="dead, retry: only of this code or reason")
         parser.add_argument("--host", metavar="HOST", default="", help="dead, retry: only of this host")
         parser.add_argument(
@@ -99,6 +104,8 @@ class Command(ScrapyCommand):
             "drain": self._order,
             "cancel": self._order,
             "resume": self._order,
+            "report": self._report,
+            "serve": self._serve,
             "clean": self._clean,
             "drop": self._drop,
         }
@@ -248,6 +255,29 @@ class Command(ScrapyCommand):
         job.order(order)
         told = ORDERS[order] if order else "goes on; workers that have ended are to be started again"
         print(f"job {job.name}: {told}")
+
+    def _report(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
+        from bulkspider.queue.report import write_report
+
+        if len(args) != 1:
+            raise UsageError("into which file? `scrapy bulkqueue report FILE.jsonl` (or FILE.csv)")
+        count = write_report(Path(args[0]), job.outcomes())
+        print(f"{visible(args[0])}: {plural(count, 'entry', 'entries')}")
+
+    def _serve(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
+        from bulkspider.queue.serve import JobServer
+
+        host, _, port = opts.listen.rpartition(":")
+        if not port.isdecimal() or int(port) > 65_535:
+            raise UsageError(f"--listen {opts.listen}: write HOST:PORT")
+        try:
+            server = JobServer(job, host.strip("[]") or "127.0.0.1", int(port))
+        except OSError as error:
+            raise UsageError(f"--listen {opts.listen}: {error.strerror}; choose another port") from None
+        with server:
+            print(f"job {job.name}: http://{server.server_name}:{server.server_port}/, and /metrics; Ctrl-C ends it")
+            sys.stdout.flush()
+            server.serve_forever()
 
     def _clean(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
         from bulkspider.disk.leftovers import remove_parts

@@ -32,8 +32,8 @@ LOOKS = 3
 PATIENCE_SECONDS = 30.0
 
 
-class Job:
-    """One job on one Redis. Every method raises UsageError when Redis cannot be asked."""
+class _Asked:
+    """A Redis, and the scripts of one job on it."""
 
     def __init__(self, url: str, name: str) -> None:
         check_address(url, name)
@@ -44,6 +44,48 @@ class Job:
         )
         self._scripts = {script: self._redis.register_script(text) for script, text in SCRIPTS.items()}
         self._prefix = prefix(name)
+
+    def _info(self, section: str) -> dict[str, Any]:
+        """What the server says of itself; nothing where that is not allowed."""
+        import redis
+
+        with self._asking():
+            try:
+                return dict(self._redis.info(section))
+            except redis.exceptions.NoPermissionError:
+                return {}
+
+    def _key(self, name: str) -> str:
+        return self._prefix + name
+
+    def _run(self, script: str, *arguments: str | int) -> Any:
+        return self._scripts[script](keys=[self._prefix], args=arguments)
+
+    def _run_many(self, script: str, arguments: Iterable[list[Any]]) -> Iterator[Any]:
+        """The answers to one script with many arguments, several of which are under way at once."""
+        waiting = iter(arguments)
+        while together := list(islice(waiting, SENT_TOGETHER)):
+            pipe = self._redis.pipeline(transaction=False)
+            for one in together:
+                self._scripts[script](keys=[self._prefix], args=one, client=pipe)
+            yield from pipe.execute()
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        import redis
+
+        try:
+            yield
+        except redis.AuthenticationError as error:
+            raise UsageError(f"{self.shown} refused the password ({error})") from error
+        except redis.RedisError as error:
+            raise UsageError(
+                f"{self.shown} cannot be asked ({redact(str(error))}); start it or correct the URL"
+            ) from error
+
+
+class Job(_Asked):
+    """One job on one Redis. Every method raises UsageError when Redis cannot be asked."""
 
     def __enter__(self) -> Job:
         return self
@@ -103,16 +145,6 @@ class Job:
             raise UsageError(
                 f"{self.shown} is a node of a Redis Cluster; a job needs one Redis, or one with replicas and Sentinel"
             )
-
-    def _info(self, section: str) -> dict[str, Any]:
-        """What the server says of itself; nothing where that is not allowed."""
-        import redis
-
-        with self._asking():
-            try:
-                return dict(self._redis.info(section))
-            except redis.exceptions.NoPermissionError:
-                return {}
 
     # -- pushing ---------------------------------------------------------------------------------------------------
 
@@ -185,6 +217,7 @@ class Job:
             meta = self._redis.hgetall(self._key("meta"))
             alive = dict(self._redis.zrange(self._key("alive"), 0, -1, withscores=True))
             about = self._redis.hgetall(self._key("workers"))
+            done_bytes, left_bytes = self._redis.hmget(self._key("bytes"), "done", "left")
         held = [cells[i : i + 4] for i in range(0, len(cells), 4)]
         leased, by_worker = Counter(one[2] for one in held), Counter(one[3] for one in held)
         rows = zip(origins, (row for answer in answers for row in answer), strict=True)
@@ -216,6 +249,8 @@ class Job:
             hosts=hosts,
             # A worker renews more than once within a lease: one that was not heard of for the whole of it is gone.
             workers=sorted((w for w in workers if w["seen"] <= lease), key=lambda worker: str(worker["name"])),
+            bytes_done=int(done_bytes or 0),
+            bytes_left=int(left_bytes or 0),
         )
 
     def running(self, most: int = 50) -> list[dict[str, Any]]:
@@ -239,6 +274,29 @@ class Job:
             if (not reason or reason == letter["code"] or reason in letter["reason"])
             and (not host or host.lower() in (letter["origin"], letter["origin"].rpartition(":")[0]))
         }
+
+    def some_dead(self, most: int) -> dict[str, dict[str, Any]]:
+        """A few of the entries that were given up, as of `dead`."""
+        with self._asking():
+            letters = islice(self._redis.hscan_iter(self._key("dead"), count=most), most)
+            return {name: json.loads(letter) for name, letter in sorted(letters)}
+
+    def outcomes(self) -> Iterator[dict[str, Any]]:
+        """Of each entry that is done, or was given up: {name, url, status, size (bytes), worker, time (Unix), code,
+        message}, in any order; those that have no outcome yet are not among them."""
+        seen: set[int] = set()  # a hash that grows meanwhile may give an entry twice
+        with self._asking():
+            for key in ("done", "dead"):
+                for name, told in self._redis.hscan_iter(self._key(key), count=BATCH):
+                    if (mark := hash(name)) in seen:
+                        continue
+                    seen.add(mark)
+                    about = json.loads(told)
+                    row = {"name": name, "url": about.get("url"), "status": about.get("status", "failed")}
+                    row |= {"size": about.get("size"), "worker": about.get("worker"), "time": about.get("time")}
+                    if key == "dead":
+                        row["url"] = redact(json.loads(about["entry"])["url"])
+                    yield row | {"code": about.get("code"), "message": about.get("reason")}
 
     def done_elsewhere(self, entries: Iterable[tuple[str, str]]) -> list[str]:
         """Of entries by (name, key of the URL): the names of those that the job knows as done."""
@@ -291,36 +349,6 @@ class Job:
             for keys in _batches(self._redis.scan_iter(match=f"{self._prefix}*", count=BATCH)):
                 self._redis.unlink(*keys)
             self._redis.srem(JOBS, self.name)
-
-    # -- Redis -----------------------------------------------------------------------------------------------------
-
-    def _key(self, name: str) -> str:
-        return self._prefix + name
-
-    def _run(self, script: str, *arguments: str | int) -> Any:
-        return self._scripts[script](keys=[self._prefix], args=arguments)
-
-    def _run_many(self, script: str, arguments: Iterable[list[Any]]) -> Iterator[Any]:
-        """The answers to one script with many arguments, several of which are under way at once."""
-        waiting = iter(arguments)
-        while together := list(islice(waiting, SENT_TOGETHER)):
-            pipe = self._redis.pipeline(transaction=False)
-            for one in together:
-                self._scripts[script](keys=[self._prefix], args=one, client=pipe)
-            yield from pipe.execute()
-
-    @contextmanager
-    def _asking(self) -> Iterator[None]:
-        import redis
-
-        try:
-            yield
-        except redis.AuthenticationError as error:
-            raise UsageError(f"{self.shown} refused the password ({error})") from error
-        except redis.RedisError as error:
-            raise UsageError(
-                f"{self.shown} cannot be asked ({redact(str(error))}); start it or correct the URL"
-            ) from error
 
 
 def jobs_on(url: str) -> list[str]:

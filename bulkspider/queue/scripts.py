@@ -25,6 +25,7 @@ The keys of a job share a prefix in braces, so that they lie on one node of a cl
     {bulk:JOB}:down     hash    origin -> since when nobody has reached it who tried, and the worker that said so first,
                                 or * for several
     {bulk:JOB}:done     hash    name -> what became of it
+    {bulk:JOB}:bytes    hash    done, left: of the entries whose sizes are known
     {bulk:JOB}:dead     hash    name -> why it was given up, and the entry
     {bulk:JOB}:tries    hash    name -> how often it was taken since its part last grew
     {bulk:JOB}:best     hash    name -> the most bytes its part ever had
@@ -106,10 +107,15 @@ local function full_row(name)
   return row and row:find(' ', 1, true) and row
 end
 
+local function size_of(row)
+  return tonumber(row:match(',"size":(%d+)') or 0)
+end
+
 -- The entry is not left any more: its key alone is kept.
 local function close(name)
-  local row = call('HGET', p .. 'known', name)
+  local row = full_row(name)
   if row then
+    call('HINCRBY', p .. 'bytes', 'left', -size_of(row))
     call('HSET', p .. 'known', name, row:match('^%S+'))
   end
 end
@@ -262,7 +268,7 @@ end
 call('HSET', p .. 'meta', 'push:' .. ARGV[2], now())
 local priority = ARGV[3]
 call('ZADD', p .. 'prio', priority, priority)
-local count, known, of_origin = 0, p .. 'known', {}
+local count, known, of_origin, bytes = 0, p .. 'known', {}, 0
 for i = 4, #ARGV, 3 do
   local name = ARGV[i + 1]
   if call('HSETNX', known, name, ARGV[i + 2]) == 1 then
@@ -273,8 +279,10 @@ for i = 4, #ARGV, 3 do
       of_origin[ARGV[i]] = {name}
     end
     count = count + 1
+    bytes = bytes + size_of(ARGV[i + 2])
   end
 end
+call('HINCRBY', p .. 'bytes', 'left', string.format('%.0f', bytes))
 for origin, names in pairs(of_origin) do
   call('RPUSH', queued(priority, origin), unpack(names))
   call('SADD', p .. 'hosts', origin)
@@ -569,6 +577,7 @@ end
 call('HSET', p .. outcome, name, ARGV[7])
 if outcome == 'done' then
   serves(origin)
+  call('HINCRBY', p .. 'bytes', 'done', ARGV[8])
 end
 end_lease(name)
 close(name)
@@ -630,6 +639,7 @@ for _, name in ipairs(ARGV) do
     letter = cjson.decode(letter)
     local row = (call('HGET', p .. 'known', name) or '-'):match('^%S+') .. ' 0 ' .. letter.origin .. ' ' .. letter.entry
     call('HSET', p .. 'known', name, row)
+    call('HINCRBY', p .. 'bytes', 'left', size_of(row))
     call('ZADD', p .. 'prio', 0, '0')
     put(name, row, 'RPUSH')
     call('HDEL', p .. 'down', letter.origin)
@@ -704,6 +714,7 @@ call('ZADD', p .. 'prio', 0, '0')
 local function change(origin, name, entry)
   local row = (call('HGET', p .. 'known', name) or '-'):match('^%S+') .. ' 0 ' .. origin .. ' ' .. entry
   call('HSET', p .. 'known', name, row)
+  call('HINCRBY', p .. 'bytes', 'left', size_of(row))
   put(name, row, 'RPUSH')
   count = count + 1
 end

@@ -11,6 +11,8 @@ from typing import Any
 
 from bulkspider.options import human, plural
 
+# Hosts that are shown to a person, those at work first; `--json` has all.
+SHOWN_HOSTS = 40
 # Failures that are shown to a person; `scrapy bulkqueue dead` has all.
 SHOWN_FAILURES = 20
 ORDERS = {
@@ -28,7 +30,8 @@ class Status:
     runs. later: those of the left that wait for their next try. order: pause, drain, cancel or None. unfinished: names
     of lists whose push has not ended. hosts: {origin, left, running (connections), leased (entries), cap, closed
     (seconds)} of each origin with entries left. workers: {name, entries (leased now), bytes (as of the last renewal),
-    seen (seconds ago)} of those that live. lease: seconds, the longest of all workers.
+    seen (seconds ago)} of those that live. lease: seconds, the longest of all workers. bytes_done, bytes_left: of the
+    entries whose sizes are known; bytes_left includes what parts have already.
     """
 
     pushed: int
@@ -41,6 +44,8 @@ class Status:
     unfinished: list[str]
     hosts: list[dict[str, Any]]
     workers: list[dict[str, Any]]
+    bytes_done: int = 0
+    bytes_left: int = 0
 
     @property
     def running(self) -> int:
@@ -66,10 +71,15 @@ class Status:
 
     def as_json(self, job: str) -> dict[str, Any]:
         """Everything, for machines."""
+        parts = sum(int(worker["bytes"]) for worker in self.workers)
         counts = {"pushed": self.pushed, "done": self.done, "dead": self.dead, "left": self.left}
+        # As `scrapy bulk LIST --status --json` names them.
+        counts |= {"entries": self.pushed, "failed": self.dead}
+        counts |= {"bytes_on_disk": self.bytes_done + parts, "bytes_left": max(0, self.bytes_left - parts)}
+        waiting = [host["origin"] for host in self.hosts if host["closed"]]
         state = {"later": self.later, "running": self.running, "missing": self.missing, "over": self.is_over}
         told = {"order": self.order, "unfinished_pushes": self.unfinished, "lease": self.lease}
-        return {"job": job, **counts, **state, **told, "hosts": self.hosts, "workers": self.workers}
+        return {"job": job, **counts, **state, **told, "waiting": waiting, "hosts": self.hosts, "workers": self.workers}
 
 
 def describe(
@@ -89,9 +99,12 @@ def describe(
     if status.hosts:
         width = max(len(host["origin"]) for host in status.hosts)
         yield f"\n{'host':<{width}} {'left':>9} {'at once':>8} {'of':>4}"
-        for host in status.hosts:
+        hosts = sorted(status.hosts, key=lambda host: (-host["running"], -host["left"]))[:SHOWN_HOSTS]
+        for host in sorted(hosts, key=lambda host: str(host["origin"])):
             closed = f"   asked to wait {host['closed']:.0f} s" if host["closed"] else ""
             yield f"{host['origin']:<{width}} {host['left']:>9,} {host['running']:>8} {host['cap']:>4}{closed}"
+        if len(status.hosts) > SHOWN_HOSTS:
+            yield f"… and {len(status.hosts) - SHOWN_HOSTS:,} more hosts"
     if status.workers:
         width = max(len(worker["name"]) for worker in status.workers)
         yield f"\n{'worker':<{width}} {'running':>8} {'heard of':>11}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import io
 import json
 import os
@@ -10,16 +11,20 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Mapping
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import redis
 from scrapy.settings import Settings
 
 from bulkspider.commands.bulkqueue import Command
+from bulkspider.queue.serve import JobServer
 from support.faults import redirect_to, status
 from support.faulty import Exchange, FaultyOrigin, correct, make_body
 from support.holding import Holds, stall_until
@@ -97,6 +102,56 @@ def test_status_and_late_workers_say_how_the_job_stands(tmp_path: Path) -> None:
         assert "nov: 2 done, 0 left, 1 given up" in queue(cluster, "list").stdout
         (listed,) = map(json.loads, queue(cluster, "list", "--json").stdout.splitlines())
         assert (listed["job"], listed["done"]) == ("nov", 2)
+
+
+def test_one_report_page_and_metrics_for_the_whole_job(tmp_path: Path) -> None:
+    with FaultyOrigin() as origin, Cluster(tmp_path) as cluster:
+        for name in ("a.bin", "b<i>.bin", "c.bin"):
+            origin.add(name, Throttled(10_000 * KIB), BODY)
+        origin.add("gone.bin", status(404), BODY)
+        lines = [f"{name}\t{origin.url(quote(name))}" for name in ("a.bin", "b<i>.bin", "gone.bin")]
+        cluster.push(lines)
+        first = cluster.wait(cluster.start("-s", "CONCURRENT_REQUESTS=2"))
+        cluster.push([f"c.bin {origin.url('c.bin')} size={len(BODY)}"])
+        assert state(cluster)[1]["bytes_left"] == len(BODY)
+        second = cluster.wait(cluster.start())
+        assert (first.status, second.status) == (4, 0)
+        expected = {"a.bin": "complete", "b<i>.bin": "complete", "c.bin": "complete", "gone.bin": "failed"}
+        assert queue(cluster, "report", "all.txt").returncode == 1
+        assert "4 entries" in queue(cluster, "report", "all.jsonl").stdout
+        rows = {row["name"]: row for row in map(json.loads, (tmp_path / "all.jsonl").read_text().splitlines())}
+        assert {name: row["status"] for name, row in rows.items()} == expected
+        assert (rows["gone.bin"]["code"], rows["a.bin"]["size"]) == ("http_404", len(BODY))
+        assert len({row["worker"] for row in rows.values()}) == 2
+        assert queue(cluster, "report", "all.csv").returncode == 0
+        with (tmp_path / "all.csv").open(newline="") as file:
+            assert {row["name"]: row["url"] for row in csv.DictReader(file)} == {n: r["url"] for n, r in rows.items()}
+        told = state(cluster)[1]
+        names = ("entries", "done", "failed", "left", "running", "waiting", "bytes_on_disk", "bytes_left")
+        assert [told[name] for name in names] == [4, 3, 1, 0, 0, [], 3 * len(BODY), 0]
+
+        with cluster.ask() as job, JobServer(job, "127.0.0.1", 0) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+
+            def get(path: str) -> str:
+                with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}{path}", timeout=30) as answer:
+                    return str(answer.read().decode())
+
+            assert 'bulk_job_done{job_name="nov"} 3\n' in get("/metrics")
+            page = get("/")
+            assert "3 of 4 done" in page
+            assert "gone.bin" in page
+            assert json.loads(get("/status.json"))["dead"] == 1
+            assert len(get("/report.jsonl").splitlines()) == 4
+            assert len(list(csv.reader(get("/report.csv").splitlines()))) == 5
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                get("/other")
+            cluster.redis.kill()
+            with pytest.raises(urllib.error.HTTPError, match="503"):
+                get("/report.csv")
+            cluster.redis.up()
+            assert len(get("/report.csv").splitlines()) == 5
+            server.shutdown()
 
 
 def test_a_paused_job_begins_nothing_and_a_drained_one_ends_its_workers(tmp_path: Path) -> None:

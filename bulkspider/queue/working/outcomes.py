@@ -56,8 +56,11 @@ class Outcomes:
             self._settle(lease, "dead", self._letter(lease, error))
         else:
             self._left_alone.pop(lease.origin, None)
+            # `total` is of the file, as it has its name now; one that the ledger proves was not looked at again.
+            size = lease.entry.size if lease.part is None else lease.part.state.total
             told = {"status": status, "worker": self._worker, "time": round(time.time(), 3)}
-            self._settle(lease, "done", json.dumps(told))
+            told |= {"url": redact(lease.entry.url), "size": size}
+            self._settle(lease, "done", json.dumps(told, separators=(",", ":")), size or 0)
 
     def give_back(self, lease: Lease) -> None:
         """It has not begun, or has ended here, and nobody is to blame."""
