@@ -235,18 +235,23 @@ class Fetcher:
         settled.callback((outcome, step))
 
     def _one_of_several(self, attempt: Attempt, outcome: Outcome) -> None:
-        download, error = attempt.download, outcome.error
+        download, error, now = attempt.download, outcome.error, self._clock.now()
         download.whole = download.whole or outcome.fetched
         if outcome.grew:
             download.grew = True
             attempt.place.origin.served()
-            attempt.place.origin.moved(self._clock.now())
+            attempt.place.origin.moved(now)
         if isinstance(error, Stopped):
             return
+        if error is not None and outcome.grew and now >= download.divided_again_at:
+            # What breaks at the same time is one failure.
+            gained = 0 if attempt.range.first is None else attempt.range.at - attempt.range.first
+            origin, begun = attempt.place.origin, attempt.place.begun
+            download.divided_again_at = origin.again_beside(gained, download.budget, now, begun)
         if error is not None:
             logger.info("%s: one of its connections ended (%s)", download.entry.name, redact(str(error)))
         if self._segments is not None:
-            self._segments.ended(attempt, error, grew=outcome.grew, now=self._clock.now())
+            self._segments.ended(attempt, error, grew=outcome.grew, now=now)
 
     @property
     def dividable(self) -> Collection[Attempt]:
@@ -260,4 +265,6 @@ def _is_fruitless(outcome: Outcome) -> bool:
 
 
 def _more_telling(first: BulkError, last: BulkError | None) -> BulkError:
-    return first if last is None or first.code in ("origin_down", "no_network") else last
+    """Of an origin that was given up it tells more how long it was down, unless it works now and says no."""
+    was_down = first.code in ("origin_down", "no_network")
+    return first if last is None or (was_down and not last.permanent) else last

@@ -167,6 +167,8 @@ class Places:
         if origin.is_proven or not self._tried:
             return True
         tried = sum(places for other, places in self._tried.items() if not other.is_proven)
+        if tried == self._used < min(2, self.total) and not any(other.is_proven for other in self.origins):
+            return True  # nobody has a use for the other one of two places
         return tried < max(min(2, self.total // 2), self.total // TRIALS_PART, 1)
 
     def full(self) -> set[str]:

@@ -104,6 +104,7 @@ class Segments:
         slot = slot_of(download.url)
         return (
             download.divisible(self._limit(download))
+            and now >= download.divided_again_at
             and self._places.free_in(slot) > 0
             and self._origins[download.origin].allows_more(now)
             and not self._held_back(slot, now)

@@ -60,7 +60,8 @@ def _admits(download: Download) -> bool:
 
 class Slots:
     """fits: there is room on the disk for what is left of a download. admits: reserves room for a download where that
-    is limited, False when there is none now. small: how many small files of an origin may share a place."""
+    is limited, False when there is none now. small: how many small files of an origin may share a place. look_every:
+    seconds after which those that wait are looked at again, whatever happens."""
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Slots:
         fits: Callable[[Download, float], bool] = _fits,
         admits: Callable[[Download], bool] = _admits,
         small: SmallFiles | None = None,
+        look_every: Callable[[], float] = lambda: LOOK_EVERY_SECONDS,
     ) -> None:
         # Those that have entered in this `gather` and wait for their place.
         self.gathered = 0
@@ -80,6 +82,7 @@ class Slots:
         self._fits = fits
         self._admits = admits
         self._small = small or SmallFiles()
+        self._look_every = look_every
         self._gathering = False
         self._waiting: dict[Origin, list[_Waiter]] = {}
         self._timer: Any = None
@@ -237,7 +240,7 @@ class Slots:
             self._timer.cancel()
             self._timer = None
         if self._waiting:
-            times = [now + LOOK_EVERY_SECONDS]
+            times = [now + self._look_every()]
             for origin, waiters in self._waiting.items():
                 times.append(max(origin.opens_at, min(waiter.not_before for waiter in waiters)))
             # What is late already waits for an end of something else, which looks by itself.

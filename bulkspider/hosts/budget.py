@@ -26,10 +26,10 @@ class Budget:
     """What an entry has spent: attempts in a row in which its part did not grow.
 
     limit: how many of them there may be. unpaid: those that are not counted, because nothing of its origin succeeded.
-    failed_at: when it failed last. own: its origin served others since. served_at: when it brought bytes last, None
-    before the first. tried: attempts in a row that its origin did not serve. refused: one of them was 403. forbidden:
-    how many were although nothing else was asked for. waits_since: since when it waits alone, at no cost. brief:
-    attempts in a row that brought little.
+    failed_at, failed_as: when it failed last, by which code. own: its origin served others since. served_at: when it
+    brought bytes last, None before the first. tried: attempts in a row that its origin did not serve. refused: one of
+    them was 403. forbidden: how many were although nothing else was asked for. waits_since: since when it waits alone,
+    at no cost. brief: attempts in a row that brought little.
     """
 
     fruitless: int = 0
@@ -41,6 +41,7 @@ class Budget:
     refused: bool = False
     forbidden: int = 0
     failed_at: float | None = None
+    failed_as: str | None = None
     waits_since: float | None = None
     brief: int = 0
 

@@ -18,7 +18,7 @@ from bulkspider.options import Options
 STRANGER_PATIENCE_SECONDS = 60.0
 # In an outage the next probe waits for this part of the time that it has lasted.
 PROBE_PART = 0.1
-# A success so shortly before a failure (seconds) says that the origin works.
+# A success so shortly before a failure (seconds) says that the origin works, unless several entries failed since.
 LATELY_SECONDS = 1.0
 # So many times in a row that an origin says 401 before it is asked more slowly.
 UNAUTHORIZED_IN_A_ROW = 3
@@ -57,28 +57,38 @@ class Outage:
         self._probe_began: float | None = None
         self._success_at: float | None = None
         self._failing: dict[Budget, None] = {}
+        self._failed_since: set[Budget] = set()  # the last success
         self._unauthorized = 0
 
     # -- is it the origin? -----------------------------------------------------------------------------------------
 
     def note(self, error: AttemptError, budget: Budget, now: float) -> None:
-        """An entry has failed. When others were served since it did before, the fault is its own."""
-        if budget.failed_at is not None and self._success_at is not None and self._success_at > budget.failed_at:
+        """An entry has failed. When others were served since it failed like that before, the fault is its own."""
+        again = budget.failed_at is not None and budget.failed_as == error.code
+        if again and self._success_at is not None and self._success_at > (budget.failed_at or 0.0):
             budget.own = True
             if self._may_be_its_own(error):
                 budget.fruitless, budget.unpaid = budget.fruitless + budget.unpaid, 0
-        budget.failed_at = now
+        budget.failed_at, budget.failed_as = now, error.code
+        status = error.http_status
+        speaks_of_origin = status is None or status >= 500 or status in self._busy
+        if speaks_of_origin and len(self._failed_since) < SEVERAL_ENTRIES:
+            self._failed_since.add(budget)
 
     def works_beside(self, budget: Budget, begun: float, now: float) -> bool:
         """Others were served while this attempt ran, or the entry itself was, if only by an answer's head."""
         if self._success_at is None or (budget.served_at is not None and self._success_at <= budget.served_at):
             return False
-        return self._success_at >= min(begun, now - LATELY_SECONDS)
+        if self._success_at >= begun:
+            return True
+        # Whoever asks for one file at a time hears nothing of others meanwhile.
+        return self._success_at >= now - LATELY_SECONDS and len(self._failed_since) < SEVERAL_ENTRIES
 
     def is_of_all(self, budget: Budget) -> bool:
         """Nothing succeeds, and it is not this entry alone that fails: others do as well, or it was served before."""
         self._failing[budget] = None
-        return len(self._failing) >= SEVERAL_ENTRIES or budget.served_at is not None or self.since is not None
+        failing = max(len(self._failing), len(self._failed_since))
+        return failing >= SEVERAL_ENTRIES or budget.served_at is not None or self.since is not None
 
     def is_of_401(self) -> bool:
         """It has refused whoever asked, often enough not to be asked by a thousand entries one after the other."""
@@ -118,6 +128,7 @@ class Outage:
     def succeeds(self, now: float) -> bool:
         """The origin serves somebody. True when that ends an outage."""
         self._success_at = now
+        self._failed_since.clear()
         self.heard_of = True
         if self._failing or self._unauthorized or self.since is not None:
             return self.end()

@@ -35,6 +35,11 @@ MAX_RESTARTS = 2
 # No file system can address a byte beyond this one.
 LENGTH_MAX_BYTES = 2**63 - 1
 
+# Where connections break early, what is only compared is at most one part in so many of what each of them brings,
+OVERLAP_PART = 8
+# and at least so many bytes: fewer would prove little.
+OVERLAP_MIN_BYTES = 1024
+
 SAMPLE_BYTES = 64 * 1024
 MIDDLE_SAMPLES = 2
 
@@ -337,6 +342,18 @@ def ask(
         end = min(byte for byte in ends if byte is not None)
     asked = _with_validator(state, start, end, want, segment=segment)
     return replace(asked, bounded=True) if most else asked
+
+
+def overlap_after(breaks: int, breaks_after: int, most: int) -> int:
+    """Bytes that are asked for again and compared where a Range joins the part: `most` (BULK_RESUME_OVERLAP), fewer
+    where connections break so early that little else would come.
+
+    breaks: how many have. breaks_after: so many bytes of a body the last of them brought. A single one says nothing of
+    those to come, but when it brought less than two times `most`, to compare so much would send half of it twice.
+    """
+    if not breaks or (breaks == 1 and breaks_after >= 2 * most):
+        return most
+    return min(most, max(breaks_after // OVERLAP_PART, OVERLAP_MIN_BYTES))
 
 
 def _with_validator(state: PartState, start: int, end: int | None, want: int, *, segment: bool) -> Ask:

@@ -81,10 +81,11 @@ class Download:
     pipeline gets. alone: it is not fetched in a batch of small files any more.
 
     Its bytes. transfers: those that run. connections: the most that flowed at once. vain_connections: further
-    connections in a row that brought nothing. ranges: whether the origin answers ranges of it, None before that is
-    known. undivided: from now on it is fetched by one connection only. mixed: its bytes are of two versions, so it must
-    be begun anew. refuted: the state of the bytes that a hash refuted. finished: its line in the ledger; the file has
-    its name.
+    connections in a row that brought nothing. breaks: how many answers broke off. breaks_after: how many bytes the last
+    of these brought. ranges: whether the origin answers ranges of it, None before that is known. undivided: from now on
+    it is fetched by one connection only. divided_again_at: it gets no further connection before, because they break
+    off early. mixed: its bytes are of two versions, so it must be begun anew. refuted: the state of the bytes that a
+    hash refuted. finished: its line in the ledger; the file has its name.
     """
 
     entry: Entry
@@ -121,6 +122,8 @@ class Download:
     largest: int = 0
     connections: int = 0
     vain_connections: int = 0
+    breaks: int = 0
+    breaks_after: int = 0
     final_url: str | None = None
     set_aside: str | None = None
     flags: set[str] = field(default_factory=set)
@@ -134,12 +137,14 @@ class Download:
     linked_size: int | None = None
     ranges: bool | None = None
     undivided: bool = False
+    divided_again_at: float = 0.0
     mixed: bool = False
     finished: LedgerLine | None = None
 
     def __post_init__(self) -> None:
         self.part.checkpoints.reader = self
         self._served: dict[str, str] = {}
+        self._origin_of = ("", "")  # an URL, and its origin
 
     @property
     def path(self) -> str:
@@ -164,7 +169,10 @@ class Download:
 
     @property
     def origin(self) -> str:
-        return origin_of(self.url)
+        """Of its URL now. Asked for at each step of the dispatcher, so it is remembered."""
+        if self._origin_of[0] is not self.url:
+            self._origin_of = (self.url, origin_of(self.url))
+        return self._origin_of[1]
 
     @property
     def has_listed_hash(self) -> bool:
@@ -202,12 +210,12 @@ class Download:
 
     def divisible(self, most: int) -> bool:
         """A further connection may be of use. most: connections that it may have, 0 for no limit."""
-        if self.undivided or self.ranges is False or self.part.state.total is None or not self.flowing:
+        if (most and len(self.running) >= most) or self.undivided or self.ranges is False:
             return False
         if self.ranges is None and len(self.running) > 1:
             # The second connection will show whether the origin answers ranges.
             return False
-        return not most or len(self.running) < most
+        return self.part.state.total is not None and bool(self.flowing)
 
     def missing(self) -> list[tuple[int, int]]:
         """The holes that no connection is filling. The length must be known."""

@@ -251,6 +251,10 @@ class Origin:
             return Again(now + self._pauses.after_progress(outcome.gained, now - begun, budget))
         return self._refused(error, budget, now, begun)
 
+    def again_beside(self, gained: int, budget: Budget, now: float, begun: float) -> float:
+        """A connection of a file broke off after so many bytes while others fill it: when the file may have another."""
+        return now + self._pauses.after_progress(gained, now - begun, budget)
+
     def _refused(self, error: AttemptError, budget: Budget, now: float, begun: float) -> Again | GiveUp:
         """The attempt brought no new byte."""
         status = error.http_status

@@ -107,7 +107,8 @@ class Body:
         span.reach = verdict.end
         if span.end is not None and verdict.end is not None and not asked.bounded:
             span.end = min(span.end, verdict.end)
-        writer = PartWriter(download.part, span, run.options.resume_overlap, most=run.options.max_size)
+        overlap = plan.overlap_after(download.breaks, download.breaks_after, run.options.resume_overlap)
+        writer = PartWriter(download.part, span, overlap, most=run.options.max_size)
         pump = self._pump_for(head, writer)
         began = time.monotonic()
         self._watchdog.begin(began)
@@ -123,6 +124,9 @@ class Body:
         run.wakeup.set()
         try:
             end = await maybe_deferred_to_future(pump.done)
+        except AttemptError as error:
+            self._note_break(error, pump)
+            raise
         finally:
             self._has_ended()
             span.flowing = False
@@ -134,7 +138,14 @@ class Body:
                 span.speed = pump.received_bytes / max(time.monotonic() - began, 0.001)
         if span.end is not None:
             verdict = replace(verdict, end=span.end if verdict.end is None else min(span.end, verdict.end))
-        return plan.ending(verdict, end, span.at)
+        ending = plan.ending(verdict, end, span.at)
+        self._note_break(ending.error, pump)
+        return ending
+
+    def _note_break(self, error: AttemptError | None, pump: Pump | Mover) -> None:
+        if error is not None and error.code == "lost" and pump.received_bytes:
+            self._download.breaks += 1
+            self._download.breaks_after = pump.received_bytes
 
     async def read(self, head: Head, verdict: Write) -> bytes:
         """Reads a short body into memory."""

@@ -263,12 +263,18 @@ class Transfer:
 
     def _next_ask(self) -> Ask:
         """Asks from the first hole on, and a little beyond its end, to compare the bytes behind it."""
-        state, overlap = self._part.state, self._run.options.resume_overlap
+        state, overlap = self._part.state, self._overlap
         self.span.at = state.have.front
         self.span.end = end = state.have.next_after(self.span.at)
         if end is not None:
             end = min(end + overlap, state.have.end_of(end))
         return plan.ask(state, overlap=overlap, end=end, most=self._bound.most)
+
+    @property
+    def _overlap(self) -> int:
+        """Bytes that are compared at a join."""
+        download = self.download
+        return plan.overlap_after(download.breaks, download.breaks_after, self._run.options.resume_overlap)
 
     @property
     def _is_alone(self) -> bool:
@@ -282,7 +288,7 @@ class Transfer:
     def _next_piece(self) -> Ask:
         """Asks for the rest of the range, and a little beyond its end, to compare the bytes of other connections; at
         most as much as the origin sends at once."""
-        overlap, total, end = self._run.options.resume_overlap, self._part.state.total, self.span.end
+        overlap, total, end = self._overlap, self._part.state.total, self.span.end
         assert end is not None
         end = min(end + overlap, total or end)
         return plan.ask(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 
+import pytest
+
 from support.crawl import Bulk
-from support.faults import status
-from support.faulty import Exchange, FaultyOrigin, good, make_body
+from support.faults import dies_every, status
+from support.faulty import Exchange, FaultyOrigin, Resource, good, make_body
 
 BODY = make_body(50_000)
 
@@ -93,3 +96,40 @@ def test_a_host_that_takes_connections_and_never_answers_leaves_the_places_to_ot
         ended = bulk.wait(process)
         assert ended.status == 143, ended.log
         assert sum(row["status"] == "complete" for row in ended.rows) >= 19
+
+
+KIB = 1024
+# Bytes after which each connection breaks, and of a file there. The pause between attempts grows to five seconds.
+BREAKS = {16 * KIB: 56 * KIB, 64 * KIB: 230 * KIB, KIB * KIB: 3_700 * KIB}
+MANY_BREAKS = {16 * KIB: 120 * KIB, 64 * KIB: 500 * KIB, KIB * KIB: 10 * KIB * KIB}
+
+
+def list_from_breaking_hosts(bulk: Bulk, sizes: dict[int, int], settings: dict[str, str]) -> None:
+    """Fetches a few files from a host for each kind of break, and compares what each of them sent with its files."""
+    origins = {
+        length: FaultyOrigin(default=dies_every(length), resource=Resource(make_body(size), etag=etag))
+        for (length, size), etag in zip(sizes.items(), ('"v1"', None, '"v1"'), strict=True)
+    }
+    with contextlib.ExitStack() as stack:
+        for origin in origins.values():
+            stack.enter_context(origin)
+        names = {length: [f"{length}-{n}.bin" for n in range(3)] for length in sizes}
+        bulk.write_list({name: origins[length].url(name) for length in sizes for name in names[length]})
+        ended = bulk.run(settings={"CONCURRENT_REQUESTS": "16", **settings})
+        assert ended.status == 0, ended.log
+        for length, size in sizes.items():
+            assert all(ended.file(name) == make_body(size) for name in names[length])
+            sent = sum(request.bytes_sent for request in origins[length].requests)
+            assert sent <= 1.5 * 3 * size, f"breaks after {length}: {sent / (3 * size):.2f} x the list"
+            assert len(origins[length].requests) <= 3 * (1.3 * size / length + 2)
+
+
+def test_a_host_that_breaks_each_connection_early_sends_little_twice(bulk: Bulk) -> None:
+    """Also where fewer bytes come than BULK_RESUME_OVERLAP: 64 KiB."""
+    list_from_breaking_hosts(bulk, BREAKS, {})
+
+
+@pytest.mark.long
+def test_a_host_that_breaks_each_connection_early_sends_little_twice_of_large_files(bulk: Bulk) -> None:
+    """Several connections for a file too, and more breaks than tries."""
+    list_from_breaking_hosts(bulk, MANY_BREAKS, {"BULK_SEGMENT_MIN": "1M", "BULK_SEGMENTS": "4"})

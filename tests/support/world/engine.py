@@ -37,6 +37,8 @@ from support.world.transfers import SimulatedTransfer, holds_one_version
 
 FINISH_SECONDS = 0.002
 LOOK_SELDOM_SECONDS = 16.0
+# What came is counted so often, and when a transfer ends or is looked at by somebody else.
+TICK_SECONDS = 0.25
 FIRST_VERSION = "a" * 64
 
 
@@ -196,7 +198,7 @@ class Engine:
         self.killed = False
         self.transfers: dict[SimulatedTransfer, None] = {}
         self._number = 0
-        self._advanced_to = -1.0
+        self._advanced_to = self._happened_at = -1.0
         self.longest = 0.0
         self.stopping = Stopping()
         self.wakeup = SeldomWakeup(self.clock)
@@ -211,7 +213,7 @@ class Engine:
         plan = world.plan
         self.source = ListInMemory(world.entries())
         places = Places(self.origins, self.clock, Limits(plan.total, plan.per_slot))
-        self.slots = Slots(places, self.stopping, fits=self.downloads.fits)
+        self.slots = Slots(places, self.stopping, fits=self.downloads.fits, look_every=self._look_seldom)
         segments = Segments(places, self.origins, most=self.options.segments, smallest=self.options.segment_min)
         self.fetcher = Fetcher(
             *(run, self, self.slots), source=self.source, segments=segments, fresh_urls=cast(Any, self)
@@ -338,7 +340,12 @@ class Engine:
                 return
             await self.dispatcher.step()
 
+    def _look_seldom(self) -> float:
+        """As SeldomWakeup, for those that wait for a place."""
+        return min(max((self.clock.now() - self._happened_at) / 2, 1.0), LOOK_SELDOM_SECONDS)
+
     def _begin(self, attempt: Attempt) -> None:
+        self._happened_at = self.clock.now()
         self._number += 1
         transfer = SimulatedTransfer(self, attempt, self._number)
         self.transfers[transfer] = None
@@ -351,6 +358,7 @@ class Engine:
 
     def _ended(self, outcome: Any, transfer: SimulatedTransfer, attempt: Attempt) -> None:
         del self.transfers[transfer]
+        self._happened_at = self.clock.now()
         what = "all is here" if outcome.fetched else outcome.error or "there is more"
         self.world.tell(f"{attempt.download.entry.name} attempt ends: {what}{', grew' if outcome.grew else ''}")
         self.fetcher.end(attempt, outcome)
@@ -370,7 +378,7 @@ class Engine:
 
     def _advance(self) -> None:
         now = self.clock.now()
-        if now != self._advanced_to:
+        if now >= self._advanced_to + TICK_SECONDS:
             self._advanced_to = now
             for transfer in list(self.transfers):
                 transfer.advance(now)

@@ -123,6 +123,7 @@ def _python(value: Any) -> str:
 # -- from a seed -------------------------------------------------------------------------------------------------------
 
 FOREVER = float("inf")
+PIECES_MAX = 100
 HOWS: tuple[str | int, ...] = ("refused", "black", "silent", "lost", 500, 502, 503)
 
 
@@ -142,6 +143,9 @@ def draw(seed: int) -> WorldPlan:
         options["segments"] = 1  # several connections for a file are judged by their own tests
     hosts = tuple(_host(chance, n, good=fair and n == 0) for n in range(chance.randint(2 if fair else 1, 4)))
     entries = tuple(_entries(chance, hosts, chance.randint(2, 36)))
+    # A large file in tiny pieces takes hours and says no more than a small one.
+    least = max(entry.size for entry in entries) // PIECES_MAX
+    hosts = tuple(host if host.burst is None else replace(host, burst=max(host.burst, least)) for host in hosts)
     total = chance.choice((4, 8, 16)) if fair else chance.choice((1, 2, 4, 8, 16))
     per_slot = total
     if sum(not host.is_dead for host in hosts) > 1:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bulkspider.errors import BulkError, Stopped
-from bulkspider.hosts.crowd import SEVERAL_ENTRIES
+from bulkspider.hosts.budget import LITTLE_PAUSE_MAX_SECONDS
+from bulkspider.hosts.crowd import CALM_MAX_SECONDS, CALM_SECONDS, CALM_TRIES, SEVERAL_ENTRIES
 from support.world.engine import Broken, World
 from support.world.hosts import LOST_BYTES, Host
 from support.world.plans import EntryPlan, HostPlan, WorldPlan
@@ -39,6 +42,13 @@ def longest(world: World) -> float:
     sizes = sum(entry.size / max(world.plan.hosts[entry.host].speed, options.min_speed) for entry in world.plan.entries)
     outages = sum(o.end - o.start for host in world.plan.hosts for o in host.outages if o.end != float("inf"))
     tries = (options.retry_times + 2) * (options.retry_delay_max + options.stall_timeout)
+    pieces = sum(
+        entry.size / max(1, burst - LOST_BYTES)
+        for entry in world.plan.entries
+        for host in (entry.host, entry.mirror)
+        if host is not None and (burst := world.plan.hosts[host].burst) is not None
+    )
+    sizes += pieces * LITTLE_PAUSE_MAX_SECONDS
     return 3 * (sizes + outages) + 4 * options.origin_patience + 4 * tries + 600
 
 
@@ -77,8 +87,17 @@ def check_reason(engine: Engine, entry: EntryPlan, error: BulkError) -> None:
     )
     if entry.fate is None:
         raise Broken("own reasons", f"{entry.name} failed on a host that is well: {error}")
-    if others and error.code == "origin_down":
+    if others and error.code == "origin_down" and not _served_nothing(engine, host.name, str(error)):
         raise Broken("own reasons", f"{entry.name} always gets {entry.fate}, and ends as {error}")
+
+
+def _served_nothing(engine: Engine, host: str, said: str) -> bool:
+    """It is true, as it was said, that the host gave no file for so many seconds: when all that is left of a host is
+    bad, nobody can tell that from a host in trouble."""
+    seconds = re.search(r"has not worked for (\d+) s", said)
+    ends = sorted(until for since, until, _ in engine.world.hosts[host].flows if until > since >= engine.began)
+    gaps = [after - before for before, after in itertools.pairwise([engine.began, *ends, engine.clock.now()])]
+    return seconds is not None and max(gaps) >= int(seconds[1]) - 1
 
 
 def check_world(world: World) -> None:
@@ -103,9 +122,15 @@ def check_requests(world: World, host: Host, number: int) -> None:
         pieces += sum(3 * entry.size / max(200_000, entry.size // 3) for entry in files)
     if host.plan.speed < options.min_speed:
         pieces += sum(entry.size / (host.plan.speed * options.stall_timeout) for entry in files)
+    if host.plan.limit is not None:
+        # One more connection than it took is tried after each calm while.
+        pieces += sum(entry.size / host.plan.speed for entry in files) / CALM_MAX_SECONDS
     if host.plan.expires:
         pieces += 3 * sum(entry.size / (host.plan.speed * host.plan.expires) for entry in files) + len(files)
-    most = runs * (len(files) * (options.retry_times + 6) + 60) + pieces + 60 * len(host.plan.outages)
+    # Of an outage: some at its beginning, then one after each tenth of the time that it has lasted, BULK_RETRY_DELAY_MAX
+    # at most.
+    probes = max(60.0, 36.0 + options.origin_patience / (0.75 * options.retry_delay_max))
+    most = runs * (len(files) * (options.retry_times + 6) + probes) + pieces + probes * len(host.plan.outages)
     if len(host.requests) > most:
         raise Broken("requests are bounded", f"{host.plan.name} got {len(host.requests)}, at most {most:.0f} are right")
     if host.plan.burst is not None and host.plan.ranges == "right" and not host.plan.changes and runs == 1:
@@ -123,6 +148,7 @@ def check_after_outages(world: World, host: Host, number: int) -> None:
     files = [
         e.name for e in world.plan.entries if e.host == number and e.fate is None and not e.later and e.mirror is None
     ]
+    bad = {e.name for e in world.plan.entries if number in (e.host, e.mirror) and e.fate is not None}
     for n, outage in enumerate(host.plan.outages):
         following = host.plan.outages[n + 1].start if n + 1 < len(host.plan.outages) else float("inf")
         start = outage.start
@@ -158,11 +184,25 @@ def check_after_outages(world: World, host: Host, number: int) -> None:
         after = sorted(max(since, outage.end) for since, until, _ in host.flows if until > outage.end)
         if not asked or asked[0] > outage.end:
             continue
+        soon += _given_to_bad_ones([(at, name) for at, name in host.requests if at >= outage.end], bad)
         if not after or after[0] > outage.end + soon:
             when = f"{after[0] - outage.end:.1f} s" if after else "never"
             raise Broken(
                 "soon after an outage", f"{host.plan.name}: {length:.1f} s of {outage.how}, bytes after {when}"
             )
+
+
+def _given_to_bad_ones(requests: list[tuple[float, str]], bad: set[str]) -> float:
+    """Seconds that passed because those that asked first whether an outage was over always get a refusal: nobody can
+    know that of them before. Each of them counts once."""
+    seconds, seen = 0.0, set()
+    for (at, name), (following, _) in itertools.pairwise(requests):
+        if name not in bad:
+            break
+        if name not in seen:
+            seen.add(name)
+            seconds += following - at
+    return seconds
 
 
 def _calm(plan: HostPlan) -> dict[str, object]:
@@ -177,14 +217,26 @@ def check_fair(world: World) -> None:
         busy = [e for e in plan.entries if e.host == n and e.fate in (429, 503)]
         if not host.is_good or not files or len(files) == len(plan.entries) or len(busy) > 2:
             continue  # a host that is too busy for many URLs is taken for one that is too busy
-        # "Later" is no fault: what the host gives in the end has its share of it as the others do, then and now.
-        alone = World(_only(plan, [e for e in plan.entries if e.host == n and e.fate is None]))
+        # "Later" is no fault: what the host gives in the end has its share of it as the others do, then and now. So has
+        # what came to it as a mirror.
+        came = {name for _, name in world.hosts[host.name].requests}
+        own = [e for e in plan.entries if e.host == n and e.fate is None]
+        moved = [replace(e, host=n, mirror=None) for e in plan.entries if e.mirror == n != e.host and e.name in came]
+        alone = World(_only(plan, [*own, *(e for e in moved if e.fate is None)]))
         alone.play()
         needed = max(alone.done_at[entry.name] for entry in files)
         took = max(world.done_at.get(entry.name, float("inf")) for entry in files)
         # With four places two hosts that are silent may hold half of them.
         factor = 2.0 if plan.total == 4 and len(plan.hosts) > 2 else 1.5
-        if took > factor * needed + SLACK_SECONDS:
+        slack = SLACK_SECONDS
+        if len(busy) > 1:
+            # As if one connection were too many; one more is tried after a calm while.
+            slack += CALM_SECONDS
+        if busy and sum(e.fate == 403 for e in plan.entries if e.host == n) >= SEVERAL_ENTRIES:
+            # What 403 means there is found out once, by a few tries one after the other, about a second apart; those
+            # that are "too busy" come in between.
+            slack += CALM_TRIES * (world.options.retry_delay + host.latency)
+        if took > factor * needed + slack:
             raise Broken("a good host is not slowed down", f"{host.name} took {took:.1f} s, alone {needed:.1f} s")
 
 

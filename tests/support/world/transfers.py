@@ -163,7 +163,7 @@ class SimulatedTransfer:
             if download.undivided:
                 self._leave()
                 return Outcome()
-            overlap, state = self._engine.options.resume_overlap, download.part.state
+            overlap, state = self._overlap, download.part.state
             asked = plan.ask(state, overlap=overlap, first=begin, end=min(end + overlap, state.total or end))
             said = await self._ask(asked)
             verdict = plan.judge(state, asked, said.answer, self._expected)
@@ -201,7 +201,7 @@ class SimulatedTransfer:
         return Expected(name=entry.name, size=entry.size, has_digest=bool(entry.digests))
 
     def _next_ask(self) -> Ask:
-        state, overlap = self.download.part.state, self._engine.options.resume_overlap
+        state, overlap = self.download.part.state, self._overlap
         self.span.at = state.have.front
         self.span.end = end = state.have.next_after(self.span.at)
         if end is not None:
@@ -299,6 +299,11 @@ class SimulatedTransfer:
                 self._flow = None
                 if rate < options.min_speed and clock.now() - began >= options.stall_timeout:
                     raise AttemptError("too slow", code="slow")
+        except AttemptError as error:
+            if error.code == "lost" and span.at > span.first:
+                download.breaks += 1
+                download.breaks_after = span.at - span.first
+            raise
         finally:
             self.advance(clock.now())
             span.flowing, self._flow = False, None
@@ -316,7 +321,12 @@ class SimulatedTransfer:
         end, reach = self.span.end, self.span.reach
         if end is None or reach is None or reach <= end:
             return end
-        return min(end + self._engine.options.resume_overlap, reach)
+        return min(end + self._overlap, reach)
+
+    @property
+    def _overlap(self) -> int:
+        download = self.download
+        return plan.overlap_after(download.breaks, download.breaks_after, self._engine.options.resume_overlap)
 
     def advance(self, now: float) -> None:
         """The bytes that came until now."""

@@ -79,6 +79,24 @@ def test_what_is_asked(part: PartState, headers: dict[str, str]) -> None:
     assert asked == headers
 
 
+@pytest.mark.parametrize(
+    ("breaks", "breaks_after", "compared"),
+    [
+        (0, 0, 65_536),
+        (1, 200_000, 65_536),
+        (2, 200_000, 25_000),
+        (1, 130_000, 16_250),
+        (1, 65_536, 8_192),
+        (9, 34_464, 4_308),
+        (9, 2_000, 1_024),
+        (9, 16 << 20, 65_536),
+    ],
+)
+def test_where_connections_break_early_less_is_compared(breaks: int, breaks_after: int, compared: int) -> None:
+    assert plan.overlap_after(breaks, breaks_after, 65_536) == compared
+    assert plan.overlap_after(breaks, breaks_after, 100) == 100, "never more than BULK_RESUME_OVERLAP"
+
+
 def test_a_hole_is_asked_for_up_to_the_next_byte_held() -> None:
     part = PartState(Ranges([(0, 100), (200, 300)]), 1000, V1)
     asked = plan.ask(part, overlap=OVERLAP, end=part.have.next_after(100))
