@@ -7,20 +7,31 @@ files, stdin and gzip and says in one sentence why a list cannot be read; what i
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import hashlib
 import io
+import json
 import os
+import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from bulkspider.disk.folder import create_temporary
 from bulkspider.errors import ListError
+from bulkspider.lists.shards import Shard
 from bulkspider.text import visible
 
 BLOCK = 64 * 1024  # what is made of one, a thousand rows, stays in the processor's cache
 LINE_MAX = 1024 * 1024  # no entry is that long; what has such lines is no list
 _WINDOW = 16 * 1024  # lines lie a few hundred bytes apart; a window this small costs little when they lie far apart
+
+# What a shard notes of its list, in bytes; other shards that are named.
+MOST_NOTE = 1_000
+SHOWN_SHARDS = 8
+_SHARD = re.compile(r"shard\.(\d+-of-(\d+))\.json")
 
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK"
@@ -160,3 +171,34 @@ class Copy:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+def compare_with_other_shards(directory: int, shard: Shard) -> list[str]:
+    """Notes which list this shard was made of, and says so if others of the same division were made of another one.
+
+    directory: open; the copy of the list is there already. Raises OSError."""
+    with open(_open_plain(f"list.{shard.writer}", directory), "rb") as file:
+        digest = hashlib.sha256()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    ours = {"list": digest.hexdigest(), "by": shard.by}
+    others = []
+    for name in sorted(os.listdir(directory)):
+        match = _SHARD.fullmatch(name)
+        if match is not None and match[1] != shard.writer and match[2] == str(shard.of):
+            with contextlib.suppress(OSError, ValueError), open(_open_plain(name, directory), "rb") as file:
+                if json.loads(file.read(MOST_NOTE)) != ours:
+                    others.append(match[1].partition("-")[0])
+    fd, temporary = create_temporary(directory, 0o600)
+    with open(fd, "w", encoding="ascii") as note:
+        json.dump(ours, note)
+    os.replace(temporary, f"shard.{shard.writer}.json", src_dir_fd=directory, dst_dir_fd=directory)
+    if not others:
+        return []
+    some = ", ".join(others[:SHOWN_SHARDS]) + (" …" if len(others) > SHOWN_SHARDS else "")
+    told = f"shard {shard} has another list, or another shard_by, than {some} of {shard.of} had in this folder"
+    return [f"{told}: entries may be in no shard; run those again with this list"]
+
+
+def _open_plain(name: str, directory: int) -> int:
+    return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=directory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -12,9 +13,11 @@ from hypothesis import strategies as st
 from bulkspider.errors import UsageError
 from bulkspider.lists.shards import Shard
 from bulkspider.lists.source import check_list
+from bulkspider.spiders.arguments.prepare import prepare
 from support.crawl import Bulk
 from support.faulty import FaultyOrigin, good, make_body
 from support.holding import Holds
+from support.shell import Shell
 
 
 @pytest.mark.parametrize(("text", "number", "of"), [("3/16", 3, 16), ("0/16", 16, 16), (" 1 / 1 ", 1, 1)])
@@ -157,3 +160,31 @@ def test_mistakes_are_told_before_anything_is_made(bulk: Bulk) -> None:
         assert ended.status == 1
         assert said in ended.log
         assert not bulk.output.exists()
+
+
+def test_shards_of_different_lists_are_noticed(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+
+    def warnings_of(shard: str, lines: list[str], by: str = "entry") -> str:
+        path.write_text("\n".join(["name url", *lines]) + "\n")
+        arguments = {"list": str(path), "output": str(tmp_path / "out"), "shard": shard, "shard_by": by}
+        prepared = prepare(arguments, {})
+        prepared.folder.close()
+        return "\n".join(prepared.source.warnings)
+
+    assert warnings_of("1/3", LINES) == warnings_of("2/3", LINES) == warnings_of("1/4", LINES[:-1]) == ""
+    assert "shard 3/3 has another list" in (told := warnings_of("3/3", LINES[:-1]))
+    assert "than 1, 2 of 3 had in this folder" in told
+    assert warnings_of("3/3", LINES) == "", "run again with the list of the others"
+    assert "or another shard_by" in warnings_of("2/3", LINES, by="host")
+
+
+def test_the_status_of_all_shards_is_told_from_their_ledgers_alone(tmp_path: Path) -> None:
+    shell = Shell(tmp_path)
+    names = [f"{n}.bin" for n in range(8)]
+    with FaultyOrigin(dict.fromkeys(names, good)) as origin:
+        shell.write("list.txt", "name url\n" + "".join(f"{name} {origin.url(name)}\n" for name in names))
+        assert shell.bulk("list.txt", "-a", "shard=1/2").status == 0
+    told = json.loads(shell.bulk("list.txt", "--status", "--json").out)
+    mine = sum(Shard(1, 2).takes(name) for name in names)
+    assert (told["entries"], told["done"], told["left"]) == (8, mine, 8 - mine)

@@ -23,6 +23,7 @@ from bulkspider.entries.urls import redact
 from bulkspider.errors import UsageError
 from bulkspider.handover.handing import Then
 from bulkspider.handover.manifests import Bag, Form, prepare_folder
+from bulkspider.lists.copy import compare_with_other_shards
 from bulkspider.lists.source import Source
 from bulkspider.options import Options, plural
 from bulkspider.spiders.arguments.reading import (
@@ -117,6 +118,9 @@ class Claim:
             source = wanted.check(path, folder.private_fd, self._writer)
             if wanted.manifest is not None:
                 prepare_folder(wanted.manifest, folder)
+            if wanted.shard is not None:
+                with contextlib.suppress(OSError):  # then nothing is noticed
+                    source.warnings = [*source.warnings, *compare_with_other_shards(folder.private_fd, wanted.shard)]
         except BaseException:
             self.give_up()
             raise
