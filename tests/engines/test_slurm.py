@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.faulty import FaultyOrigin, good
+from support.holding import Holds
 from support.ondisk import wait_for
 from support.recipes import all_there, recipe
 
@@ -93,6 +94,29 @@ def cluster(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 def said(environment: dict[str, str], *command: str) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False).stdout
+
+
+def test_a_job_that_is_told_to_end_keeps_every_byte_and_goes_on_when_it_is_sent_again(
+    tmp_path: Path, cluster: dict[str, str]
+) -> None:
+    """As --signal=B:TERM@60 tells it before its time is over, which here would take minutes."""
+    holds = Holds(100_000, tmp_path / "out/0.bin.part")
+    with FaultyOrigin({"0.bin": holds.behaviour()}) as origin:
+        (tmp_path / "files.txt").write_text(f"name url\n0.bin {origin.url('0.bin')}\n")
+        code = recipe("SLURM", origin, tmp_path / "out").replace("--array=1-3 ", "")
+        (tmp_path / "job.sh").write_text(code.replace("$SLURM_ARRAY_TASK_ID/3", "1/1"))
+        begun = ["sbatch", "--parsable", "job.sh"]
+        job = subprocess.run(
+            begun, cwd=tmp_path, env=cluster, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        holds.wait()
+        subprocess.run(["scancel", "--batch", "--signal=TERM", job], env=cluster, check=True)
+        wait_for(lambda: "JobState=FAILED" in said(cluster, "scontrol", "show", "job", job))
+        assert "ExitCode=143:0" in said(cluster, "scontrol", "show", "job", job)
+        assert (tmp_path / "out/0.bin.part").stat().st_size >= 100_000
+        subprocess.run(["sbatch", "--wait", "job.sh"], cwd=tmp_path, env=cluster, capture_output=True, check=True)
+        assert origin.requests_for("0.bin")[-1].range is not None
+    assert all_there(tmp_path / "out", 1)
 
 
 def test_slurm(tmp_path: Path, cluster: dict[str, str]) -> None:

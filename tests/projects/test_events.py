@@ -165,3 +165,76 @@ def test_signals_tell_what_becomes_of_each_file_and_which_host_is_left_alone(tmp
         assert paused[0][1] == site.removeprefix("http://")
         assert "503" in paused[0][2]
         assert "Traceback" not in project.log
+
+
+LIST_SPIDER = """
+import json, os
+
+import bulkspider.signals as ours
+from bulkspider import BulkSpider
+
+
+class Mine(BulkSpider):
+    name = "mine"
+    site = ""
+
+    @classmethod
+    def from_crawler(cls, crawler, *args, **kwargs):
+        spider = super().from_crawler(crawler, *args, **kwargs)
+        for signal in ("bulk_file_finished", "bulk_file_failed", "bulk_origin_paused"):
+            crawler.signals.connect(getattr(spider, signal.removeprefix("bulk_")), getattr(ours, signal))
+        return spider
+
+    def entries(self):
+        for name in ("a.bin", "b.bin", "busy.bin", "gone.bin"):
+            yield {"name": name, "url": self.site + "/" + name}
+
+    def tell(self, *told):
+        with open("told.jsonl", "a") as file:
+            file.write(json.dumps(told) + "\\n")
+
+    def file_finished(self, result, name, url, spider):
+        self.tell("finished", name, result.status, result.already)
+
+    def file_failed(self, result, name, url, spider):
+        self.tell("failed", name, result.error["code"], result.path is not None)
+
+    def origin_paused(self, origin, seconds, reason, spider):
+        self.tell("paused", origin, reason, seconds > 0)
+
+    async def parse_file(self, item):
+        if item.name == os.environ.get("KILL"):
+            os.kill(os.getpid(), 9)
+        self.tell("parsed", item.name, item.status, item.already)
+"""
+
+
+def test_a_list_sends_the_signals_too_and_a_kill_in_parse_file_brings_the_file_there_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project(tmp_path / "shop")
+    (project.folder / "shop" / "spiders" / "mine.py").write_text(LIST_SPIDER)
+    busy = in_turn(status(503, headers={"Retry-After": "1"}), good)
+    told = project.folder / "told.jsonl"
+    with FaultyOrigin({"a.bin": good, "b.bin": good, "busy.bin": busy}, resource=BODY) as origin:
+        site = origin.url("").rstrip("/")
+        crawl = ("crawl", "mine", "-a", f"site={site}")
+        monkeypatch.setenv("KILL", "b.bin")
+        project.scrapy(*crawl, status=-9, CONCURRENT_REQUESTS=1)
+        assert b'["finished", "b.bin", "complete", false]' in told.read_bytes()
+        assert b'["parsed", "b.bin"' not in told.read_bytes()
+        before = len(told.read_text().splitlines())
+        monkeypatch.delenv("KILL")
+        project.scrapy(*crawl)
+        lines = [json.loads(line) for line in told.read_text().splitlines()]
+        now = lines[before:]
+        assert ["parsed", "b.bin", "complete", True] in now
+        assert ["finished", "b.bin", "complete", True] in now
+        assert ["failed", "gone.bin", "http_404", True] in now
+        assert {(line[1], line[2]) for line in lines if line[0] == "parsed"} == {
+            (name, "complete") for name in ("a.bin", "b.bin", "busy.bin")
+        }
+        paused = [line for line in lines if line[0] == "paused"]
+        assert paused, "by the run before the kill, or by this one"
+        assert all(line[1] == site.removeprefix("http://") and "503" in line[2] and line[3] for line in paused)
+        assert len(origin.requests_for("b.bin")) == 1
