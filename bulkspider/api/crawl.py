@@ -45,9 +45,14 @@ class Messages:
                 end_crawl()
 
 
+_ending = threading.Lock()
+
+
 def end_crawl() -> None:
-    """In order where a crawl is under way, else at once."""
-    os.kill(os.getpid(), signal.SIGTERM)
+    """In order where a crawl is under way, else at once. Harmless when done again: a second signal would be somebody
+    who insists."""
+    if _ending.acquire(blocking=False):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 class ToParent(logging.Handler):

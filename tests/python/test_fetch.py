@@ -369,6 +369,8 @@ def test_the_crawl_ends_with_its_parent_and_keeps_every_byte(tmp_path: Path, num
         if number == signal.SIGINT:
             assert (out, log) == ("interrupted\n", "")
             wait_for_end(child_of(tmp_path), 0)
+        else:
+            assert log == "", "in order: that nobody reads its messages any more is no further reason to end"
         wait_for_end(child_of(tmp_path))
         (row,) = bulkspider.fetch([origin.url("a.bin")], tmp_path, settings=QUICK)
         assert (row["status"], row["resumed_from"]) == ("complete", PIECE)
