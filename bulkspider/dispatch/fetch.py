@@ -98,7 +98,10 @@ class Fetcher:
             if error is not None and error.code == "lease_lost":
                 raise error
             if download.first_error is not None:
-                download.revived = download.revived or outcome.grew
+                # Also where it was never asked for, and its origin serves again since.
+                was_down = download.first_error.code == "origin_down"
+                serves = was_down and not self._origins[download.origin].outage.is_last
+                download.revived = download.revived or outcome.grew or serves
                 if not download.revived and _is_fruitless(outcome):
                     raise _more_telling(download.first_error, error)
             if outcome.grew:

@@ -58,14 +58,16 @@ class Outage:
         self._success_at: float | None = None
         self._failing: dict[Budget, None] = {}
         self._failed_since: set[Budget] = set()  # the last success
+        # The last outage: from when to when, and until when failures were certainly the origin's.
+        self._began = self._ended = self._excused_until = float("-inf")
         self._unauthorized = 0
 
     # -- is it the origin? -----------------------------------------------------------------------------------------
 
     def note(self, error: AttemptError, budget: Budget, now: float) -> None:
         """An entry has failed. When others were served since it failed like that before, the fault is its own."""
-        again = budget.failed_at is not None and budget.failed_as == error.code
-        if again and self._success_at is not None and self._success_at > (budget.failed_at or 0.0):
+        before = budget.failed_at if budget.failed_as == error.code else None
+        if before is not None and self._success_at is not None and self._excused_until < before < self._success_at:
             budget.own = True
             if self._may_be_its_own(error):
                 budget.fruitless, budget.unpaid = budget.fruitless + budget.unpaid, 0
@@ -74,6 +76,11 @@ class Outage:
         speaks_of_origin = status is None or status >= 500 or status in self._busy
         if speaks_of_origin and len(self._failed_since) < SEVERAL_ENTRIES:
             self._failed_since.add(budget)
+
+    def served(self, budget: Budget) -> None:
+        """An entry was. If it failed in the last outage, that was none of its entries' fault."""
+        if budget.failed_at is not None and self._began <= budget.failed_at <= self._ended:
+            self._excused_until = self._ended
 
     def works_beside(self, budget: Budget, begun: float, now: float) -> bool:
         """Others were served while this attempt ran, or the entry itself was, if only by an answer's head."""
@@ -110,7 +117,8 @@ class Outage:
         """It begins, or goes on: an entry has failed by it."""
         self.error = error
         if self.since is None:
-            self.since = now
+            self.since = self._began = now
+        self._ended = now
         wait = self._pauses.about(PROBE_PART * (now - self.since))
         if error.retry_after is not None:
             # RFC 9110 §10.2.3: it told us when; only a wait of (nearly) nothing is stretched by our own.

@@ -239,6 +239,7 @@ class Origin:
             if was_probe and budget.forbidden + budget.fruitless:
                 self.crowd.careful = False  # a file that was refused among many is served when it is asked for alone
             self.moved(now)
+            self.outage.served(budget)
             budget.progressed(now)
         if outcome.fetched:
             return Fetched()

@@ -143,9 +143,14 @@ class Body:
         return ending
 
     def _note_break(self, error: AttemptError | None, pump: Pump | Mover) -> None:
-        if error is not None and error.code == "lost" and pump.received_bytes:
+        """For how much is compared at the next join. What we break off ourselves says nothing of the origin."""
+        if error is None or not pump.received_bytes:
+            return
+        if error.code == "lost":
             self._download.breaks += 1
             self._download.breaks_after = pump.received_bytes
+        else:
+            self._download.breaks = 0
 
     async def read(self, head: Head, verdict: Write) -> bytes:
         """Reads a short body into memory."""

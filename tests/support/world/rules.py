@@ -39,7 +39,12 @@ def check_step(engine: Engine, steps: int) -> None:
 def longest(world: World) -> float:
     """A run never takes longer (seconds): generous, but finite."""
     options = world.options
-    sizes = sum(entry.size / max(world.plan.hosts[entry.host].speed, options.min_speed) for entry in world.plan.entries)
+    sizes = sum(
+        entry.size / max(world.plan.hosts[host].speed, options.min_speed)
+        for entry in world.plan.entries
+        for host in (entry.host, entry.mirror)
+        if host is not None
+    )
     outages = sum(o.end - o.start for host in world.plan.hosts for o in host.outages if o.end != float("inf"))
     tries = (options.retry_times + 2) * (options.retry_delay_max + options.stall_timeout)
     pieces = sum(
@@ -117,7 +122,8 @@ def check_requests(world: World, host: Host, number: int) -> None:
     runs = len(world.runs)
     files = [entry for entry in plan.entries if number in (entry.host, entry.mirror)]
     size = sum(entry.size for entry in files)
-    pieces = 0.0 if host.plan.burst is None else 4 * size / host.plan.burst
+    versions = 1 + len(host.plan.changes)
+    pieces = 0.0 if host.plan.burst is None else versions * 4 * size / host.plan.burst
     if host.plan.ranges == "short":
         pieces += sum(3 * entry.size / max(200_000, entry.size // 3) for entry in files)
     if host.plan.speed < options.min_speed:
@@ -126,6 +132,8 @@ def check_requests(world: World, host: Host, number: int) -> None:
         # One more connection than it took is tried after each calm while.
         pieces += sum(entry.size / host.plan.speed for entry in files) / CALM_MAX_SECONDS
     if host.plan.expires:
+        # Between two pieces the pause may be longer than a link lives.
+        pieces *= 2
         pieces += 3 * sum(entry.size / (host.plan.speed * host.plan.expires) for entry in files) + len(files)
     # Of an outage: some at its beginning, then one after each tenth of the time that it has lasted, BULK_RETRY_DELAY_MAX
     # at most.
@@ -173,11 +181,12 @@ def check_after_outages(world: World, host: Host, number: int) -> None:
             # BULK_RETRY_TIMES tries, at growing pauses.
             continue
         refused = [(at, name) for at, name in host.requests if outage.start <= at < outage.end]
-        if isinstance(outage.how, int) and {*left} <= {
-            name for at, name in refused if any(since < at < until for since, until, _ in host.flows)
-        }:
+        while_others_were = {name for at, name in refused if any(since < at < until for since, until, _ in host.flows)}
+        earlier = {name for at, name in host.requests if at < outage.start}
+        earlier -= {name for _, until, name in host.flows if until > outage.start}
+        if isinstance(outage.how, int) and {*left} <= while_others_were | earlier and while_others_were:
             # It was said to each of them while others were served, whose answers had begun before: that is taken for
-            # their own fault, and they wait alone.
+            # their own fault, and they wait alone. So do those that were refused before it began.
             continue
         asked = [at for at, _ in host.requests if outage.start <= at]
         # An outage that is a status only says it to new requests: what flows goes on.
@@ -225,6 +234,7 @@ def check_fair(world: World) -> None:
         alone = World(_only(plan, [*own, *(e for e in moved if e.fate is None)]))
         alone.play()
         needed = max(alone.done_at[entry.name] for entry in files)
+        needed = max([needed, *(alone.done_at.get(entry.name, 0.0) for entry in moved)])
         took = max(world.done_at.get(entry.name, float("inf")) for entry in files)
         # With four places two hosts that are silent may hold half of them.
         factor = 2.0 if plan.total == 4 and len(plan.hosts) > 2 else 1.5
@@ -232,9 +242,10 @@ def check_fair(world: World) -> None:
         if len(busy) > 1:
             # As if one connection were too many; one more is tried after a calm while.
             slack += CALM_SECONDS
-        if busy and sum(e.fate == 403 for e in plan.entries if e.host == n) >= SEVERAL_ENTRIES:
+        fates = [e.fate for e in plan.entries if e.host == n]
+        if fates.count(403) >= SEVERAL_ENTRIES and {*fates} - {None, 403}:
             # What 403 means there is found out once, by a few tries one after the other, about a second apart; those
-            # that are "too busy" come in between.
+            # that are refused otherwise come in between.
             slack += CALM_TRIES * (world.options.retry_delay + host.latency)
         if took > factor * needed + slack:
             raise Broken("a good host is not slowed down", f"{host.name} took {took:.1f} s, alone {needed:.1f} s")

@@ -300,8 +300,8 @@ class SimulatedTransfer:
                 if rate < options.min_speed and clock.now() - began >= options.stall_timeout:
                     raise AttemptError("too slow", code="slow")
         except AttemptError as error:
-            if error.code == "lost" and span.at > span.first:
-                download.breaks += 1
+            if span.at > span.first:
+                download.breaks = download.breaks + 1 if error.code == "lost" else 0
                 download.breaks_after = span.at - span.first
             raise
         finally:

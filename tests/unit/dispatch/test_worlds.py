@@ -64,6 +64,7 @@ def files(host: int, count: int, size: int = 500 * KIB, **fields: object) -> tup
 
 
 SIZES = (41, 207, 103, 121, 40, 40, 25, 34, 26, 26, 754, 40, 21, 266, 40, 1341, 27, 43, 1662, 1710)
+SECOND_OUTAGE_SIZES = (712, 1041, 658, 110, 414, 3857, 1445, 52, 422, 2704, 355, 1006)
 # What was wrong once, by what a user saw. The rules are checked in each; what is special is said beside it.
 KEPT = {
     # Three URLs that always get 500 stalled all others of their host, and ended as `origin_down`.
@@ -237,6 +238,66 @@ KEPT = {
         ),
         per_slot=4,
         options={"retry_times": 2},
+    ),
+    # All had failed in one outage; in the next one that was taken for the fault of those that were left.
+    "a-second-outage-like-the-first": WorldPlan(
+        41056,
+        (
+            HostPlan(
+                "h.example",
+                latency=0.01,
+                speed=2.0 * MIB,
+                outages=(Outage(3.735, 32.718, 502), Outage(32.718, 40.049, "black"), Outage(42.6197, 66.371, 502)),
+            ),
+        ),
+        tuple(EntryPlan(f"f{n}", 0, size * KIB) for n, size in enumerate(SECOND_OUTAGE_SIZES)),
+        total=1,
+        per_slot=1,
+        options={"retry_times": 5},
+    ),
+    # Entries that nothing was ever asked for had one try in the last pass, in a short outage, though their host worked.
+    "an-outage-in-the-last-pass": WorldPlan(
+        37053,
+        hosts=(
+            HostPlan(name="h0.example", speed=209715.2),
+            HostPlan(
+                name="h1.example",
+                speed=20971520.0,
+                outages=(
+                    Outage(start=0.0, end=16.356325593341573, how="black"),
+                    Outage(start=17.819210982501822, end=92.65773661462035, how="refused"),
+                    Outage(start=95.6240067405471, end=97.24369107542793, how=500),
+                ),
+            ),
+        ),
+        entries=(
+            EntryPlan(name="f4", host=1, size=26808, mirror=0),
+            EntryPlan(name="f5", host=1, size=23119),
+            EntryPlan(name="f6", host=1, size=14322),
+            EntryPlan(name="f7", host=0, size=91527),
+            EntryPlan(name="f8", host=0, size=2272, fate=503),
+            EntryPlan(name="f9", host=1, size=13501),
+            EntryPlan(name="f15", host=1, size=1117, fate=503),
+            EntryPlan(name="f21", host=1, size=2060),
+            EntryPlan(name="f22", host=1, size=78817),
+            EntryPlan(name="f23", host=1, size=2630, fate=503, sized=True),
+            EntryPlan(name="f24", host=0, size=28005),
+            EntryPlan(name="f25", host=0, size=18925, fate=503),
+            EntryPlan(name="f29", host=1, size=10098, sized=True),
+            EntryPlan(name="f30", host=1, size=13215, hashed=True, sized=True),
+            EntryPlan(name="f31", host=1, size=54593),
+        ),
+        total=4,
+        per_slot=2,
+        options={
+            "retry_times": 5,
+            "retry_delay_max": 20.0,
+            "origin_patience": 300.0,
+            "connect_timeout": 30.0,
+            "headers_timeout": 20.0,
+            "stall_timeout": 60.0,
+            "segments": 0,
+        },
     ),
     # With two places a host that is silent had the only one for hosts that have not answered; the other was empty.
     "two-places-and-a-silent-host": WorldPlan(
