@@ -2,7 +2,7 @@
 
 Where a test stands:
     unit/<package>      one module of that package, by table and by property: no process, no network
-    crawl/<promise>     the main job through the front door (`scrapy crawl bulk`, `scrapy bulk`), by what it promises: `right` files,
+    crawl/<promise>     the main job end to end (`scrapy crawl bulk`, `scrapy bulk`), by what it promises: `right` files,
                         it `resumes`, is `patient` and `bounded`, `honest` in what it says, reads the `lists` that people have
     python              `bulkspider.fetch` and what belongs to it, called from Python
     engines             workflow engines, where they are installed (`tox -e engines`)

@@ -32,7 +32,7 @@ from bulkspider.run.run import Run
 from bulkspider.spiders.adjust import introduce, leave_out_idle
 from bulkspider.spiders.arguments.prepare import Prepared
 from bulkspider.spiders.bulk import BulkSpider
-from bulkspider.spiders.door import SpiderDoor
+from bulkspider.spiders.frontend import SpiderFrontend
 from bulkspider.spiders.listjob import ListJob
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class DryRunSpider(Spider):
     name = "bulk-dry-run"
     survey: Survey
     _job: DryRunJob
-    _door: SpiderDoor
+    _frontend: SpiderFrontend
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
@@ -77,8 +77,10 @@ class DryRunSpider(Spider):
         run.origins = Origins(run.options, tries=TRIES)
         job = self._job
         findings = Findings(self.survey, run)
-        self._door = SpiderDoor(*(run, job.folder, findings), callback=self.answered, errback=self.failed, probing=True)
-        await job.look(self.crawler, self._door, findings, run)
+        self._frontend = SpiderFrontend(
+            *(run, job.folder, findings), callback=self.answered, errback=self.failed, probing=True
+        )
+        await job.look(self.crawler, self._frontend, findings, run)
         interval = self.settings.getfloat("LOGSTATS_INTERVAL")
         told = time.monotonic()
         async for ready in job.work():
@@ -90,11 +92,11 @@ class DryRunSpider(Spider):
 
     def answered(self, response: Response) -> Iterator[BulkItem]:
         """Callback of every Request."""
-        return self._door.answered(response)
+        return self._frontend.answered(response)
 
     def failed(self, failure: Failure) -> Iterator[BulkItem]:
         """Errback of every Request."""
-        return self._door.failed(failure)
+        return self._frontend.failed(failure)
 
     async def closed(self, reason: str) -> None:
         """Scrapy calls this at the end."""
@@ -106,7 +108,7 @@ class DryRunJob(ListJob):
 
     once = True
 
-    async def look(self, crawler: Crawler, door: SpiderDoor, findings: Findings, run: Run) -> None:
+    async def look(self, crawler: Crawler, frontend: SpiderFrontend, findings: Findings, run: Run) -> None:
         """The crawl has begun. What would keep a run from its start is told, and the rest all the same."""
         survey, folder = findings.survey, self.folder
         assert isinstance(folder, UntouchedFolder)
@@ -117,7 +119,7 @@ class DryRunJob(ListJob):
             ledger = run.folders.ledger(folder)
             obstacles.append(str(error))
         proofs = Unproven(survey, folder, ledger, run.threads, run.stopping, asker="the list")
-        self._build(crawler, door, findings, run, proofs)
+        self._build(crawler, frontend, findings, run, proofs)
         try:
             self.source.begin(self._dispatcher)
             if self._prepared.remote_sums is not None:
@@ -146,7 +148,7 @@ class Unproven(Proofs):
 
 
 class Findings:
-    """What becomes of the entries, for the survey. There are no items (`spiders.door.Items`)."""
+    """What becomes of the entries, for the survey. There are no items (`spiders.frontend.Items`)."""
 
     busy = False
     finishing: Collection[Download] = ()

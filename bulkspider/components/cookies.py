@@ -1,9 +1,9 @@
-"""Cookies, judged without asking anybody.
+"""Cookies without a download of the public suffix list.
 
-Scrapy's middleware refuses cookies for a whole suffix such as `co.uk`, and fetches the list of these suffixes from the
-internet at the first cookie: in the reactor's thread and without a timeout, so that one swallowed packet stops every
-transfer for good. For our requests the copy of that list that comes with tldextract is good enough. The requests of a
-project's own spiders are judged as ever.
+Scrapy's middleware refuses cookies for a whole suffix such as `co.uk`, and downloads the list of these suffixes at the
+first cookie: in the reactor's thread and without a timeout, so that a firewall that drops the packets would block every
+transfer for ever. For our requests the copy of the list in tldextract is used. Nothing changes for the requests of a
+project's own spiders.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 
 class BulkCookiesMiddleware(CookiesMiddleware):
-    """Scrapy's own, but nobody is asked about cookies of requests for files, nor of any request of a list's run.
+    """Scrapy's own middleware, but without the download for requests for files, and for all requests of a list's run.
 
-    all_ours: of no request at all.
+    all_ours: without the download for any request.
     """
 
     all_ours = False
@@ -56,6 +56,6 @@ class BulkCookiesMiddleware(CookiesMiddleware):
 
 @lru_cache(maxsize=1)
 def suffixes() -> Any:
-    """Splits host names by the list that tldextract brings along. No request, and no cache in the home folder, which
-    may hang as well."""
+    """Splits host names by the list in tldextract: no request, and no cache in the home folder, whose file system may
+    hang."""
     return cast(Any, TLDExtract(cache_dir=None, suffix_list_urls=(), include_psl_private_domains=True))

@@ -1,10 +1,9 @@
 """Scrapy's exporters, for the rows of a report.
 
-For JSON: Scrapy asks an ItemAdapter about every field of every item, several times. That is a third of all the work of
-a run that only tells what earlier runs have done, and a BulkItem has always the same fields. What is written is the
-same.
+For JSON: Scrapy asks an ItemAdapter about every field of every item, several times. That takes a third of the time of a
+run whose entries were all done before, and a BulkItem always has the same fields. The output is the same.
 
-For CSV, which people read: a cell has words, where Scrapy's has Python's form of a dict.
+For CSV, which people read: a dict becomes words, where Scrapy writes Python's repr.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """BulkFilesPipeline: `file_urls` become files, in any project that uses Scrapy's FilesPipeline.
 
-A drop-in: the same settings and fields, and the same three methods to override (`get_media_requests`, `file_path`,
-`item_completed`). Other than its model it streams to disk, resumes, proves and retries with patience. Each file
-is driven by `dispatch/fetch.py`; its attempts go through Scrapy's engine, wait outside of the downloader and have
-download slots of their own (`bulk:<host>`), so that pages are not starved.
+It replaces Scrapy's class: the same settings and fields, and the same three methods to override (`get_media_requests`,
+`file_path`, `item_completed`). But it streams to disk, resumes, proves and retries. Each file is driven by
+`dispatch/fetch.py`; its attempts go through Scrapy's engine, wait outside of the downloader and have download slots of
+their own (`bulk:<host>`), so that pages need not wait for files.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# The key `checksum` of a result is an MD5, as ever.
+# The key `checksum` of a result is an MD5, as in FilesPipeline.
 CHECKSUM = "md5"
-# A link that is dead for good is not asked for again when another item has it too; so many of them are remembered.
+# How many permanent failures are remembered, so that such a file is not requested again for another item.
 REMEMBERED_FAILURES = 10_000
-# Another crawl that fetches the same file is looked after so often.
+# How often it is checked whether another crawl has ended that fetches the same file.
 ANOTHER_LOOK_SECONDS = 0.25
-# FilesPipeline calls these; here the transfer takes their place.
+# Methods of FilesPipeline that are not called here, because bodies do not come into memory.
 NOT_CALLED = ("media_to_download", "media_downloaded", "media_failed", "file_downloaded")
 
 
 class BulkFileError(FileException):
-    """A file that could not be had. info: what a result would hold, with `error` {code, message, …}."""
+    """A file that could not be fetched. info: as a result, with `error` {code, message, …}."""
 
     def __init__(self, info: dict[str, Any]) -> None:
         super().__init__(f"{info['error']['message']} [{info['error']['code']}]")
@@ -91,11 +91,11 @@ class BulkFilesPipeline(FilesPipeline):
         self._run = run
         self._root = cast(str, root)
         self._failed: LocalCache[tuple[str, str], BulkItem] = LocalCache(REMEMBERED_FAILURES)
-        # Scrapy counts files in flight among its requests: half of the places are left to pages.
+        # Scrapy counts files in flight among its requests: half of the places are kept for pages.
         try:
             places = Places(run.origins, run.clock, Limits.of(crawler.settings).half())
         except UsageError:
-            guard_logs()  # told in its own sentence
+            guard_logs()  # so that the log shows it as one sentence
             raise
         self._fetcher = Fetcher(run, self, Slots(places, run.stopping))
         self._requests: dict[Download, Request] = {}
@@ -104,17 +104,17 @@ class BulkFilesPipeline(FilesPipeline):
 
     @property
     def _pages(self) -> PagesMiddleware | None:
-        """The add-on installs it where there is such a pipeline."""
+        """The spider middleware that the add-on installs where this pipeline is configured."""
         return self.crawler.get_spider_middleware(PagesMiddleware)
 
     async def process_item(self, item: Any, spider: Any = None) -> Any:
-        """Fetches all files of the item, then lets it go on; one whose files the end of the crawl has interrupted is
-        dropped. Scrapy calls it."""
+        """Fetches all files of the item, then returns it; drops it if the end of the crawl has interrupted its files.
+        Scrapy calls it."""
         info = self.spiderinfo
         page = self._pages.take(item) if self._pages is not None else None
         requests = list(arg_to_iter(self.get_media_requests(item, info)))
         wanted = [Deferred.fromCoroutine(self._result(request, info, item)) for request in requests]
-        # An item without files keeps nobody waiting, and is not told among those that do.
+        # An item without files is not counted among those that the end of the crawl waits for.
         with self._run.patience.item() if wanted else nullcontext():
             results = await maybe_deferred_to_future(DeferredList(wanted, consumeErrors=True))
         if any(not ok and _is_interrupted(value.value) for ok, value in cast(Any, results)):
@@ -122,8 +122,8 @@ class BulkFilesPipeline(FilesPipeline):
         return self.item_completed(cast(Any, results), item, info)
 
     def _put_off(self, page: Request | None) -> NoReturn:
-        """The crawl ended before the files: the item is nobody's yet. With JOBDIR its page is visited again by the next
-        run (Scrapy closes its queue after the pipelines); without, somebody has to be told. Raises DropItem."""
+        """The crawl ended before the files: the item is not exported. With JOBDIR the next run visits its page again
+        (Scrapy closes its queue after the pipelines); without, the log says so. Raises DropItem."""
         name = redact(page.url) if page is not None else "its page is not known"
         if page is not None and self.crawler.settings["JOBDIR"] and self._goes_into_the_queue(page):
             if page not in self._put_back:
@@ -140,7 +140,7 @@ class BulkFilesPipeline(FilesPipeline):
         raise DropItem(f"files not finished when the crawl ended ({name})", log_level="DEBUG")
 
     def _goes_into_the_queue(self, page: Request) -> bool:
-        """Scrapy keeps it on disk; one that cannot be written there would be lost without a word."""
+        """Whether Scrapy can write the request to its queue on disk; otherwise it would be lost silently."""
         try:
             pickle.dumps(page.to_dict(spider=self.spiderinfo.spider))
         except Exception:
@@ -160,7 +160,7 @@ class BulkFilesPipeline(FilesPipeline):
                 raise
             return errback(Failure(error))
         except Exception:
-            # An override of the project has failed; `item_completed` would pass over it.
+            # A method of the project has failed; `item_completed` would ignore that.
             logger.error("File (error): %s", redact(request.url), exc_info=True, extra={"spider": info.spider})
             raise
 
@@ -196,8 +196,8 @@ class BulkFilesPipeline(FilesPipeline):
 
     @asynccontextmanager
     async def _alone_at(self, entry: Entry, folder: Folder) -> AsyncIterator[None]:
-        """Waits until no other crawl that shares the folder is at this file. It may have brought it by then. Only who
-        has no place in Scrapy's downloader may wait so. Raises Stopped."""
+        """Waits until no other crawl that shares the folder is fetching this file; it may be there then. Allowed only
+        outside of Scrapy's downloader, whose places must not wait. Raises Stopped."""
         if not folder.take_name(entry.name):
             logger.info("%s: another crawl is fetching it; waiting for that", entry.name)
             while not folder.take_name(entry.name):
@@ -213,11 +213,11 @@ class BulkFilesPipeline(FilesPipeline):
 
     @property
     def _expired_before(self) -> float | None:
-        """FILES_EXPIRES, in days: an older proof does not count any more."""
+        """FILES_EXPIRES (days) as a time: an older proof does not count."""
         return None if self.expires < 0 else time.time() - self.expires * 24 * 3600
 
     def _told(self, request: Request, done: BulkItem) -> dict[str, Any]:
-        """The result that the project sees. Raises BulkFileError for a failure."""
+        """The result for `item_completed`. Raises BulkFileError for a failure."""
         self._run.outcomes.count(done)
         status = "uptodate" if done.already else "downloaded"
         result = {
@@ -239,7 +239,8 @@ class BulkFilesPipeline(FilesPipeline):
     # ------------------------------------------------------------------------------------------------ the attempts
 
     async def _fetch(self, request: Request, entry: Entry, folder: Folder) -> tuple[BulkItem, BulkError | None]:
-        """Until the file is finished or given up (`dispatch/fetch.py`): its row, and why it failed."""
+        """Fetches the file until it is finished or given up (`dispatch/fetch.py`). Returns its row, and the error or
+        None."""
         download = self._run.downloads.begin(entry, folder, pages=True)
         download.of_an_item = True
         download.also = (CHECKSUM,)
@@ -253,10 +254,11 @@ class BulkFilesPipeline(FilesPipeline):
             del self._requests[download]
             await self._run.downloads.forget(download)
 
-    # How it asks and finishes (dispatch.fetch.Door).
+    # How it asks and finishes (dispatch.fetch.Frontend).
 
     def slot(self, download: Download) -> str:
-        """Of its own, so that pages are not starved; a slot that the project chose stands."""
+        """A slot for the files of the host, so that pages need not wait for files; a slot that the project chose is
+        kept."""
         request = self._requests[download]
         return request.meta.get("download_slot") or OF_FILES + slot_of(request.url)
 

@@ -1,10 +1,9 @@
-"""The fork in the road: requests with meta["bulk"] are ours, all others go to Scrapy's own handler untouched.
+"""The download handler for http and https: requests with meta["bulk"] are ours, all others go to Scrapy's own handler.
 
-A download handler for http and https. For ours it makes one Transfer, or a Batch where the request brings several
-small files, and answers with a Response that has no body: what came of it is in the Attempt, which
-who made the request waits for. The requests of the spider and of BulkFilesPipeline end here with their bytes in the
-part (they finish their files; a batch has finished its own); a bare request (`meta.py`) is answered when its file is
-finished, or is known to be: `meta["bulk"]["result"]` tells.
+For one of ours it makes a Transfer, or a Batch where the request is for several small files, and answers with a
+Response without a body. For a request of the spider or of BulkFilesPipeline the bytes are then in the part, and the
+outcome is in the Attempt; the sender finishes the file (a batch finishes its own files). For a bare request (`meta.py`)
+the file is then finished, and `meta["bulk"]["result"]` describes it.
 """
 
 from __future__ import annotations
@@ -97,8 +96,8 @@ class BulkDownloadHandler:
         await self._fallback.close()
 
     async def _robots(self, request: Request) -> Response:
-        """The robots.txt of a host that a redirect of a file leads to. Where the file may not be asked for, this is
-        not asked for either; what is wrong is then said of the file, which comes next."""
+        """The robots.txt of a host that a redirect of a file leads to. It follows the same rules as the file; where it
+        is refused, the file's own request, which comes next, is refused with the reason."""
         try:
             return await self._fallback.download_own(request, self._run.wire)
         except AttemptError as error:
@@ -114,8 +113,9 @@ class BulkDownloadHandler:
         ]
         attempt = attempts[0]
         if attempt is None:
-            # Kept by a queue on disk, say: its run is over, and the list knows best what is missing.
-            raise DownloadCancelledError(f"{entry.name}: nobody waits for this request any more")
+            # For example from a queue on disk (JOBDIR): the run that sent it is over, and this one asks by itself for
+            # what is missing.
+            raise DownloadCancelledError(f"{entry.name}: this request belongs to an earlier run")
         if len(attempts) > 1:
             return await self._batch(request, list(filter(None, attempts)), complete=all(attempts))
         kind = Probe if bulk.get("probe") else Segment if attempt.further else Transfer
@@ -135,11 +135,11 @@ class BulkDownloadHandler:
         self._say_ignored(request)
         if outcome.error is not None and outcome.error.http_status is None:
             raise _exception(outcome.error)
-        # 206 or 416 for what is a success: AutoThrottle, for one, takes anything but 200 for trouble.
+        # A success is 200, also after a 206 or 416: AutoThrottle, for example, treats all but 200 as trouble.
         return _response(request, transfer, status=200 if outcome.error is None else None)
 
     def _say_ignored(self, request: Request) -> None:
-        """A middleware asked another handler for the file of a list, which is always ours."""
+        """Warns once of a meta key for another download handler: files of a list are always fetched by ours."""
         for key in keys_of_others(request):
             if key not in self._ignored:
                 self._ignored.add(key)
@@ -150,7 +150,7 @@ class BulkDownloadHandler:
         return download.running.get(number) if download is not None else None
 
     async def _batch(self, request: Request, attempts: list[Attempt], *, complete: bool) -> Response:
-        """Several small files by one request; those that get no outcome are asked for alone."""
+        """Several small files by one request; those without an outcome then get requests of their own."""
         downloads = [attempt.download for attempt in attempts]
         if complete and not is_another_request(request, None) and Batch.is_possible(self._run, downloads, request):
             for attempt, outcome in zip(attempts, await Batch(self._run, downloads, request).perform(), strict=True):
@@ -160,9 +160,9 @@ class BulkDownloadHandler:
         return Response(request.url, flags=[FLAG])
 
     async def _deliver(self, request: Request) -> Response:
-        """Answers a bare request: with its finished file, or as Scrapy's own handler would tell of the failure.
+        """Answers a bare request when its file is finished; or fails as Scrapy's own handler would.
 
-        One attempt: whether and when there is another is Scrapy's to say (RetryMiddleware).
+        One attempt: Scrapy's RetryMiddleware decides whether and when there is another.
         """
         settings = self._crawler.settings
         identify(request)
@@ -172,7 +172,7 @@ class BulkDownloadHandler:
             entry = entry_of(request.meta[META], url, asked=asked)
         except EntryError as error:
             raise NotSupported(f'meta["bulk"]: {error}') from error
-        # Whatever a middleware has set: the file is wanted, not an encoding or a page about it.
+        # Replaces what a middleware has set: the file itself is wanted, not an encoded form or a web page.
         request.headers["Accept-Encoding"] = "identity"
         if request.headers.get("Accept") == Headers(settings["DEFAULT_REQUEST_HEADERS"]).get("Accept"):
             request.headers["Accept"] = "*/*"
@@ -210,7 +210,7 @@ class BulkDownloadHandler:
             earlier = meta[META].get(RESULT)
             refuse_downgrade(request)
             if earlier and earlier["status"] not in FINISHED:
-                # Tried again, or redirected: one request to those who sent it.
+                # Tried again, or redirected: its result counts all attempts together.
                 await run.threads.in_thread(download.part.open)
                 download.largest = download.part.state.have.count
                 download.attempts, download.bytes_received = earlier["attempts"], earlier["bytes_received"]
@@ -220,7 +220,7 @@ class BulkDownloadHandler:
                 outcome = await deferred_from_coro(transfer.perform())
                 if outcome.error is not None:
                     if outcome.grew and not download.part.state.restarts:
-                        # RETRY_TIMES is meant for attempts that bring nothing.
+                        # RETRY_TIMES shall limit only attempts that bring no bytes.
                         meta["retry_times"] = 0
                     raise outcome.error
                 if outcome.fetched:
@@ -257,8 +257,8 @@ def _response(
 ) -> Response:
     """No body, and no Content-Encoding: a middleware must not try to decode what is on disk.
 
-    status: instead of the last answer's, which was for a part of the file only (206) or for none of it (416). follow:
-    Scrapy's middleware is to follow the redirect; one that is not to be followed has no Location.
+    status: replaces that of the last answer, which may be 206 or 416. follow: Scrapy's middleware shall follow the
+    redirect; else the Response has no Location.
     """
     head = transfer.head
     headers = _headers(head) if head is not None else Headers()

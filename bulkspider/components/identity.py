@@ -1,9 +1,9 @@
-"""Identity: which file a request with `meta["bulk"]` is about, however often it comes by.
+"""Identity: which file a request with `meta["bulk"]` is for, also after retries and redirects.
 
-A request that is tried again or redirected comes back as a new object, and is still about the URL, method and body with
-which it began. But a request of its own that was given another one's meta (`Request(url, meta=response.meta)`) is about
-its own URL, and what the other was told, its result and its redirects, says nothing of it. Scrapy's meta is the same in
-both cases, so a note of ours in `meta["bulk"]` tells them apart; plain data, as all of it.
+A request that is tried again or redirected comes back as a new object, but is still for the URL, method and body of the
+first one. A new request that got the meta of another one (`Request(url, meta=response.meta)`) is for its own URL, and
+the result and the redirects in that meta do not belong to it. Scrapy's meta looks the same in both cases, so a note of
+ours in `meta["bulk"]` distinguishes them. It is plain data.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from bulkspider.items import FINISHED, BulkItem
 if TYPE_CHECKING:
     from scrapy import Request
 
-# scrapy-playwright, scrapy-impersonate, scrapy-zyte-api and scrapy-splash go by these keys, if they are there with such
-# values. An empty dict is a wish without parameters.
+# The meta keys of scrapy-playwright, scrapy-impersonate, scrapy-zyte-api and scrapy-splash, and which values make them
+# load the request. An empty dict asks for it without parameters.
 OTHERS: dict[str, Callable[[Any], bool]] = {
     "playwright": bool,
     "impersonate": bool,
@@ -37,19 +37,20 @@ REDIRECTS = ("redirect_urls", "redirect_reasons", "redirect_times")
 
 
 def is_bare(request: Request) -> bool:
-    """Somebody's own request with `meta["bulk"]`: neither of the spider `bulk`, nor of BulkFilesPipeline."""
+    """A request of the project's own spider with `meta["bulk"]`: neither of the spider `bulk`, nor of
+    BulkFilesPipeline."""
     bulk = request.meta.get("bulk")
     return isinstance(bulk, dict) and bulk.keys().isdisjoint(("entry", "probe"))
 
 
 def identify(request: Request) -> None:
-    """Notes what a bare request is about, and takes away what its meta says of another. Harmless when done again."""
+    """Notes what a bare request is for, and removes what its meta says of another one. May be called again."""
     if not is_bare(request):
         return
     bulk = request.meta["bulk"]
     now = [request.url, asked_of(request)]
     note: Any = bulk.get(NOTE)
-    # A dict of its own in any case: who has the request that it was copied from may still look at that.
+    # Always a new dict: the request that the meta was copied from keeps its own.
     if note and bulk.get(RESULT, {}).get("status") not in FINISHED:
         redirected = note["redirected"] and request.meta.get("redirect_urls", [])[-1:] == note["now"][:1]
         if redirected or note["now"] == now:
@@ -62,7 +63,8 @@ def identify(request: Request) -> None:
 
 
 def choose_slot(request: Request) -> None:
-    """The download slot of its host's files, unless somebody chose one; another one when it leads elsewhere now."""
+    """Sets the download slot of its host's files, unless the project chose one; a new one after a redirect to another
+    host."""
     note: Any = request.meta["bulk"].get(NOTE) or {}
     chosen = request.meta.get("download_slot")
     identify(request)
@@ -71,18 +73,18 @@ def choose_slot(request: Request) -> None:
 
 
 def is_redirected(request: Request, digests: Mapping[str, str], size: int | None) -> None:
-    """Its answer was a redirect: the request that comes of it is about the same file, of which it told these."""
+    """Its answer was a redirect: the next request is for the same file, whose hashes and size the redirect stated."""
     request.meta["bulk"][NOTE] |= {"redirected": True, "linked": [dict(digests), size]}
 
 
 def linked_of(request: Request) -> tuple[dict[str, str], int | None]:
-    """What the redirect that led here told of the file."""
+    """The hashes and the size that the redirect to this request stated."""
     digests, size = request.meta["bulk"][NOTE].get("linked", ({}, None))
     return digests, size
 
 
 def tell(request: Request, item: BulkItem) -> None:
-    """What became of its file, for whoever made the request."""
+    """Writes the result of its file into its meta."""
     bulk = request.meta["bulk"]
     bulk[RESULT] = result_of(item)
     if NOTE in bulk:
@@ -90,32 +92,33 @@ def tell(request: Request, item: BulkItem) -> None:
 
 
 def is_told(request: Request) -> bool:
-    """Its result is about this exchange; what a request that is tried again carries is about the one before."""
+    """Its result is of this exchange; a request that is tried again still carries the result of the one before."""
     return bool(request.meta["bulk"].get(NOTE, {}).get("told"))
 
 
 def first_of(request: Request) -> tuple[str, str | None]:
-    """The URL with which it began, and what it asked there (`asked_of`)."""
+    """The URL and `asked_of` of the first request."""
     bulk = request.meta["bulk"]
     url, asked = bulk[NOTE]["first"] if isinstance(bulk, dict) else (request.url, None)
     return url, asked
 
 
 def without_redirects(meta: dict[str, Any]) -> None:
-    """Takes out the redirects of another request."""
+    """Removes the redirects of another request."""
     for key in REDIRECTS:
         meta.pop(key, None)
 
 
 def asked_of(request: Request) -> str | None:
-    """The SHA-256 of method and body; None for a GET without a body, of which a URL says all."""
+    """The SHA-256 of method and body; None for a GET without a body, which its URL identifies."""
     if request.method == "GET" and not request.body:
         return None
     return hashlib.sha256(b"%s\0%s" % (request.method.encode(), request.body)).hexdigest()
 
 
 def check_request(request: Request) -> None:
-    """Raises EntryError where no answer can bring a file (RFC 9110 §9.3.2, §9.3.6), or somebody else is to bring it."""
+    """Raises EntryError where no answer can bring a file (RFC 9110 §9.3.2, §9.3.6), or another handler would load
+    it."""
     if request.method in ("HEAD", "CONNECT"):
         raise EntryError(f"{request.method} brings no file", "use GET, or POST with the body that the server expects")
     if keys := keys_of_others(request):
@@ -126,7 +129,7 @@ def check_request(request: Request) -> None:
 
 
 def keys_of_others(request: Request) -> list[str]:
-    """The keys of its meta by which other download handlers are asked for."""
+    """The keys of its meta that ask for other download handlers."""
     return [key for key, asks in OTHERS.items() if key in request.meta and asks(request.meta[key])]
 
 
@@ -147,7 +150,7 @@ def forget_direct(request: Request) -> None:
 
 
 def is_another_request(request: Request, asked: str | None) -> bool:
-    """A middleware has made a POST, or the like, of the GET for a file: sent, it would bring the answer to that.
+    """A middleware has changed the GET for a file to a POST or the like, whose answer would be something else.
 
     asked: of its entry (`asked_of`).
     """

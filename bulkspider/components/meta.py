@@ -1,9 +1,9 @@
-"""Bare requests: what `meta["bulk"]` of anybody's Request says, as an Entry; and what is told back, as plain data.
+"""Bare requests: `meta["bulk"]` of a project's own Request becomes an Entry; and its result, as plain data.
 
     Request(url, meta={"bulk": {"path": "x.bin", "sha256": "…"}})
 
-Decides which keys there are and which folder their paths are relative to. Knows no request and no disk: `handler.py`
-and `filespipeline.py` do. Everything in `meta["bulk"]` is plain data, so that JOBDIR and shared queues can carry it.
+Defines the keys, and the folder that their paths are relative to. No requests and no disk here. Everything in
+`meta["bulk"]` is plain data, so that JOBDIR and shared queues can store it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from bulkspider.items import BulkItem, Result
 from bulkspider.options import nearest
 
 KEYS = ("path", "size", *DIGESTS)
-# Our answer; a request that is tried again, or whose meta was copied, carries the last one.
+# The key of the result; a request that is tried again, or whose meta was copied, still has the last one.
 RESULT = "result"
-# What we remember of a request (`identity.py`).
+# The key of our note on the request (`identity.py`).
 NOTE = "request"
 DEFAULT_STORE = "output"
 
@@ -53,7 +53,7 @@ def entry_of(bulk: object, url: str, *, asked: str | None = None, path: str | No
 
 
 def result_of(item: BulkItem) -> dict[str, Any]:
-    """What became of the file, for `meta["bulk"]["result"]`."""
+    """The value of `meta["bulk"]["result"]`."""
     return asdict(Result.of(item))
 
 

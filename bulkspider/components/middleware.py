@@ -1,11 +1,15 @@
-"""The middlewares: of requests with meta["bulk"] (BulkMiddleware), and of items and their pages (PagesMiddleware).
+"""The middlewares: for requests with meta["bulk"] (BulkMiddleware), and for items and their pages (PagesMiddleware).
 
-Requests with meta["bulk"] pass BulkMiddleware before any other of the project's, and their ends after all. It decides
-what `handler.py` cannot, which has the request too late and its end too early: whatever HttpCache holds for its URL is
-a page, never the file; the robots.txt of where a redirect leads is asked for as the file is; where no reactor is, the
-file must not be loaded into memory as if it were a page; a failure counts when nobody tries again, also one that no
-handler of ours has seen, so that there always is a result; and with JOBDIR, what the end of a crawl interrupts goes
-back into its queue. Other requests, and those of the spider and of BulkFilesPipeline, pass untouched.
+BulkMiddleware sees requests with meta["bulk"] before all other downloader middlewares, and their responses and errors
+after all others. So it does what `handler.py` cannot:
+
+* HttpCache must not answer them: what it has for their URL is a page, not the file.
+* The robots.txt of the target of a redirect follows the same rules as the file.
+* Without a reactor they are refused, because Scrapy would load the file into memory.
+* A failure is counted when it is final, even if our handler has not seen it, so that there is always a result.
+* With JOBDIR, requests that the end of a crawl interrupts go back into Scrapy's queue.
+
+Other requests, and those of the spider and of BulkFilesPipeline, are not changed.
 """
 
 from __future__ import annotations
@@ -47,9 +51,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Items between the spider and BulkFilesPipeline; Scrapy has far fewer in hand.
+# Items between the spider and BulkFilesPipeline; Scrapy has far fewer at once.
 MOST_ITEMS = 10_000
-# Codes of requests that never were an entry.
+# Codes of requests that were refused and do not count as entries.
 IMPROPER = ("bad_line", "bad_url", "usage")
 
 
@@ -63,7 +67,7 @@ class BulkMiddleware:
         self._obeys_robots = crawler.settings.getbool("ROBOTSTXT_OBEY")
         self._all_by_another = crawler.settings.getbool(ALL_BY_ANOTHER)
         self._said_direct = False
-        # Requests would wait in Scrapy's downloader for ever.
+        # A setting with which requests would wait in Scrapy's downloader for ever.
         self._obstacle: UsageError | None = None
         try:
             Limits.of(crawler.settings)
@@ -77,7 +81,8 @@ class BulkMiddleware:
         return middleware
 
     def _scheduled(self, request: Request) -> None:
-        """Before Scrapy's queue sees it: one that is aware of slots then prefers pages that wait to files."""
+        """Sets the slot before the request is in Scrapy's queue, so that a queue that knows slots can prefer pages to
+        files."""
         if is_bare(request):
             choose_slot(request)
 
@@ -92,14 +97,14 @@ class BulkMiddleware:
         if self._obstacle is not None:
             self._refuse(self._obstacle)
         if is_bare(request):
-            # Here too: another handler may stand before ours.
+            # Checked here, too: another handler may be configured before ours.
             try:
                 check_request(request)
             except EntryError as error:
                 raise NotSupported(f'meta["bulk"]: {error}') from error
         if self._all_by_another and go_directly(request):
             self._say_direct()
-        # Neither answered from there, nor stored there without its body.
+        # HttpCache must neither answer it, nor store the Response without a body.
         request.meta["dont_cache"] = True
         if self._obeys_robots and self._run is not None and request.meta.get("redirect_urls"):
             self._run.fallback.note_redirect(request)
@@ -122,7 +127,7 @@ class BulkMiddleware:
             self._tell_unseen(request, None)
             self._count_failure(request)
             if response.request is not None and response.request is not request:
-                # A middleware's own answer, that it once had for another request: the callback sees that one's meta.
+                # A middleware's own answer belongs to another request, whose meta the callback sees.
                 response.request.meta.setdefault("bulk", dict(request.meta["bulk"]))
         return response
 
@@ -134,14 +139,14 @@ class BulkMiddleware:
         status = self._count_failure(request)
         if status != "interrupted" or not self._has_queue or request in self._put_back:
             return None
-        # What is in `_put_back` never was in the queue: whoever asks for it waits for it, and it came back at once.
+        # A request that comes back once more was never in the queue: its sender awaits it. It is not put back again.
         again = request.replace(dont_filter=True)
         again.meta["bulk"] = {key: value for key, value in again.meta["bulk"].items() if key != RESULT}
         self._put_back.add(again)
         return again
 
     def _tell_unseen(self, request: Request, exception: Exception | None) -> None:
-        """No handler of ours saw the end of this exchange: its result says what did."""
+        """Writes a result for a request whose end our handler did not see."""
         if NOTE not in request.meta["bulk"]:
             identify(request)
         if is_told(request):
@@ -158,7 +163,8 @@ class BulkMiddleware:
         tell(request, BulkItem(status="failed", error=error_of(error)))
 
     def _count_failure(self, request: Request) -> str | None:
-        """The status of a bare request that has failed for good. What is no proper request is no entry."""
+        """Counts a bare request that has failed finally, and returns its status. Refused requests (IMPROPER) do not
+        count."""
         bulk: Any = request.meta["bulk"]
         result = bulk.get(RESULT)
         if self._run is None or result["status"] not in ("failed", "interrupted"):
@@ -170,9 +176,9 @@ class BulkMiddleware:
 
 
 class PagesMiddleware:
-    """Remembers which page an item came from, until BulkFilesPipeline asks. A spider middleware; it stands next to the
-    engine, where items are as the pipelines get them. One that another pipeline has dropped or put another item in the
-    place of is never asked for: only the newest are kept."""
+    """Remembers which page an item came from, until BulkFilesPipeline asks. A spider middleware next to the engine, so
+    that it sees the items that the pipelines get. Items that another pipeline has dropped or replaced are never asked
+    for, so only the newest MOST_ITEMS are kept."""
 
     def __init__(self, crawler: Crawler) -> None:
         self._requests: OrderedDict[int, Request] = OrderedDict()

@@ -1,8 +1,8 @@
-"""BulkPipeline: where an entry of the spider `bulk` becomes an item that others may see.
+"""BulkPipeline: finishes the files of the spider `bulk` and counts its items.
 
-It stands first among the item pipelines: it takes every BulkItem whose bytes are all on disk, has the file proven and
-named (`run/downloads.py`), and lets the item go on with its status. What was refused is dropped here, and goes on or
-ends as its `fetch` decides. Every outcome is counted here, and only here.
+It is the first item pipeline. For a BulkItem without a status, whose bytes are all here, it has the file proven and
+named (`run/downloads.py`) and returns the item with its status. If the bytes were refused it drops the item;
+`dispatch/fetch.py` decides whether the file is fetched again. Every outcome is counted here, and only here.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-# The row that passes the item pipelines now, in the context of their task (asyncio only): another pipeline may put
-# something else in its place.
+# The row that passes the item pipelines now, in the context of their task (asyncio only). Needed because another
+# pipeline may replace the item.
 passing: ContextVar[BulkItem | None] = ContextVar("passing", default=None)
 
 
@@ -65,7 +65,7 @@ class BulkPipeline:
                 self._run.disk_failed(error)
             verdict.errback(error)
             if item.status:
-                return  # it has become the row of a failure, or of a stop
+                return  # the item has become the row of a failure or of a stop, and is not dropped
             download.item = None
             raise DropItem("its bytes were refused", log_level="DEBUG") from error
         if line is not None:

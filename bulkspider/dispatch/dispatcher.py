@@ -1,9 +1,9 @@
 """The dispatcher: which entry is next.
 
-It takes entries from the source as there is room, passes over what the ledger proves, and begins each other
-(`underway.py` has them until they end). A place that no entry can use goes to a file under way (`segments.py`). A
-waiting entry is a coroutine that holds neither a Request nor a place, and no more of them are begun than there is room
-for, so a list of 100,000 lines never becomes 100,000 of anything.
+It takes entries from the source when there is room, skips those that the ledger proves, and begins all others
+(`underway.py` keeps them until they end). A place that no entry can use goes to a file under way (`segments.py`). A
+waiting entry is a coroutine that holds neither a Request nor a place, and only a limited number of them is begun, so
+that memory does not grow with the length of the list.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from bulkspider.lists.source import Source
 from bulkspider.run.run import Run
 from bulkspider.sums.checksums import Sums
 
-# Skipping what the ledger proves must not keep the reactor from its other work.
+# Skipping entries that the ledger proves blocks the reactor no longer than this at a time.
 SLICE_SECONDS = 0.01
-# Entries that are begun and have no place: what is fetched but not finished must not pile up.
+# Entries that may be begun without a place, for each place: files that are fetched but not finished must not pile up.
 BEGUN_PER_PLACE = 4
 MOST_BEGUN = 1024
 LOOK_EVERY_SECONDS = 1.0
 
 
 class Dispatcher:
-    """Of one list, or one worker's view of a queue. sums: hashes of a checksum file, for entries without. stage: limits
-    what lies in the folder."""
+    """For one list, or one worker of a queue. sums: hashes of a checksum file. stage: limits the bytes in the
+    folder."""
 
     def __init__(
         self,
@@ -80,11 +80,11 @@ class Dispatcher:
 
     @property
     def unchecked(self) -> int:
-        """Entries whose file is being hashed, or was when the run was stopped: not known to be done or to do."""
+        """How many entries are being hashed, or were when the run was stopped: not known to be done or not."""
         return self._hashing + self._unchecked
 
     async def step(self) -> None:
-        """Begins what may begin now; when that is nothing, waits for an event, a second at most."""
+        """Begins what may begin now; if that is nothing, waits for an event, at most LOOK_EVERY_SECONDS."""
         numbered = self._fetcher.numbered
         if self._source.exhausted and not self._underway.active:
             self._underway.last_pass.begin()
@@ -104,7 +104,7 @@ class Dispatcher:
             await self._run.wakeup.wait(seconds)
 
     async def _begin_entries(self) -> None:
-        """Entries that nothing proves, as far as there is room."""
+        """Begins entries that the ledger does not prove, while there is room."""
         slice_ends = self._clock.now() + SLICE_SECONDS
         blocked: set[str] | None = None
         places = self._slots.places
@@ -133,7 +133,7 @@ class Dispatcher:
     @property
     def _has_room(self) -> bool:
         placeless = self._underway.active - len(self._fetcher.running) - self._slots.gathered
-        # What waits for hosts that do not work keeps nobody else from beginning.
+        # Entries that wait for hosts that do not work must not keep others from beginning.
         useful = placeless - self._slots.waiting_for_probes
         return (
             self._slots.places.free > 0
@@ -142,14 +142,14 @@ class Dispatcher:
         )
 
     def take(self, blocked: Collection[str] = ()) -> Entry | None:
-        """The next entry, with what a checksum file says of it."""
+        """The next entry, with its hash from the checksum file. blocked: origins whose entries may not begin."""
         entry = self._source.take(blocked)
         return entry if entry is None or self.sums is None else self.sums.add_to(entry)
 
     # -- what is done already --------------------------------------------------------------------------------------
 
     def _begin(self, entry: Entry) -> bool:
-        """Starts what is to be done for an entry; False when nothing is."""
+        """Starts the work on an entry; False when there is nothing to do."""
         found = self._find_proof(entry)
         if isinstance(found, LedgerLine):
             return self._has_proof(entry, found)
@@ -167,7 +167,7 @@ class Dispatcher:
         return self._proofs.look(entry)
 
     async def _check(self, entry: Entry, found: Open) -> None:
-        """Hashes the file here; fetches it when it is not what it should be."""
+        """Hashes the file on disk; fetches it when the hash differs."""
         self._hashing += 1
         try:
             line = await self._proofs.renew(found)
@@ -185,7 +185,7 @@ class Dispatcher:
             self._count_known()
 
     def _has_proof(self, entry: Entry, line: LedgerLine) -> bool:
-        """An earlier run has done it; True when something is left to do all the same."""
+        """An earlier run has done it. True when it must still be handed on."""
         if self._is_to_hand_on(line):
             self._underway.start(entry, self._hand_on(entry, line))
             return True
@@ -196,7 +196,7 @@ class Dispatcher:
         return self._run.handover is not None and self._run.handover.wants(line)
 
     async def _hand_on(self, entry: Entry, line: LedgerLine) -> None:
-        """An earlier run fetched it and did not hand it on."""
+        """Hands on a file that an earlier run has fetched."""
         if (handed := await self._underway.hand_on(entry, line)) is not None:
             self._already(entry, handed)
             self._count_known()
@@ -208,7 +208,7 @@ class Dispatcher:
             self._origins[origin].served()
         self._source.ended(entry, line.status)
         if not self._listener.proven(entry, line):
-            # Nobody would see the row: a million of them only cost time.
+            # The row is not needed: only counted, because a million rows would take time.
             self._known[line.status] += 1
             self._known_bytes += line.size
 
@@ -239,5 +239,5 @@ class Dispatcher:
         self._underway.lose(name)
 
     def abandon(self) -> None:
-        """The crawl has ended: nobody will hear from what is still under way."""
+        """At the end of the crawl: cancels what is still under way."""
         self._underway.abandon()

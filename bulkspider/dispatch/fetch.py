@@ -1,10 +1,11 @@
-"""Fetch: one entry's life, from its turn to its outcome. Every front door that waits uses it.
+"""Fetch: drives one entry from its turn to its outcome, for the spider, BulkFilesPipeline and the dry run.
 
-A place at the origin, one attempt (or several connections at once), what follows from it, and that again until all
-bytes are on disk; then the finish. What an answer means is `protocol/plan.py`'s to say, what an origin is owed
-`run/origins.py`'s. Front doors differ in how they ask and finish (`Door`): the spider gives Requests to Scrapy and lets
-its item pipeline finish, BulkFilesPipeline asks by the engine and finishes itself. Coroutines here await Deferreds, so
-that every reactor can drive them; clock, door and disk are arguments, so that a simulation can.
+It waits for a place at the origin, makes one attempt (or several connections at once), decides what follows, and
+repeats that until all bytes are here; then the file is finished. `protocol/plan.py` judges the answers,
+`run/origins.py` the outcomes. The users differ in how they send requests and finish files (`Frontend`): the spider
+gives Requests to Scrapy and lets its item pipeline finish, BulkFilesPipeline uses Scrapy's engine and finishes itself.
+Coroutines here await Deferreds, so that they run with every reactor; clock, frontend and disk are arguments, so that a
+simulation can run them.
 """
 
 from __future__ import annotations
@@ -32,28 +33,30 @@ from bulkspider.transfer.batch import SmallFiles
 logger = logging.getLogger(__name__)
 
 
-class Door(Protocol):
-    """How a front door asks and finishes."""
+class Frontend(Protocol):
+    """How the requests are sent and the files are finished."""
 
     def slot(self, download: Download) -> str:
-        """The slot of Scrapy's downloader in which it is asked for."""
+        """The slot of Scrapy's downloader for its requests."""
 
     def send(self, attempt: Attempt) -> None:
-        """Makes the request of an attempt; `Fetcher.end` is called with what came of it, once and never from here."""
+        """Sends the request of an attempt. `Fetcher.end` is called later, once, with the outcome; never from within
+        `send`."""
 
     def finish(self, download: Download) -> Deferred[LedgerLine | None]:
-        """All bytes are on disk: fires with the ledger's line, or None when it is to be fetched once more. Fails with
-        BulkError."""
+        """All bytes are here: finishes the file. Fires with the ledger's line, or None when it must be fetched once
+        more. Fails with BulkError."""
 
 
 class Fetcher:
-    """Drives the downloads of one front door. once: each URL of an entry is asked for once, for a dry run: what would
-    be tried again later is raised. running: the attempts that are under way. numbered: how many there were ever."""
+    """Drives the downloads of one frontend. once: one attempt for each URL of an entry, for a dry run: an error that
+    would be retried later is raised. running: the attempts that are under way. numbered: how many attempts were
+    made."""
 
     def __init__(
         self,
         run: Run,
-        door: Door,
+        frontend: Frontend,
         slots: Slots,
         *,
         source: Source | None = None,
@@ -65,7 +68,7 @@ class Fetcher:
         self.once = once
         self.running: dict[Attempt, None] = {}
         self.numbered = 0
-        self._door = door
+        self._frontend = frontend
         self._slots = slots
         self._run = run
         self._origins = run.origins
@@ -79,11 +82,11 @@ class Fetcher:
     # -- one entry -------------------------------------------------------------------------------------------------
 
     async def fetch(self, download: Download) -> LedgerLine:
-        """Everything from the first attempt to the name. Raises BulkError: why the entry failed, or was stopped."""
+        """From the first attempt to the finished file. Raises BulkError when the entry fails or is stopped."""
         not_before = 0.0
         while True:
             try:
-                place = await self._slots.enter(download, self._door.slot(download), not_before)
+                place = await self._slots.enter(download, self._frontend.slot(download), not_before)
             except AttemptError as outage:
                 if not self._try_mirror(download, outage):
                     raise
@@ -91,7 +94,7 @@ class Fetcher:
             outcome, step = await self._ask(download, place)
             not_before = self._clock.now()
             if outcome is None:
-                continue  # it was one of several in one request, which has not brought it
+                continue  # it was in a batch, and was handed back
             error = outcome.error
             if isinstance(error, Stopped) or (self._stopping and not outcome.fetched):
                 raise self._stopping.error
@@ -114,7 +117,7 @@ class Fetcher:
                 case Fetched():
                     self._note_size(download)
                     try:
-                        if line := await self._door.finish(download):
+                        if line := await self._frontend.finish(download):
                             return line
                     except Refuted as error:
                         if not self._try_mirror(download, error):
@@ -123,7 +126,7 @@ class Fetcher:
                     not_before = at
                     if error is not None and error.code == "no_space" and not self._run.of_a_list:
                         if not self._run.transfers:
-                            raise error  # nothing is under way whose end might make room
+                            raise error  # no transfer is under way whose end could make room
                         not_before = at + self._run.options.retry_delay
                     if error is not None:
                         self._say_when(download, error, not_before)
@@ -147,7 +150,7 @@ class Fetcher:
         return True
 
     async def _find_fresh_url(self, download: Download, error: BulkError) -> bool:
-        """The link has expired, it seems: the entry goes on from a fresh one, or as it would have."""
+        """The link has probably expired: looks for a fresh one. False when there is none."""
         if self._fresh_urls is None or not has_expired(error) or download.refreshed_in_vain:
             return False
         name = download.entry.name
@@ -159,7 +162,7 @@ class Fetcher:
         if url is None:
             return False
         logger.info("%s: %s; going on from a fresh URL", name, redact(str(error)))
-        # A fresh link that is refused as well is not renewed again before it has brought some bytes.
+        # If the fresh link is refused, too, it is not renewed again before some bytes have come.
         download.refreshed_in_vain = True
         download.url = url
         return True
@@ -173,7 +176,7 @@ class Fetcher:
     def _ask(
         self, download: Download, place: Place
     ) -> Deferred[tuple[Outcome | None, Fetched | Again | GiveUp | None]]:
-        """One attempt, or several connections at once; fires when the last of them has ended."""
+        """Makes one attempt, or several connections at once; fires when the last of them has ended."""
         download.needs_room = False
         self._source.begun(download.entry, download.part)
         settled = download.settled = Deferred()
@@ -183,7 +186,7 @@ class Fetcher:
     def connect(self, further: Further) -> None:
         """One more connection for a download under way."""
         download = further.download
-        place = self._slots.places.take(self._door.slot(download), self._origins[download.origin], further=True)
+        place = self._slots.places.take(self._frontend.slot(download), self._origins[download.origin], further=True)
         logger.debug(
             "%s: a further connection for the bytes from %d to %s",
             *(download.entry.name, further.range.at, further.range.end),
@@ -197,10 +200,10 @@ class Fetcher:
         download.numbered += 1
         self.numbered += 1
         self.running[attempt] = None
-        self._door.send(attempt)
+        self._frontend.send(attempt)
 
     def end(self, attempt: Attempt, outcome: Outcome | None) -> None:
-        """An attempt has ended, somehow. None: it was one of several in one request, and nobody asked for it."""
+        """An attempt has ended. None: it was in a batch, and was handed back."""
         download = attempt.download
         if attempt not in self.running:
             return
@@ -213,7 +216,8 @@ class Fetcher:
         if outcome is None or outcome.error is not None:
             self._small.odd(origin)
         if download.running:
-            # Only the last connection to end decides the outcome; what this one has not brought is nobody's now.
+            # Only the last connection that ends decides the outcome; the bytes that this one has not brought are free
+            # for others.
             assert outcome is not None
             self._one_of_several(attempt, outcome)
         else:
@@ -258,12 +262,13 @@ class Fetcher:
 
     @property
     def dividable(self) -> Collection[Attempt]:
-        """The attempts whose requests are for them alone."""
+        """The attempts that are not in a batch, so that their files may get further connections."""
         return [attempt for attempt in self.running if not attempt.place.shared]
 
 
 def _is_fruitless(outcome: Outcome) -> bool:
-    """The last pass ends with the first attempt that brings nothing, unless the origin told us to come back later."""
+    """In the last pass an entry ends with the first attempt that brings nothing, unless the origin asked us to come
+    back later."""
     return outcome.error is not None and not outcome.grew and outcome.retry_after is None
 
 

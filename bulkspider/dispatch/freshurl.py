@@ -1,8 +1,8 @@
-"""Fresh links: where a new URL comes from when the old one has expired in the middle of a file.
+"""Fresh links: finds a new URL when the old one has expired in the middle of a file.
 
-First the list itself, if somebody has edited it since the start; then the user's hook, BULK_FRESH_URL =
-"package.module.function", called with the Entry: it returns a URL, or None when it has none, and may be async.
-Decides nothing about when to ask (`spiders/bulk.py`) and keeps no file open.
+First from the list itself, if it was edited since the start; then from the user's hook, BULK_FRESH_URL =
+"package.module.function", which is called with the Entry and returns a URL or None; it may be async.
+`dispatch/fetch.py` decides when to ask.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from bulkspider.lists.reader import Form
 
 T = TypeVar("T")
 
-# Answers that say that a link has expired (FAULTS 29); without a fresh one they are final.
+# Statuses that may mean that a link has expired; without a fresh link they are final.
 EXPIRED = frozenset({401, 403, 410})
 
 
 def has_expired(error: BulkError) -> bool:
-    """The link, it seems: a fresh one may be answered."""
+    """The error may mean that the link has expired, so that a fresh one helps."""
     return error.http_status in EXPIRED or (isinstance(error, AttemptError) and error.meaning is Meaning.EXPIRED)
 
 
@@ -64,7 +64,7 @@ class FreshUrls:
         return found if found != expired else None
 
     async def _call(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Runs it in a worker thread. Its errors are those of the list or of the hook, not the thread's."""
+        """Runs it in a worker thread. Its errors are those of the list or of the hook, not failures of the thread."""
 
         def call() -> tuple[Any, Exception | None]:
             try:
@@ -89,7 +89,7 @@ class FreshUrls:
 
 
 def read_entries(path: str, reading: Reading) -> Sequence[Entry]:
-    """The entries of a list that somebody may be editing just now: lines that are none are passed over."""
+    """The entries of a list that may be edited at this moment: bad lines are skipped."""
     entries: list[Entry] = []
     number = 0
     opened = reading.look(path)

@@ -1,10 +1,10 @@
-"""Places: how many attempts run at once, in all and in one slot (Scrapy's word: usually the host), and who has them.
+"""Places: how many attempts may run at once, in all and in one slot (Scrapy's term, usually the host).
 
-`Limits` reads the numbers from Scrapy's settings and checks them; `Places` counts by them.
+`Limits` reads the numbers from Scrapy's settings and checks them; `Places` counts the attempts.
 
-Scrapy itself takes any number. With one that lets no request begin, a crawl would wait for ever without a word: a slot
-of `concurrency` 0 or less never transfers anything (in every release up to 2.19, for CONCURRENT_REQUESTS_PER_DOMAIN as
-for DOWNLOAD_SLOTS), and CONCURRENT_REQUESTS=0 means no limit only since 2.18. So such values are refused.
+Scrapy itself accepts any number, and with some numbers a crawl would wait silently for ever: a slot of `concurrency` 0
+or less never transfers anything (in every release up to 2.19, for CONCURRENT_REQUESTS_PER_DOMAIN as for
+DOWNLOAD_SLOTS), and CONCURRENT_REQUESTS=0 means no limit only since 2.18. So such values are refused.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PER_IP = "CONCURRENT_REQUESTS_PER_IP"
 SLOTS = "DOWNLOAD_SLOTS"
 
 NO_LIMIT = 1 << 30
-# Of so many places one is for origins of which nobody knows whether they work, and two where that is one.
+# One of so many places (at least two in all) is for origins that are not known to work.
 TRIALS_PART = 4
-# Before a slot's host, where the slot is one of files alone (BulkFilesPipeline).
+# The prefix of slots that are only for files (BulkFilesPipeline).
 OF_FILES = "bulk:"
 
 logger = logging.getLogger(__name__)
@@ -37,8 +37,8 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """total: requests in all, 0 for no limit. per_slot: in one slot that is not named in `slots`. named: slots of which
-    DOWNLOAD_SLOTS says something."""
+    """total: requests in all, 0 for no limit. per_slot: in a slot that is not in `slots`. named: slots in
+    DOWNLOAD_SLOTS."""
 
     total: int
     per_slot: int
@@ -47,9 +47,9 @@ class Limits:
 
     @classmethod
     def of(cls, settings: BaseSettings) -> Limits:
-        """Raises UsageError for a value with which nothing would ever begin."""
+        """Raises UsageError for a value with which no request would ever begin."""
         total = _number(TOTAL, settings.get(TOTAL), least=0 if ZERO_IS_NO_LIMIT else 1)
-        # It wins over the limit of a domain, where it is not 0 (deprecated).
+        # If it is not 0 it is used instead of the limit per domain (deprecated).
         per_ip = _number(PER_IP, settings.get(PER_IP) or 0, least=0)
         per_slot = per_ip or _number(PER_DOMAIN, settings.get(PER_DOMAIN), least=1)
         try:
@@ -66,7 +66,7 @@ class Limits:
         return cls(total, per_slot, slots, frozenset(named))
 
     def half(self) -> Limits:
-        """Half of all places, where somebody else has the others."""
+        """Half of all places; the others are for pages."""
         return replace(self, total=max(1, self.total // 2)) if self.total else self
 
 
@@ -83,8 +83,7 @@ def _number(name: str, value: object, *, least: int) -> int:
 
 
 class Places:
-    """total: places in all. per_slot: in one slot, unless more is known of it. Gives a place when the whole, the slot
-    and the origin all have room."""
+    """Gives a place when the total, the slot and the origin all have room."""
 
     def __init__(self, origins: Origins, clock: Clock, limits: Limits) -> None:
         self.origins = origins
@@ -100,7 +99,7 @@ class Places:
 
     @property
     def free(self) -> int:
-        """Places that nobody has."""
+        """Places that are free, in all."""
         return self.total - self._used
 
     def limit(self, slot: str) -> int:
@@ -110,7 +109,7 @@ class Places:
         return min(self.total, self._limits[slot])
 
     def _capped(self, slot: str) -> int:
-        """By what its host is known to ask for, unless the user has said something of this slot."""
+        """The limit of a slot: what the profile of its host asks for, unless the user has configured this slot."""
         profile = self.origins.profiles.of(slot.removeprefix(OF_FILES))
         if slot in self._named or profile is None or not 0 < profile.connections < min(self.per_slot, self.total):
             return self.per_slot
@@ -125,8 +124,8 @@ class Places:
         return min(self.limit(slot) - self._in_slot[slot], self.free)
 
     def take(self, slot: str, origin: Origin, *, further: bool = False, holders: int = 1) -> Place:
-        """A place at once; the caller has asked whether there is one. further: for one more connection of a file.
-        holders: how many share it."""
+        """Takes a place; the caller has checked that one is free. further: for one more connection of a file. holders:
+        how many downloads share it."""
         self._used += 1
         self._in_slot[slot] += 1
         self._origins_of_slot.setdefault(slot, set()).add(origin.name)
@@ -141,7 +140,7 @@ class Places:
         return Place(slot, origin, now, holders, shared=holders > 1, trial=trial)
 
     def leave(self, place: Place) -> bool:
-        """The attempt has ended, or one of those that share the place. True when the place is free now."""
+        """An attempt that holds the place has ended. True when the place is free now."""
         place.holders -= 1
         if place.holders:
             return False
@@ -158,10 +157,10 @@ class Places:
         return True
 
     def allows(self, origin: Origin, now: float) -> bool:
-        """May an attempt begin at this origin, as far as it is for the origins to say?
+        """May an attempt begin at this origin, as far as the origins decide?
 
-        Those that have not answered, or do not work, have a few places together: however many hosts are silent, those
-        that are well keep the rest."""
+        Origins that have not answered, or do not work, have a few places together, so that hosts that work keep the
+        rest."""
         if not origin.allows(now):
             return False
         if origin.is_proven or not self._tried:

@@ -1,8 +1,8 @@
-"""Proofs: is the entry done already? The one place where the ledger is asked.
+"""Proofs: is the entry done already? Only this module asks the ledger.
 
-`look` compares the ledger's line with the file as it is, and asks nobody; where that leaves the question open (the file
-was touched since, or the list gives a hash that the ledger does not hold), `renew` hashes the file here, in a worker
-thread. What is not proven is to be fetched.
+`look` compares the ledger's line with the file's size and time. Where that does not decide (the file was touched since,
+or the list gives a hash that the ledger does not have), `renew` hashes the file in a worker thread. An entry that is
+not proven must be fetched.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The file may be right: it is, if it has these hashes."""
+    """Not decided: the file is right if it has these hashes."""
 
     line: LedgerLine
     wanted: Sequence[Claim]
 
 
 class Proofs:
-    """Of one output folder. asker: who wants its files, for messages."""
+    """For one output folder. asker: who wants its files, for messages."""
 
     def __init__(
         self, folder: Folder, ledger: Ledger, threads: Threads, stopping: Stopping, *, asker: str = "the crawl"
@@ -48,13 +48,13 @@ class Proofs:
         self._asker = asker
 
     def reload(self) -> None:
-        """Somebody else may have finished files here since."""
+        """Reads the ledger again: others may have finished files meanwhile."""
         self._ledger.load()
 
     def look(self, entry: Entry, *, since: float | None = None) -> LedgerLine | Open | None:
-        """The line that proves the entry; None when it is to be fetched.
+        """The line that proves the entry; Open when it must be hashed; None when it must be fetched.
 
-        since: a proof older than this (seconds since 1970) does not count any more.
+        since: an older proof (seconds since 1970) does not count.
         """
         line = self._ledger.find(entry.name)
         found = self._folder.lstat(entry.name) if line is not None else None
@@ -75,7 +75,7 @@ class Proofs:
         return None
 
     async def renew(self, found: Open) -> LedgerLine | None:
-        """The new line of the file when it has the wanted hashes, None when it is to be fetched. Raises Stopped."""
+        """The new line of the file when it has the wanted hashes, None when it must be fetched. Raises Stopped."""
         task = (prove_again, self._folder, self._ledger, found.line, found.wanted, self._stopping.is_set)
         try:
             return await self._threads.in_thread(*task, hashing=True)
@@ -91,7 +91,7 @@ async def find_proof(run: Run, entry: Entry, folder: Folder, *, since: float | N
     proofs = Proofs(folder, ledger, run.threads, run.stopping)
     found = proofs.look(entry, since=since)
     if found is None and folder.lstat(entry.name) is not None:
-        # Another crawl may have finished it since.
+        # Another crawl may have finished it meanwhile.
         await run.threads.in_thread(ledger.load_if_changed)
         found = proofs.look(entry, since=since)
     return await proofs.renew(found) if isinstance(found, Open) else found

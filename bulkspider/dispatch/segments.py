@@ -1,8 +1,8 @@
-"""Segments: which file under way gets a further connection, and for which bytes of it.
+"""Segments: chooses which file under way gets a further connection, and for which bytes.
 
-Asked whenever a place is free that no entry can use. The first choice is a hole that nobody is filling (an earlier run
-or a broken connection left it), then the tail of what would take longest (`protocol/byteranges.py` says where to cut,
-`protocol/gain.py` whether more connections bring anything at that origin). Makes no requests.
+Called whenever a place is free that no entry can use. The first choice is a hole that no connection is filling (left by
+an earlier run or a broken connection), then the tail of the range that would take longest (`protocol/byteranges.py`
+says where to cut, `protocol/gain.py` whether more connections help at that origin). Makes no requests.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from bulkspider.protocol.byteranges import SMALLEST_PIECE_BYTES, ByteRange, best
 from bulkspider.run.download import Attempt, Download
 from bulkspider.run.origins import Origins
 
-# After so many further connections in a row that brought nothing, a file goes on without.
+# After so many further connections in a row that brought nothing, a file gets no more of them.
 MOST_IN_VAIN = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Further:
-    """A further connection that is worth it: for which download, and which bytes."""
+    """A further connection to be made: its download and its bytes."""
 
     download: Download
     range: ByteRange
@@ -31,8 +31,8 @@ class Further:
 
 class Segments:
     """most: connections of a file (BULK_SEGMENTS, 0 for as many as places are free). smallest: bytes of the smallest
-    piece (BULK_SEGMENT_MIN), 0: automatic. held_back: our own rate limit is what makes a host slow. may_connect: the
-    source lends one more connection."""
+    piece (BULK_SEGMENT_MIN), 0 for automatic. held_back: says whether our own rate limit makes a host slow.
+    may_connect: says whether the source allows one more connection."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Segments:
         return None
 
     def next_look(self, running: Collection[Attempt], now: float) -> float | None:
-        """When it is worth asking again whether a file is to be divided; None when nothing tells."""
+        """When `find` may have another answer; None when that is not known."""
         if not self._places.free:
             return None
         return min(self._looks(running, now), default=None)
@@ -85,7 +85,7 @@ class Segments:
                         yield look
 
     def ended(self, attempt: Attempt, error: BulkError | None, *, grew: bool, now: float) -> None:
-        """A connection has ended while others fill the same file: what its failure means for those to come."""
+        """A connection has ended while others fill the same file: decides whether the file gets further ones."""
         download = attempt.download
         if error is None or grew:
             download.vain_connections = 0
@@ -97,7 +97,7 @@ class Segments:
             attempt.place.origin.refuses_more(error, now)
 
     def _limit(self, download: Download) -> int:
-        """Connections that the user wants for it at most; 0: we decide."""
+        """Most connections of the file that the user allows; 0 for automatic."""
         return download.entry.segments or self._most
 
     def _may_divide(self, download: Download, now: float) -> bool:
@@ -112,12 +112,12 @@ class Segments:
         )
 
     def _seconds_left(self, download: Download) -> float:
-        """Of its slowest connection."""
+        """Seconds that its slowest connection still needs."""
         usual = self._origins[download.origin].usual_speed or 1.0
         return max((byterange.seconds(usual) for byterange in download.flowing), default=0.0)
 
     def _cut(self, download: Download, running: Collection[Attempt], now: float) -> ByteRange | None:
-        """Takes the tail of one of its connections away, if that is worth it."""
+        """Takes the tail of one of its connections for a new one, if that helps. None: it does not."""
         automatic = not self._limit(download)
         origin, slot = self._origins[download.origin], slot_of(download.url)
         speeds = [attempt.range.speed for attempt in running if attempt.place.origin is origin]
@@ -137,7 +137,7 @@ class Segments:
         origin.gain.add(speeds, now)
         tail = ByteRange(cut.at, cut.span.end)
         if cut.at <= cut.span.at:
-            # It is to end now; who takes over compares the join.
+            # The old connection ends at the cut; the new one compares the join.
             cut.span.reach = cut.at
         cut.span.end = cut.at
         return tail
@@ -148,7 +148,7 @@ def _downloads(running: Iterable[Attempt]) -> Iterable[Download]:
 
 
 def _speed_elsewhere(download: Download, running: Collection[Attempt]) -> float | None:
-    """What a connection to its origin brings (bytes per second), judged by other files."""
+    """Bytes per second of a connection to its origin, from other files."""
     speeds = [
         attempt.range.speed
         for attempt in running

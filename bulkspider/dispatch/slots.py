@@ -1,9 +1,9 @@
-"""Slots: who waits for a place, and who gets it next.
+"""Slots: the downloads that wait for a place, and which of them gets it next.
 
-An attempt takes a place before it becomes a request, so that what waits holds nothing of Scrapy's. A place is given
-when there is one (`places.py`), in the order in which they can be used: nobody waits for a place that others cannot
-use, and of one origin those nearest to their end come first. What waits for room on the disk gets none before there is
-some. Knows no requests; times by the clock that it is given.
+An attempt takes a place before it becomes a Request, so that waiting downloads hold nothing of Scrapy's. A free place
+(`places.py`) is given at once to a download that can use it; among downloads of one origin, those that are nearest to
+their end come first. A download that waits for room on the disk gets none before there is room. No requests here; the
+clock is an argument.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from bulkspider.run.origins import Origin, Place
 from bulkspider.run.stopping import Stopping
 from bulkspider.transfer.batch import SmallFiles, may_travel
 
-# Entries of one origin that wait for their next attempt; more are not begun before some of these are through.
+# Entries of one origin that may wait for their next attempt; further ones are not begun meanwhile.
 WAITING_PER_ORIGIN = 64
-# Of one that does not work so many are enough to choose its next probe from.
+# The same for an origin that does not work: enough to choose the next probe from.
 WAITING_FOR_PROBE = 8
-# A closed origin may open by somebody else's success, and room on the disk may be made: looked at so often, at least.
+# A closed origin may open, and room on the disk may be made, without an event here: checked at least this often.
 LOOK_EVERY_SECONDS = 1.0
 
 
@@ -42,26 +42,26 @@ class _Waiter:
 
     @property
     def order(self) -> tuple[float, float, int]:
-        """Nearest to its end first; where the origin does not work, whoever has tried least."""
+        """Nearest to its end first; where the origin does not work, the one with the fewest tries first."""
         known = self.download.part.state.total is not None
         tried = 0 if self.origin.is_proven else self.download.budget.tried
         return (tried, self.download.remaining if known else float("inf"), self.number)
 
 
 def _fits(download: Download, now: float) -> bool:
-    """Where nobody asks for room."""
+    """The default of `fits`: room is not checked."""
     return True
 
 
 def _admits(download: Download) -> bool:
-    """Where no room is reserved."""
+    """The default of `admits`: nothing is reserved."""
     return True
 
 
 class Slots:
-    """fits: there is room on the disk for what is left of a download. admits: reserves room for a download where that
-    is limited, False when there is none now. small: how many small files of an origin may share a place. look_every:
-    seconds after which those that wait are looked at again, whatever happens."""
+    """fits: says whether the disk has room for the rest of a download. admits: reserves room for a download where that
+    is limited; False when there is none now. small: decides how many small files of an origin share a place.
+    look_every: returns the seconds after which the waiting downloads are checked again even without an event."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Slots:
         small: SmallFiles | None = None,
         look_every: Callable[[], float] = lambda: LOOK_EVERY_SECONDS,
     ) -> None:
-        # Those that have entered in this `gather` and wait for their place.
+        # How many have entered during this `gather` and wait for their place.
         self.gathered = 0
         self.places = places
         self._origins = places.origins
@@ -93,8 +93,8 @@ class Slots:
     # -- places ----------------------------------------------------------------------------------------------------
 
     def enter(self, download: Download, slot: str, not_before: float = 0.0) -> Deferred[Place]:
-        """Fires with a place at the download's origin, `not_before` a time. Fails with what ends the waiting: Stopped,
-        `origin_down`, or what `withdraw` was given."""
+        """Fires with a place at the download's origin, not before the time `not_before`. Fails with Stopped,
+        `origin_down`, or the error given to `withdraw`."""
         self._number += 1
         waiter = _Waiter(download, slot, self._origins[origin_of(download.url)], not_before, self._number)
         now = self._clock.now()
@@ -106,7 +106,7 @@ class Slots:
             and self._origins.given_up(waiter.origin, now) is None
             and self._may_enter(waiter, now)
         ):
-            # As `look` would find, but for most entries of a list there is nobody else to look for.
+            # The result of `look`, but faster: for most entries of a list no other one waits.
             return succeed(self.places.take(slot, waiter.origin))
         self._waiting.setdefault(waiter.origin, []).append(waiter)
         if shares:
@@ -117,7 +117,7 @@ class Slots:
 
     @contextmanager
     def gather(self) -> Iterator[None]:
-        """Several may enter meanwhile. Those that can share a place get it at the end."""
+        """A context in which several downloads enter; at its end, those that can share a place get it together."""
         self._gathering = True
         try:
             yield
@@ -128,16 +128,16 @@ class Slots:
                 self.look()
 
     def _together(self, origin: Origin, slot: str, more: int = 0) -> int:
-        """How many of those that wait for an origin, and of so many more, may share a place."""
+        """How many of the downloads that wait for an origin, and of `more` others, may share a place."""
         return self._small.together(origin, len(self._waiting.get(origin, ())) + more, self.places.limit(slot))
 
     def leave(self, place: Place) -> None:
-        """The attempt has ended, or one of those that share the place."""
+        """An attempt that holds the place has ended."""
         if self.places.leave(place):
             self.look()
 
     def withdraw(self, download: Download, error: BulkError) -> bool:
-        """Ends the waiting of a download; False when it does not wait."""
+        """Ends the wait of a download with `error`; False when it does not wait."""
         for waiters in self._waiting.values():
             for waiter in waiters:
                 if waiter.download is download:
@@ -149,8 +149,8 @@ class Slots:
     # -- what may begin --------------------------------------------------------------------------------------------
 
     def blocked(self, now: float) -> set[str]:
-        """Origins of which nothing new may begin now."""
-        # Not one that has outlasted our patience: its entries end without a request.
+        """Origins whose entries may not begin now."""
+        # Not an origin that was given up: its entries end without a request.
         blocked = {
             origin.name
             for origin in self._origins
@@ -162,14 +162,15 @@ class Slots:
         return blocked | self.places.full()
 
     def _wants_another(self, origin: Origin) -> bool:
-        """An origin that does not work gets some entries to choose from: the fault may be that of those it has had."""
+        """An origin that does not work needs some other entries to choose from, because the failure may be that of the
+        first ones."""
         if origin.outage.since is None:
             return False
         waiters = self._waiting.get(origin, ())
         return len(waiters) < WAITING_FOR_PROBE and all(waiter.download.budget.tried for waiter in waiters)
 
     def _enough(self, origin: Origin) -> int:
-        """How many may wait for it: where they share places, those that its free places take."""
+        """How many may wait for it: with batches, as many as its free places can take."""
         slot = self._waiting[origin][0].slot
         together = self._together(origin, slot)
         if together == 1:
@@ -177,12 +178,13 @@ class Slots:
         return together * max(1, self.places.free_in(slot))
 
     def look(self) -> None:
-        """Gives the places that may be given now; sends away who waits for nothing."""
+        """Gives the places that are free now; ends the wait of downloads that cannot get any."""
         self._look_at(list(self._waiting))
 
     def _look_at(self, origins: Iterable[Origin]) -> None:
         now = self._clock.now()
-        # Whoever gets a place may run at once and come back here: all is settled before anybody is told.
+        # A download that gets its place may run at once and call this again, so all is decided before any Deferred
+        # fires.
         given: list[tuple[_Waiter, Place | BulkError]] = []
         for origin in origins:
             error = self._stopping.error if self._stopping else self._origins.given_up(origin, now)
@@ -198,7 +200,7 @@ class Slots:
                 waiter.given.errback(answer)
 
     def _enter_now(self, origin: Origin, now: float) -> Iterator[tuple[_Waiter, Place]]:
-        """Those that get a place of this origin, those that share one behind each other."""
+        """The downloads that get a place of this origin; those that share one follow each other."""
         slot = self._waiting[origin][0].slot
         if self.places.free_in(slot) <= 0:
             return
@@ -225,7 +227,7 @@ class Slots:
             and self.places.free_in(waiter.slot) > 0
             and self.places.allows(waiter.origin, now)
             and (not waiter.download.needs_room or self._fits(waiter.download, now))
-            # Last, because it reserves what it grants.
+            # Last, because it reserves room.
             and self._admits(waiter.download)
         )
 
@@ -243,7 +245,7 @@ class Slots:
             times = [now + self._look_every()]
             for origin, waiters in self._waiting.items():
                 times.append(max(origin.opens_at, min(waiter.not_before for waiter in waiters)))
-            # What is late already waits for an end of something else, which looks by itself.
+            # Times in the past need no timer: these downloads wait for an event, which calls `look`.
             at = min(time for time in times if time > now)
             self._timer = self._clock.call_later(at - now, self._look_again)
 
@@ -252,14 +254,14 @@ class Slots:
         self.look()
 
     def next_request(self, now: float) -> float | None:
-        """When an origin may be asked again that wants some time between two requests."""
+        """The next time at which an origin that wants time between two requests may be asked."""
         return min((origin.opens_at for origin in self._origins if origin.is_between_requests(now)), default=None)
 
-    # -- for those who look on -------------------------------------------------------------------------------------
+    # -- for the display and the status ----------------------------------------------------------------------------
 
     @property
     def waiting(self) -> Iterator[tuple[Origin, float, Download, int]]:
-        """Per origin what waits for its next attempt: the origin, when the first one is due, which it is, how many."""
+        """The waiting downloads per origin: (origin, when the first one is due, that download, how many wait)."""
         for origin, waiters in self._waiting.items():
             first = min(waiters, key=lambda waiter: waiter.not_before)
             yield origin, first.not_before, first.download, len(waiters)
@@ -271,16 +273,16 @@ class Slots:
 
     @property
     def waiting_for_probes(self) -> int:
-        """How many of them wait at origins that do not work, or have not answered."""
+        """How many of them wait for origins that do not work, or have not answered."""
         return sum(len(waiters) for origin, waiters in self._waiting.items() if not origin.is_proven)
 
     def none_fits(self, now: float) -> bool:
-        """All that wait do so for room on the disk, and there is none for any of them."""
+        """All waiting downloads wait for room on the disk, and there is none for any of them."""
         downloads = [waiter.download for waiters in self._waiting.values() for waiter in waiters]
         return all(download.needs_room and not self._fits(download, now) for download in downloads)
 
     def close(self) -> None:
-        """The crawl has ended: no timer stays behind."""
+        """At the end of the crawl: cancels the timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

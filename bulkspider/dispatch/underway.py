@@ -1,10 +1,10 @@
-"""Under way: the entries that are begun, each with a task that ends with its outcome.
+"""Under way: the entries that have begun, each with a task that ends with its outcome.
 
-A task waits for the entry's turn at its path and has `fetch.py` bring it. What failed and may pass waits for the last
-pass: an origin that was down is often up again at the end of a long list. A source that others share has none; it gives
-such an entry to another worker instead. A dry run has none either. Whatever ends a task (a file, a failure, a stop,
-another worker that has the entry now, an error of ours), the source and the Listener hear of it once. Which entry is
-begun is `dispatcher.py`'s to say.
+A task waits for the entry's turn at its path and calls `fetch.py`. An entry whose failure may be temporary waits for
+the last pass: an origin that was down is often up again at the end of a long list. A shared queue has no last pass, it
+gives such an entry to another worker; a dry run has none either. Whatever ends a task (a file, a failure, a stop,
+another worker that has the entry now, a bug), the source and the Listener are told once. `dispatcher.py` decides which
+entry begins.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ logger = logging.getLogger(__name__)
 
 
 class Listener(Protocol):
-    """Hears what becomes of entries, in the reactor's thread."""
+    """Is told how entries end, in the reactor's thread."""
 
     @property
     def busy(self) -> bool:
-        """It has enough to do: no more entries are passed over before it has done some of it."""
+        """It has enough rows to yield: no more entries are skipped until it has yielded some."""
 
     def proven(self, entry: Entry, line: LedgerLine) -> bool:
-        """An earlier run did it. False: nobody wants to see the row; it is only to be counted."""
+        """An earlier run did it. False: the row is not needed, only counted."""
 
     def ended(self, entry: Entry, error: BulkError, download: Download | None) -> None:
         """It ends without a file: failed, or interrupted (Stopped)."""
 
     def bad_line(self, line: int, name: str, error: BulkError) -> None:
-        """What came as an entry is none."""
+        """The source gave a bad entry."""
 
 
 class UnderWay:
-    """Of one list. Its length: how many entries are begun and have no outcome yet. stage: limits what lies in the
+    """Of one list. Its length: how many entries have begun and have no outcome yet. stage: limits the bytes in the
     folder."""
 
     def __init__(
@@ -74,7 +74,7 @@ class UnderWay:
         self._slots = slots
         self._stage = stage
         self._stopping = run.stopping
-        # By name; None until it is known that the task did not end at once.
+        # By name of the entry; None while `start` does not know yet whether the task has ended at once.
         self._tasks: dict[str, Deferred[None] | None] = {}
         self._downloads: dict[str, Download] = {}
         self._told_of: set[str] = set()
@@ -90,7 +90,7 @@ class UnderWay:
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     def start(self, entry: Entry, task: Coroutine[Any, Any, None]) -> None:
-        """Begins an entry: `task` is what is done for it, `fetch` or something that ends in it."""
+        """Begins an entry. task: `fetch`, or a coroutine that calls it."""
         self._tasks[entry.name] = None
         running = Deferred.fromCoroutine(task)
         if not running.called:
@@ -98,7 +98,7 @@ class UnderWay:
         running.addBoth(self._over, entry)
 
     def _over(self, result: Any, entry: Entry) -> None:
-        """A task has ended. An error that nothing foresaw is logged, and is the entry's failure."""
+        """A task has ended. An unexpected error is logged, and the entry has failed."""
         del self._tasks[entry.name]
         if isinstance(result, Failure) and not result.check(CancelledError):
             logger.error("%s: %s", entry.name, result.getErrorMessage(), exc_info=failure_to_exc_info(result))
@@ -108,8 +108,8 @@ class UnderWay:
     # -- one entry -------------------------------------------------------------------------------------------------
 
     async def fetch(self, entry: Entry, *, first_error: BulkError | None = None) -> None:
-        """An entry from its turn to its outcome. first_error: why it failed in the first pass; only its last chance is
-        left."""
+        """An entry from its turn to its outcome. first_error: why it failed in the first pass; this is then its last
+        attempt."""
         downloads = self._run.downloads
         try:
             if error := too_large_for_stage(entry.size, self._folder.stage_max):
@@ -134,14 +134,14 @@ class UnderWay:
             logger.warning("%s: %s", download.entry.name, error)
 
     async def _bring(self, download: Download) -> None:
-        """Its file, or its failure, or its place in the last pass."""
+        """Fetches its file; or it fails, or waits for the last pass."""
         entry = download.entry
         while True:
             try:
                 line = await self._fetcher.fetch(download)
             except BulkError as error:
                 if not self._has_last_pass or not self.last_pass.may_have(download, error):
-                    # A host that is still down says less than what was wrong in the first place.
+                    # If the host is still down, the first error says more.
                     told = download.first_error if error.code == "origin_down" else None
                     self._end(entry, told or error, download)
                 elif not download.attempts:
@@ -150,7 +150,7 @@ class UnderWay:
                 else:
                     logger.info("%s: %s; once more when all others are through", entry.name, redact(str(error)))
                     if self._stage is not None:
-                        # Where room is short, what waits for the last pass reserves none.
+                        # Where room is limited, entries that wait for the last pass give theirs back.
                         self.last_pass.add(entry, error)
                         return
                     download.first_error = error
@@ -163,7 +163,7 @@ class UnderWay:
             return
 
     async def hand_on(self, entry: Entry, line: LedgerLine) -> LedgerLine | None:
-        """An earlier run has brought the file: gives it to the command. None when that failed; the entry has ended."""
+        """Hands a file of an earlier run to the command. None when that failed: the entry has ended then."""
         assert self._run.handover is not None
         try:
             return await self._run.handover.hand_on(line, entry.url)
@@ -179,7 +179,7 @@ class UnderWay:
             self._slots.look()
 
     def is_lost(self, entry: Entry, first_error: BulkError | None = None) -> bool:
-        """Its origin is not waited for any longer: it ends at once, and unasked, as all others of that origin do."""
+        """True when its origin was given up: the entry ends at once, without a request."""
         origins = self._run.origins
         origin = origins[origin_of(entry.url)]
         error = origins.given_up(origin, self._run.clock.now())
@@ -193,7 +193,7 @@ class UnderWay:
         return True
 
     def _tell_of(self, origin: str, error: BulkError) -> None:
-        """Once, for all entries of an origin, or of all."""
+        """Warns once for all entries of an origin, or of all origins."""
         about = "" if error.code == "no_network" else origin
         if about not in self._told_of:
             self._told_of.add(about)
@@ -202,30 +202,29 @@ class UnderWay:
 
     @property
     def _has_last_pass(self) -> bool:
-        """An entry that failed is tried once more when all others are through: not where others take it over, nor in a
-        dry run."""
+        """Failed entries are tried once more at the end: not with a shared queue, nor in a dry run."""
         return not self._source.shared and not self._fetcher.once
 
     async def _is_last_pass(self, download: Download) -> bool:
-        """Returns when everything else is through; False when the run is stopped first."""
+        """Waits for the last pass; False when the run is stopped first."""
         begins = self.last_pass.wait(download)
         self._run.wakeup.set()
         await begins
         return not self._stopping
 
     def _end(self, entry: Entry, error: BulkError, download: Download | None) -> None:
-        """An entry ends without a file, or somebody else goes on with it."""
+        """An entry ends without a file, or another worker goes on with it."""
         if not isinstance(error, Stopped) and self._source.take_back(entry, error):
             if error.code == "lease_lost":
                 logger.warning("%s: %s", entry.name, error)
-            return  # whoever takes the entry next ends it: it has no row here
+            return  # another worker will end the entry: it has no row here
         self._source.ended(entry, error.status, error)
         self._listener.ended(entry, error, download)
 
     # -- ended from outside ----------------------------------------------------------------------------------------
 
     def lose(self, name: str) -> None:
-        """Somebody else has the entry now. What is under way ends; no more of it is written."""
+        """Another worker has the entry now. Its transfers end; nothing more is written."""
         download = self._downloads.get(name)
         if download is None:
             return
@@ -234,12 +233,12 @@ class UnderWay:
             download.stop_transfers(error)
 
     def interrupt(self) -> None:
-        """The run stops: what was begun and waits for its last chance has a row, too."""
+        """The run stops: entries that wait for the last pass end as interrupted, with a row."""
         for entry in self.last_pass.close():
             self._end(entry, self._stopping.error, None)
 
     def abandon(self) -> None:
-        """The crawl has ended: nobody will hear from what is still under way."""
+        """At the end of the crawl: cancels what is still under way."""
         for name, running in list(self._tasks.items()):
             download = self._downloads.get(name)
             if download is not None:
@@ -251,16 +250,16 @@ class UnderWay:
 
 
 class LastPass:
-    """What failed and may pass gets one more chance when everything else is through.
+    """Entries whose failure may be temporary get one more attempt when everything else is through.
 
-    An entry for which nothing was ever asked (its origin was down) waits here as an entry; one that has made attempts
-    waits as a download and keeps its part. The outages of the first pass are not held against their origins.
+    An entry for which no request was ever made (its origin was down) waits here as an Entry; one that has made attempts
+    waits as a Download and keeps its part. Outages of the first pass are forgotten.
     """
 
     def __init__(self, origins: Origins) -> None:
         self._origins = origins
         self._begun = False
-        # Those that were never asked for, by origin, each with its first error.
+        # Entries without a request, by origin, each with its first error.
         self._entries: dict[str, deque[tuple[Entry, BulkError]]] = {}
         self._downloads: dict[Download, Deferred[None]] = {}
 
@@ -271,15 +270,15 @@ class LastPass:
 
     @property
     def has_entries(self) -> bool:
-        """Entries that were never asked for wait for it, or are still to be taken."""
+        """Entries without a request wait for it, or are still to be taken."""
         return bool(self._entries)
 
     def may_have(self, download: Download, error: BulkError) -> bool:
-        """The entry failed for a reason that may pass, and has not had its last chance yet."""
+        """The error may be temporary, and the entry has not been in the last pass yet."""
         return isinstance(error, AttemptError) and not error.permanent and download.first_error is None
 
     def add(self, entry: Entry, error: BulkError) -> None:
-        """An entry that was never asked for: `take` gives it back."""
+        """Adds an entry without a request; `take` gives it back."""
         self._entries.setdefault(origin_of(entry.url), deque()).append((entry, error))
 
     def wait(self, download: Download) -> Deferred[None]:
@@ -288,7 +287,7 @@ class LastPass:
         return begins
 
     def begin(self) -> None:
-        """Everything else is through."""
+        """Everything else is through: the last pass begins."""
         if self._begun or not (self._entries or self._downloads):
             return
         self._begun = True
@@ -297,7 +296,8 @@ class LastPass:
         self._let_go()
 
     def take(self, blocked: Collection[str]) -> tuple[Entry, BulkError] | None:
-        """The next entry that was never asked for, and why not; None when there is none, or it is not time yet."""
+        """The next entry without a request, and its first error; None when there is none, or the last pass has not
+        begun."""
         if not self._begun:
             return None
         for origin, entries in self._entries.items():
@@ -309,7 +309,7 @@ class LastPass:
         return None
 
     def close(self) -> Iterator[Entry]:
-        """The run is stopped: nothing waits any longer. The entries that were never asked for."""
+        """The run is stopped: ends all waits. Returns the entries without a request."""
         self._let_go()
         entries, self._entries = self._entries, {}
         return (entry for waiting in entries.values() for entry, _ in waiting)

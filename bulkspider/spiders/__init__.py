@@ -1,6 +1,6 @@
 """Spiders: the spider `bulk`; the add-on puts this package into SPIDER_MODULES.
 
-`bulk` is the spider, `arguments` all that can be wrong before its start, `adjust` what it changes in Scrapy's settings,
-`listjob` what one crawl of it works through. `door` makes its Requests and takes back what became of them; `rows` makes
-its items.
+`bulk` is the spider. `arguments` checks its arguments, the list and the folder before the start, `adjust` changes
+Scrapy's settings for it, `listjob` is the work of one crawl. `frontend` makes its Requests and takes their outcomes
+back; `rows` makes its items, `passed` follows them through the item pipelines; `given` reads entries from a program.
 """

@@ -1,4 +1,4 @@
-"""What the spider changes in Scrapy's settings: as little as a list needs. A user's own value always stands."""
+"""What the spider changes in Scrapy's settings: only what a list needs. A value of the user is never changed."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ VALUES = {
     # Scrapy starts this many tasks for every response, and ours gives one item.
     "CONCURRENT_ITEMS": 1,
 }
-# These have nothing to do: what they set is set in our one kind of Request, no callback yields another, and this spider
-# has no allowed_domains. Each costs a tiny file several steps.
+# Middlewares without work here: what they set is set in our Requests already, no callback yields Requests, and this
+# spider has no allowed_domains. Each would take time for each small file.
 IDLE_MIDDLEWARES: dict[str, list[type]] = {
     "SPIDER_MIDDLEWARES": [StartSpiderMiddleware, DepthMiddleware, *META_COPY_DETECTION],
     "DOWNLOADER_MIDDLEWARES": [OffsiteMiddleware],
 }
-# By path: they are imported where there is a feed.
+# By import path, so that they are imported only where there is a feed.
 EXPORTERS = {
     "csv": "bulkspider.components.exporters.CsvRows",
     "json": "bulkspider.components.exporters.JsonRows",
@@ -43,13 +43,13 @@ def set_values(settings: BaseSettings) -> None:
         if settings.getpriority(key) == 0:
             settings.set(key, value, "spider")
     if settings.getpriority("SCHEDULER_PRIORITY_QUEUE") == 0 and not settings["JOBDIR"]:
-        # Fairness between origins is our own, and gives Scrapy no more than it may begin at once.
+        # Fairness between origins is decided by us: Scrapy gets only requests that may begin at once.
         settings.set("SCHEDULER_PRIORITY_QUEUE", "scrapy.pqueues.ScrapyPriorityQueue", "spider")
 
 
 def set_components(settings: BaseSettings) -> None:
-    """The item pipeline, and the exporters of rows. Not in `update_settings`: Scrapy merges the user's own components
-    over those once more."""
+    """Sets the item pipeline, and the exporters of rows. Not in `update_settings`, after which Scrapy still merges the
+    user's components."""
     settings.setdefault_in_component_priority_dict("ITEM_PIPELINES", BulkPipeline, 100)
     exporters: Any = settings["FEED_EXPORTERS"]
     for feed_format, exporter in EXPORTERS.items():
@@ -58,14 +58,14 @@ def set_components(settings: BaseSettings) -> None:
 
 
 def leave_out_idle(settings: BaseSettings) -> None:
-    """Switches the idle middlewares off, where nobody but us yields requests."""
+    """Switches the middlewares off that have no work. Not for subclasses, which may yield requests."""
     for setting, middlewares in IDLE_MIDDLEWARES.items():
         for middleware in middlewares:
             settings.setdefault_in_component_priority_dict(setting, middleware, None)
 
 
 def introduce(settings: BaseSettings, contact: str | None) -> None:
-    """Says to hosts who we are, and how to reach the user. A User-Agent that somebody chose stands as it is."""
+    """Sets the User-Agent, with the user's contact if it was given. A User-Agent that the user chose is not changed."""
     if settings.getpriority("USER_AGENT") == 0:
         settings.set("USER_AGENT", user_agent(), "spider")
     if contact is None:
@@ -77,6 +77,6 @@ def introduce(settings: BaseSettings, contact: str | None) -> None:
 
 
 def has_pipelines(settings: BaseSettings) -> bool:
-    """Whether other item pipelines than ours are to see the items."""
+    """Whether other item pipelines than ours are configured."""
     pipelines = settings.getwithbase("ITEM_PIPELINES").items()
     return any(order is not None and load_object(each) is not BulkPipeline for each, order in pipelines)

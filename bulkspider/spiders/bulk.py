@@ -1,8 +1,8 @@
 """The spider: `scrapy crawl bulk -a list=FILE`.
 
 `start()` yields every Request of every entry, so that Scrapy's scheduler, middlewares and settings see each; callback
-and errback bring the outcomes back. Which entry is next is `dispatch/dispatcher.py`'s to say, what follows from an
-outcome `dispatch/fetch.py`'s; `door.py` makes the Requests and items.
+and errback bring the outcomes back. `dispatch/dispatcher.py` decides which entry is next, `dispatch/fetch.py` what
+follows from an outcome; `frontend.py` makes the Requests, `rows.py` the items.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bulkspider.run.run import Run
 from bulkspider.spiders.adjust import has_pipelines, introduce, leave_out_idle, set_components, set_values
 from bulkspider.spiders.arguments.prepare import Prepared, prepare, prepare_given
 from bulkspider.spiders.arguments.subclass import own_arguments
-from bulkspider.spiders.door import SpiderDoor
+from bulkspider.spiders.frontend import SpiderFrontend
 from bulkspider.spiders.given import GivenEntries
 from bulkspider.spiders.listjob import ListJob
 from bulkspider.spiders.passed import PassedItems
@@ -37,29 +37,29 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How often is looked whether the last items are through (seconds).
+# How often it is checked whether the last items are through the pipelines.
 ITEMS_SECONDS = 0.02
-# With one of these arguments the entries come from there.
+# With one of these arguments the method `entries` is not used.
 OF_A_LIST_OR_QUEUE = {"list", "queue"}
 
 
 class BulkSpider(Spider):
-    """What a subclass may do is told in docs/api.md. What begins with `bulk_` or `_bulk_` is ours."""
+    """docs/api.md says what a subclass may do. Names that begin with `bulk_` or `_bulk_` are reserved."""
 
     name = "bulk"
     bulk_job: ListJob
-    _bulk_door: SpiderDoor
+    _bulk_frontend: SpiderFrontend
 
     @classmethod
     def update_settings(cls, settings: BaseSettings) -> None:
-        """What only this spider needs; a user's own value always stands."""
+        """Sets what only this spider needs; a value of the user is never changed."""
         super().update_settings(settings)
         set_values(settings)
 
     @classmethod
     def from_crawler(cls, crawler: Crawler, *args: Any, **kwargs: Any) -> Self:
         if not crawler.crawling and not kwargs:
-            # `scrapy shell --spider=bulk` and the like: there is nothing to fetch, and nobody starts it.
+            # `scrapy shell --spider=bulk` and the like: the spider is made, but not started.
             return super().from_crawler(crawler, *args)
         prepared = kwargs.pop("prepared", None)
         if prepared is None:
@@ -67,7 +67,7 @@ class BulkSpider(Spider):
             try:
                 prepared = cls._bulk_prepare(crawler, kwargs)
             except BulkError as error:
-                # Not every runner shows what its crawls raise.
+                # Logged, because some programs that run spiders do not show the exception.
                 logger.error("%s", error)
                 raise
         entries = kwargs.pop("entries", None)
@@ -78,7 +78,7 @@ class BulkSpider(Spider):
         if prepared.needs_sha256:
             crawler.settings.set("BULK_DIGEST", "sha256", "cmdline")
         job = ListJob(prepared)
-        # Before the spider is there, so that its own `closed` comes after this.
+        # Connected before the spider is made, so that the spider's own `closed` is called later.
         crawler.signals.connect(job.end, signals.spider_closed)
         try:
             spider = super().from_crawler(crawler, *args, **kwargs)
@@ -94,7 +94,7 @@ class BulkSpider(Spider):
 
     @classmethod
     def _bulk_prepare(cls, crawler: Crawler, arguments: dict[str, Any]) -> Prepared:
-        """Checks what the spider is called with. Raises BulkError."""
+        """Checks the arguments. Raises BulkError."""
         own = own_arguments(cls, BulkSpider)
         ours = {name: value if name in own else str(value) for name, value in arguments.items() if name != "entries"}
         settings: Any = crawler.settings
@@ -103,16 +103,16 @@ class BulkSpider(Spider):
         return prepare(ours, settings, own=own)
 
     def entries(self) -> Iterable[Any] | AsyncIterable[Any]:
-        """For a subclass: what is to be fetched, dicts or BulkItems, where neither `list` nor `queue` is given."""
+        """For a subclass: the entries to fetch, dicts or BulkItems. Used where neither `list` nor `queue` is given."""
         return ()
 
     def parse_file(self, item: BulkItem) -> Any:
-        """For a subclass: called for each file that has its name, once all item pipelines have seen its item. item:
-        its row. What it returns or yields, items and requests, goes on as if `start()` had yielded it; it may be a
-        coroutine or an async generator, too."""
+        """For a subclass: called for each finished file when its item has passed all item pipelines. item: its row. It
+        may return or yield items and requests, and may be a coroutine or an async generator; they are treated as if
+        `start()` had yielded them."""
 
     async def start(self) -> AsyncIterator[Any]:
-        """Yields Requests and items as they are due; ends when every entry has its outcome, or the run is stopped."""
+        """Yields Requests and items when they are due; ends when every entry has its outcome, or the run is stopped."""
         run = self.crawler.get_extension(Run)
         if run is None:
             raise UsageError("bulkspider.run.run.Run is not among the extensions; add bulkspider.Addon to ADDONS")
@@ -122,10 +122,10 @@ class BulkSpider(Spider):
         all_rows = rows_for == "all" if rows_for else bool(self.settings.getdict("FEEDS")) or job.report is not None
         run.owes_items = parse is not None or has_pipelines(self.settings)
         rows = Rows(run, job.folder, PassedItems(run, job.folder, parse), wanted=all_rows or job.every_row)
-        door = self._bulk_door = SpiderDoor(
+        frontend = self._bulk_frontend = SpiderFrontend(
             run, job.folder, rows, callback=self.bulk_answered, errback=self.bulk_failed
         )
-        if await job.begin(self.crawler, door, rows, run):
+        if await job.begin(self.crawler, frontend, rows, run):
             async for ready in job.verify() if job.verifying else job.work():
                 yield ready
         while has_items(self.crawler) and not is_closing(self.crawler):
@@ -133,8 +133,8 @@ class BulkSpider(Spider):
 
     def bulk_answered(self, response: Response) -> Iterator[BulkItem]:
         """Callback of every Request of an entry."""
-        return self._bulk_door.answered(response)
+        return self._bulk_frontend.answered(response)
 
     def bulk_failed(self, failure: Failure) -> Iterator[BulkItem]:
         """Errback of every Request of an entry."""
-        return self._bulk_door.failed(failure)
+        return self._bulk_frontend.failed(failure)

@@ -1,8 +1,8 @@
 """Entries that a program gives: `entries=` of the spider, or the method `entries` of a subclass.
 
-Any iterable or async iterable of dicts or BulkItems, each with the keys of a JSON Lines list. It is read as there is
-room, some entries ahead at most, so it may be endless or make its entries as it goes. What is wrong with an entry is
-found when it comes, and is that entry's failure; what comes twice is one entry.
+Any iterable or async iterable of dicts or BulkItems, each with the keys of a JSON Lines list. At most ENTRIES_AHEAD
+entries are read before they are begun, so it may be endless. A mistake in an entry is that entry's failure; an entry
+that comes twice counts once.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class GivenEntries(Source):
         return None
 
     async def end(self) -> None:
-        """Nobody reads on. A generator is told, so that its `finally` runs."""
+        """Stops reading. A generator is closed, so that its `finally` runs."""
         self._ended = True
         self._ahead.clear()
         if isinstance(self._iterator, AsyncIterator):
@@ -91,7 +91,7 @@ class GivenEntries(Source):
     # -- reading ---------------------------------------------------------------------------------------------------
 
     def _read_on(self) -> bool:
-        """Reads until one more entry is ahead; False when there is none now."""
+        """Reads one more entry; False when there is none now."""
         while not self._ended and not self._waiting_for_next and len(self._ahead) < ENTRIES_AHEAD:
             if isinstance(self._iterator, AsyncIterator):
                 self._waiting_for_next = True
@@ -109,7 +109,7 @@ class GivenEntries(Source):
         return False
 
     def _came(self, result: Any) -> None:
-        """The next of an async iterable, or its end."""
+        """The next entry of an async iterable has come, or its end."""
         assert self._taker is not None
         self._waiting_for_next = False
         if isinstance(result, Failure):
@@ -121,7 +121,7 @@ class GivenEntries(Source):
         self._taker.wake()
 
     def _take_in(self, row: object) -> bool:
-        """Checks what came. False: it is no entry of its own."""
+        """Checks a row and adds its entry. False: it was refused, or is a duplicate."""
         assert self._taker is not None
         self._read += 1
         try:
@@ -151,7 +151,8 @@ class GivenEntries(Source):
         self._taker.refuse(self._read, visible(name), BulkError(why, code=code))
 
     def _break(self, failure: Failure) -> None:
-        """Somebody's generator broke: what it gave before is done, and the run is no success."""
+        """The iterable raised an error: the entries before are still fetched, and the error counts as a failed
+        entry."""
         self._ended = True
         logger.error("%s broke after %d entries", self.title, self._read, exc_info=failure_to_exc_info(failure))
         what = f"{type(failure.value).__name__}: {visible(str(failure.value))}"

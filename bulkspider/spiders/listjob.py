@@ -1,7 +1,7 @@
-"""The list's job: what one crawl of the spider works through, and with what.
+"""The list's job: the work of one crawl of the spider `bulk`.
 
-It is made with the spider, from checked arguments; `begin` builds the dispatcher and what it needs, `work` gives
-Scrapy what is ready until every entry has its outcome, `verify` re-reads the output instead, `end` counts what is left.
+It is made with the spider, from checked arguments. `begin` builds the dispatcher and what it needs, `work` yields
+Requests and items until every entry has its outcome, `verify` re-reads the output instead, `end` counts what is left.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from bulkspider.pumps.descriptors import commits_at_once, transfers_at_once
 from bulkspider.run.download import Download
 from bulkspider.run.run import Run
 from bulkspider.spiders.arguments.prepare import Prepared
-from bulkspider.spiders.door import SpiderDoor
+from bulkspider.spiders.frontend import SpiderFrontend
 from bulkspider.spiders.rows import Rows
 from bulkspider.text import visible
 from bulkspider.transfer.batch import SmallFiles, allows_batches
@@ -47,15 +47,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Files that are hashed, or wait for it, while the list is read on.
+# Files that a verify hashes at the same time.
 VERIFY_AHEAD = 8
 
 
 class ListJob:
-    """source: the entries. folder: where they go, opened and locked. report: the page to write, None for none.
-    every_row: somebody wants a row for every entry. verifying: the output is only re-read. writer: the shard or worker
-    that this run is, if it is one. slots: None before `begin`. once: each URL is asked for once, for a dry run
-    (`commands/dryrun.py`)."""
+    """source: the entries. folder: the output folder, opened and locked. report: the page to write, None for none.
+    every_row: every entry gets a row. verifying: the output is only re-read. writer: the name of this shard or worker,
+    None otherwise. slots: None before `begin`. once: one attempt for each URL, in a dry run (`commands/dryrun.py`)."""
 
     once = False
 
@@ -76,11 +75,11 @@ class ListJob:
         self._at_end: list[Callable[[], None]] = []
 
     def on_end(self, subscriber: Callable[[], None]) -> None:
-        """Calls `subscriber` when every entry has its outcome, and list, ledger and folder are still there."""
+        """Calls `subscriber` when every entry has its outcome, while list, ledger and folder are still open."""
         self._at_end.append(subscriber)
 
-    async def begin(self, crawler: Crawler, door: SpiderDoor, rows: Rows, run: Run) -> bool:
-        """The crawl has begun. False: it is refused, and says why."""
+    async def begin(self, crawler: Crawler, frontend: SpiderFrontend, rows: Rows, run: Run) -> bool:
+        """Called when the crawl has begun. False: an error, which was logged, ends it."""
         self._run, self._rows = run, rows
         prepared, source = self._prepared, self.source
         run.of_a_list = True
@@ -99,7 +98,7 @@ class ListJob:
             if prepared.then.stage_max:
                 self._stage = StagedFolder(self.folder, prepared.then.stage_max)
         proofs = Proofs(self.folder, ledger, run.threads, run.stopping, asker="the list")
-        self._build(crawler, door, rows, run, proofs)
+        self._build(crawler, frontend, rows, run, proofs)
         if source.duplicates:
             crawler.stats.set_value("bulk/duplicates", source.duplicates)
         if source.ignored is not None:
@@ -126,11 +125,11 @@ class ListJob:
             run.refuse(refusal)
             return False
         except Stopped:
-            pass  # as if it had been stopped a moment later
+            pass  # `work` ends at once
         return True
 
-    def _build(self, crawler: Crawler, door: SpiderDoor, listener: Listener, run: Run, proofs: Proofs) -> None:
-        self._run, self._door = run, door
+    def _build(self, crawler: Crawler, frontend: SpiderFrontend, listener: Listener, run: Run, proofs: Proofs) -> None:
+        self._run, self._frontend = run, frontend
         options, settings, source = run.options, crawler.settings, self.source
         run.trusted.listed = source.origins
         limits = Limits.of(settings)
@@ -150,7 +149,7 @@ class ListJob:
         else:
             fits = partial(_fits, stage, run.downloads.fits)
             self.slots = Slots(places, run.stopping, fits=fits, admits=partial(_admits, stage))
-        # Beside other workers a free place is better used for another file, unless the user says otherwise.
+        # With other workers a free place is better used for another file, unless the user has set BULK_SEGMENTS.
         alone = source.shared and settings.getpriority("BULK_SEGMENTS") is None
         segments = Segments(
             places,
@@ -162,14 +161,14 @@ class ListJob:
         )
         fresh_urls = FreshUrls(self._prepared.list_path, options.fresh_url, run.threads.in_own_thread, source.reading)
         fetcher = Fetcher(
-            *(run, door, self.slots),
+            *(run, frontend, self.slots),
             source=source,
             segments=segments,
             fresh_urls=fresh_urls,
             small=small,
             once=self.once,
         )
-        door.fetcher, door.small = fetcher, small
+        frontend.fetcher, frontend.small = fetcher, small
         self._dispatcher = Dispatcher(
             run,
             source,
@@ -184,10 +183,11 @@ class ListJob:
         self._dispatcher.sums = self._sums
 
     def _warn_of_space(self) -> None:
-        """Before the first byte: will what the list still needs fit (FAULTS 47)? Each file is asked at its own time."""
+        """Warns before the first byte when the list does not fit on the disk. Each file is checked again when it
+        begins."""
         then = self._prepared.then
         if self.verifying or (then is not None and then.stage_max):
-            return  # nothing is to come; or room is made as it goes on
+            return  # nothing is written; or files are moved away during the run
         free = self.folder.free_space()
         if self.source.known_bytes > free:
             needed = self.source.known_bytes - self.folder.used_space()
@@ -198,28 +198,28 @@ class ListJob:
                 )
 
     async def work(self) -> AsyncIterator[Any]:
-        """Requests and items, as they are due."""
-        run, door, dispatcher = self._run, self._door, self._dispatcher
+        """Yields Requests and items when they are due."""
+        run, frontend, dispatcher = self._run, self._frontend, self._dispatcher
         assert run is not None
         while True:
-            for ready in door.yield_ready():
+            for ready in frontend.yield_ready():
                 yield ready
             if self.source.grows:
                 run.outcomes.count_entries(self.source.owed)
             if run.stopping:
                 break
-            if dispatcher.is_done and not door.has_ready and not door.waits:
+            if dispatcher.is_done and not frontend.has_ready and not frontend.waits:
                 run.outcomes.finished = await maybe_deferred_to_future(Deferred.fromCoroutine(self._write_manifest()))
                 break
             self._keep_manifest()
-            door.find_lost()
+            frontend.find_lost()
             if dispatcher.is_done:
                 await maybe_deferred_to_future(run.wakeup.wait(LOOK_EVERY_SECONDS))
             else:
                 await maybe_deferred_to_future(Deferred.fromCoroutine(dispatcher.step()))
 
     async def verify(self) -> AsyncIterator[BulkItem]:
-        """Re-reads the output, several files at once, and asks nobody."""
+        """Re-reads the output, several files at once, without requests."""
         run = self._run
         assert run is not None
         run.outcomes.verifying = True
@@ -241,13 +241,13 @@ class ListJob:
     # -- the manifest ----------------------------------------------------------------------------------------------
 
     def _keep_manifest(self) -> None:
-        """Writes it beside the transfers, when it is due."""
+        """Begins to write the manifest, during the transfers, when it is due."""
         manifest, run = self._manifest, self._run
         if manifest is not None and self._writing is None and run is not None and time.monotonic() >= manifest.due:
             self._writing = Deferred.fromCoroutine(self._write(manifest, run))
 
     async def _write_manifest(self) -> bool:
-        """As it is at the end; False when the run is stopped meanwhile."""
+        """Writes the manifest at the end. False when the run was stopped meanwhile."""
         manifest, run = self._manifest, self._run
         assert run is not None
         if manifest is not None:
@@ -262,7 +262,7 @@ class ListJob:
         try:
             await run.threads.in_thread(task, run.stopping.is_set, hashing=True)
         except Stopped:
-            pass  # it holds what has a hash by now
+            pass  # the manifest then has the files that were hashed before
         except DiskError as error:
             logger.error("%s", error)
             return False
@@ -271,7 +271,8 @@ class ListJob:
         return True
 
     def is_done(self, name: str) -> bool:
-        """The ledger knows the file, it is there, or was taken away, and nothing waits to be handed on."""
+        """The ledger has the file, the file is there or was moved away by the command, and it need not be handed on any
+        more."""
         run = self._run
         line = self._ledger.find(name) if run is not None else None
         if run is None or line is None or (run.handover is not None and run.handover.wants(line)):
@@ -279,13 +280,13 @@ class ListJob:
         return line.is_elsewhere or self.folder.lstat(name) is not None
 
     async def end(self) -> None:
-        """The crawl has ended: entries never begun are left, not failed."""
+        """Called when the crawl has ended. Entries that were never begun count as left, not as failed."""
         run, source = self._run, self.source
         if run is None or self.slots is None:
             self.folder.close()
             return
         if not run.outcomes.finished and not run.stopping:
-            # Scrapy closed while nothing was under way: it is told, as every stop is.
+            # Scrapy closed while nothing was under way: mark the run as stopped.
             run.stopping.stop(Stopped())
         if self._sums is not None and (gaps := self._sums.gaps):
             logger.warning("%s", gaps)

@@ -1,9 +1,9 @@
-"""What follows once an item has passed all item pipelines: its acknowledgement, and `parse_file` of a subclass.
+"""After an item has passed all item pipelines: its acknowledgement in the ledger, and `parse_file` of a subclass.
 
-The ledger is to know which items the pipelines that follow ours have seen, so that a kill between "finished" and
-"unzipped" does not lose the unzip: the next run yields such an item again (`LedgerLine.owed`). Pipelines may put
-something else in the place of an item; with asyncio its own task tells which it was, else it is known once Scrapy has
-nothing in hand. Without anybody who waits for items, nothing here is done.
+The ledger notes which items have passed the pipelines behind ours. If the run is killed between the finish of a file
+and, say, a pipeline that unzips it, the next run yields the item again (`LedgerLine.owed`). A pipeline may replace the
+item by another object; with asyncio a context variable of the task still has ours, otherwise our item counts as passed
+when Scrapy is idle. Without other pipelines and without `parse_file` nothing is done here.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 
 
 class PassedItems:
-    """One per crawl of the spider. parse: the method `parse_file` of a subclass. on_their_way: rows that have not come
-    through all pipelines yet, by their id, where somebody waits for that."""
+    """One per crawl of the spider. parse: the method `parse_file` of a subclass, None without one. on_their_way: rows
+    that have not passed all pipelines yet, by id()."""
 
     def __init__(self, run: Run, folder: Folder, parse: Callable[[BulkItem], Any] | None) -> None:
         self.on_their_way: dict[int, BulkItem] = {}
@@ -52,25 +52,25 @@ class PassedItems:
         connect(self._broken, signals.item_error)
 
     def sent(self, item: BulkItem) -> None:
-        """It is on its way to the pipelines."""
+        """The item goes to the pipelines now."""
         if self._parse is not None or self._run.owes_items:
             self.on_their_way[id(item)] = item
 
     def take(self) -> Any:
-        """The next that a subclass has made of a file: an item, maybe a BulkItem, or a request; None for nothing."""
+        """The next item or request that `parse_file` has given; None when there is none."""
         return self._ready.popleft() if self._ready else None
 
     def __len__(self) -> int:
-        """What is ready to be taken."""
+        """How many items and requests `take` can give."""
         return len(self._ready)
 
     @property
     def waits(self) -> bool:
-        """Something is on its way, or being parsed."""
+        """An item is in the pipelines, or being parsed."""
         return bool(self._parsing or self.on_their_way)
 
     def are_all_through(self) -> None:
-        """Scrapy has nothing in hand: in the place of those that we still wait for pipelines have put something."""
+        """Scrapy is idle: the items that are still awaited have passed, but pipelines have replaced them."""
         for item in list(self.on_their_way.values()):
             self._came_through(item)
 
@@ -91,16 +91,16 @@ class PassedItems:
         deferred_from_coro(self._parse_file(item)).addBoth(self._parsed, item)
 
     def _dropped(self, item: Any) -> None:
-        """That is what a pipeline of somebody's wanted: it has seen the item."""
+        """A pipeline dropped the item on purpose, so it has seen it."""
         if self._has_arrived(item) and item.status in FINISHED:
             self._acknowledge(item)
 
     def _broken(self, item: Any) -> None:
-        """A pipeline has not done its work: the next run yields the item again."""
+        """A pipeline has failed: the next run yields the item again."""
         self._has_arrived(item)
 
     def _has_arrived(self, item: Any) -> bool:
-        """False: we did not wait for it."""
+        """The item is not in the pipelines any more. False: it was not awaited."""
         if self.on_their_way.pop(id(item), None) is None:
             return False
         self._run.wakeup.set()
@@ -126,7 +126,7 @@ class PassedItems:
         self._acknowledging = None
 
     async def acknowledge_rest(self) -> None:
-        """The crawl has ended."""
+        """At the end of the crawl: waits until the last acknowledgements are written."""
         if self._acknowledging is not None:
             await maybe_deferred_to_future(self._acknowledging)
 

@@ -1,8 +1,8 @@
 """The rows of the spider `bulk`: each entry becomes one item, and BulkPipeline counts it.
 
-A file that is fetched becomes an item with an empty status, which BulkPipeline finishes; then, or when the entry ended
-without a file, the item is its row. What somebody else's pipeline drops or breaks is counted all the same, and so is
-what is still on its way when the crawl ends. Makes no requests (`door.py` does).
+A fetched file becomes an item with an empty status, which BulkPipeline finishes; then the item is its row. An entry
+that ended without a file becomes a row at once. Items that another pipeline drops, and those that have not reached
+BulkPipeline at the end of the crawl, are counted here. `frontend.py` makes the requests.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from bulkspider.spiders.passed import PassedItems
 if TYPE_CHECKING:
     from bulkspider.disk.folder import Folder
 
-# Rows of what earlier runs have done, gathered before Scrapy is given one after the other.
+# Rows of entries that earlier runs have done, gathered before Scrapy gets them one by one.
 ROWS_AHEAD = 64
 
 
 class Rows:
-    """One per crawl of the spider (`dispatch.underway.Listener`). wanted: somebody wants a row for each entry that an
-    earlier run did. passed: what follows once an item has passed all pipelines. finishing: the downloads that
-    BulkPipeline has not finished yet."""
+    """One per crawl of the spider (`dispatch.underway.Listener`). wanted: entries that an earlier run did get a row,
+    too. passed: handles items that have passed all pipelines. finishing: the downloads that BulkPipeline has not
+    finished yet."""
 
     def __init__(self, run: Run, folder: Folder, passed: PassedItems, *, wanted: bool) -> None:
         self.passed = passed
@@ -42,7 +42,7 @@ class Rows:
         self._folder = folder
         self._wanted = wanted
         self._ready: deque[BulkItem] = deque()
-        # On their way to BulkPipeline, where they are counted; by line and name.
+        # Items that have not reached BulkPipeline, where they are counted; by line and name.
         self._uncounted: dict[tuple[int, str], BulkItem] = {}
         run.outcomes.on_outcome(self._counted)
         run.crawler.signals.connect(self._dropped, signals.item_dropped)
@@ -51,26 +51,26 @@ class Rows:
     # -- for whoever gives them to Scrapy --------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        """What is ready."""
+        """How many items `take` can give."""
         return len(self._ready) + len(self.passed)
 
     def take(self) -> Any:
-        """The next item that is ready, or what a subclass has made of a file; None when there is nothing."""
+        """The next item that is ready, or what `parse_file` of a subclass has given; None when there is nothing."""
         return self._ready.popleft() if self._ready else self.passed.take()
 
     @property
     def waits(self) -> bool:
-        """Something is in the pipelines, or being parsed, and somebody waits for it."""
+        """An item is in the pipelines or being parsed, and is waited for."""
         return self.passed.waits
 
     def are_all_through(self) -> None:
-        """Scrapy has nothing in hand."""
+        """Called when Scrapy is idle."""
         self.passed.are_all_through()
 
     # -- the end of an entry ---------------------------------------------------------------------------------------
 
     def finish(self, download: Download) -> Deferred[LedgerLine | None]:
-        """Fires when BulkPipeline has finished the file (`dispatch.fetch.Door.finish`)."""
+        """Fires when BulkPipeline has finished the file (`dispatch.fetch.Frontend.finish`)."""
         verdict = download.verdict = Deferred[LedgerLine | None]()
         download.item = row_of(download.entry, self._folder, download=download)
         self._put(download.item)
@@ -97,7 +97,7 @@ class Rows:
     def ended(self, entry: Entry, error: BulkError, download: Download | None) -> None:
         row = row_of(entry, self._folder, download=download, error=error)
         if download is not None and download.item is not None:
-            # The item that was to be finished is on its way already, and becomes the row.
+            # The unfinished item is in the pipelines already: it becomes the row.
             download.item.become(row)
         else:
             self._put(row)
@@ -112,7 +112,7 @@ class Rows:
         return item
 
     def bad_line(self, line: int, name: str, error: BulkError) -> None:
-        """A line of the list that is no entry, and was passed over."""
+        """Adds the row of a bad line of the list, which was skipped."""
         self._put(BulkItem(line=line, name=name, status="failed", error=error_of(error)))
 
     def _put(self, item: BulkItem) -> None:
@@ -127,7 +127,7 @@ class Rows:
         self._uncounted.pop((item.line, item.name), None)
 
     def _dropped(self, item: Any) -> None:
-        """Somebody's pipeline dropped the item, or broke; the file may have no name yet, or the row not be counted."""
+        """Another pipeline dropped the item, or failed. Its file may not be finished yet, or its row not counted."""
         if not isinstance(item, BulkItem):
             return
         if item.status and (item.line, item.name) in self._uncounted:
@@ -136,13 +136,13 @@ class Rows:
             self.lose(download)
 
     def lose(self, download: Download) -> None:
-        """Nobody will finish its file."""
+        """The item of this download will not reach BulkPipeline: its file will not be finished."""
         if download.verdict is not None and not download.verdict.called:
             download.item = None
             download.verdict.errback(BulkError("another component dropped the item", code="dropped"))
 
     def count_rest(self) -> None:
-        """The crawl has ended: rows that never came to BulkPipeline are counted all the same."""
+        """At the end of the crawl: counts the rows that have not reached BulkPipeline."""
         for item in list(self._uncounted.values()):
             if item.status:
                 self._run.outcomes.count(item)

@@ -1,8 +1,8 @@
-"""The listing of a bucket: what S3, and those who speak as it does, answer in the place of an index page.
+"""The listing of a bucket: what S3 and compatible services answer instead of an index page.
 
 Both versions of ListObjects are read (Amazon S3 API Reference): the second goes on with a token, the first after the
-last key. A listing has the keys and sizes of up to a thousand objects. Its ETag is not taken for an MD5: of objects in
-several parts, or encrypted ones, it is none.
+last key. A listing has the keys and sizes of up to a thousand objects. Its ETag is not used as an MD5, because it is
+none for objects in several parts and encrypted ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsp
 
 from parsel import Selector
 
-# Of a query that a listing is asked with: what is meant, and which page of it. The rest divides it into folders.
+# Parameters of a listing's query: the objects that are meant, and the page. The others divide the listing into folders.
 _QUESTION = ("list-type", "prefix")
 _PAGE = ("continuation-token", "marker")
 
@@ -29,20 +29,20 @@ class Listing:
     next_url: str | None
 
     def urls(self) -> Iterator[tuple[str, str, int]]:
-        """(key, URL, size) of each object; what stands for a folder alone is left out."""
+        """(key, URL, size) of each object; objects that only mark a folder are left out."""
         for key, size in self.objects:
             if not key.endswith("/"):
-                # S3 takes '+' in a path for a blank.
+                # S3 reads '+' in a path as a blank, so it is encoded.
                 yield key, self.root + quote(key, safe="/~"), size
 
 
 def is_listing(body: bytes) -> bool:
-    """It begins as a listing does."""
+    """True when the body begins as a listing does."""
     return b"<ListBucketResult" in body[:1024]
 
 
 def is_refusal(body: bytes) -> bool:
-    """S3 says that there is no such object, or that it may not be seen, as it does of a folder."""
+    """True for an error of S3: no such object, or no access; S3 answers so for the URL of a folder."""
     return body[:1024].lstrip().startswith((b"<?xml", b"<Error>")) and b"<Error>" in body[:1024]
 
 
@@ -79,13 +79,13 @@ def read_listing(body: bytes, url: str) -> Listing:
 
 
 def whole_question(url: str) -> str | None:
-    """The same question without what divides the bucket into folders; None when nothing does."""
+    """The same query without the parameters that divide the bucket into folders; None when it has none."""
     names = {name for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True)}
     return _ask(url, {}) if names - {*_QUESTION, *_PAGE} else None
 
 
 def listing_below(url: str) -> str:
-    """What asks the bucket of a host for all that is below the path of `url`."""
+    """The URL that asks the bucket of a host for all objects below the path of `url`."""
     parts = urlsplit(url)
     prefix = unquote(parts.path).strip("/")
     query = urlencode({"list-type": "2", "prefix": f"{prefix}/" if prefix else ""}, quote_via=quote)

@@ -1,7 +1,7 @@
-"""A walk as the first crawl of a process, before that of the files.
+"""Runs a walk as the first crawl of a process, before the crawl of the files.
 
-Scrapy's process ends when no crawl is left in it, so what follows is begun when the walk's crawl ends and before the
-process looks.
+Scrapy's process ends when it has no crawl any more. So the next crawl is begun in the callback of the walk's end,
+before the process checks that.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def begin_walk(
 ) -> Crawler:
     """Begins a walk; `process.start()` runs it. whole: every page must be read.
 
-    When it has ended, `then` is called with its list, or `refused` with why there is none, and the number of the signal
-    that ended it.
+    When it has ended, `then` is called with its list; or `refused` with the error, and the number of the signal that
+    ended it (or None).
     """
     walk = Walk(plan, record, plan.start)
     crawler = process.create_crawler(WalkSpider)
@@ -58,7 +58,7 @@ def begin_walk(
         finally:
             record.discard()
 
-    # A Deferred or a Task, as the reactor has it.
+    # A Deferred or an asyncio Task, depending on the reactor.
     running: Any = process.crawl(crawler, walk=walk)
     if isinstance(running, asyncio.Future):
         running.add_done_callback(ended)

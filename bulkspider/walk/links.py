@@ -1,8 +1,8 @@
 """The links of an index page, as Apache, nginx, lighttpd, Caddy and many others make them.
 
-What these pages look like does not matter: of HTML only `<a href>` and `<base href>` are read. What is not for us is
-left out here: links with a query (they sort the page, or show it in another form), places within a page, and schemes
-that are not fetched. The parser builds no tree, so a page with a million links needs no more memory than its text.
+Only `<a href>` and `<base href>` are read. Left out are links with a query (they sort the page, or show it in another
+form), places within a page, and schemes other than http and https. The parser builds no tree, so a page with a million
+links needs no more memory than its text.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from lxml import etree
 from bulkspider.entries.entry import EntryError
 from bulkspider.entries.urls import normal_url
 
-PIECE = 64 * 1024
+PIECE_BYTES = 64 * 1024
 
 
 def read_links(body: bytes, encoding: str, url: str) -> Iterator[list[str]]:
-    """The URLs that a page links to, in normal form, many at a time. url: of the page. What is linked twice in a row
-    (an icon and a name) comes once."""
+    """The URLs that a page links to, in normal form, many at a time. url: of the page. A link that comes twice in a row
+    (an icon and a name) is given once."""
     hrefs = _Hrefs()
     try:
         parser = etree.HTMLParser(target=hrefs, encoding=encoding)
-    except LookupError:  # libxml2 does not know it; nearly all that is linked is ASCII
+    except LookupError:  # libxml2 does not know the encoding; nearly all links are ASCII
         parser = etree.HTMLParser(target=hrefs, encoding="utf-8")
     last = ""
-    for place in range(0, len(body), PIECE):
-        parser.feed(body[place : place + PIECE])
+    for place in range(0, len(body), PIECE_BYTES):
+        parser.feed(body[place : place + PIECE_BYTES])
         found, hrefs.found = hrefs.found, []
         if hrefs.base is not None:
             url, hrefs.base = urljoin(url, hrefs.base), None
@@ -43,17 +43,17 @@ def read_links(body: bytes, encoding: str, url: str) -> Iterator[list[str]]:
 
 def _link(url: str, href: str) -> str | None:
     try:
-        # urljoin takes what follows a ';' for something else than a path, and loses an empty one.
+        # urljoin does not treat text behind a ';' as part of the path, so ';' is encoded.
         link = urljoin(url, href.strip().replace(";", "%3B")).partition("#")[0]
         if "?" in link or not link.startswith(("http://", "https://")):
             return None
         return normal_url(link)
-    except (ValueError, EntryError):  # no URL, whatever it was meant to be
+    except (ValueError, EntryError):  # not a URL
         return None
 
 
 class _Hrefs:
-    """What the parser tells of the elements of a page. base: the first `<base href>`, where links begin."""
+    """The parser's target: collects the links of a page. base: the first `<base href>`, to which links are relative."""
 
     def __init__(self) -> None:
         self.found: list[str] = []

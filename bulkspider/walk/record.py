@@ -1,7 +1,7 @@
-"""What a walk has found: the list that it writes, row by row, and what could not be read or was left out.
+"""The result of a walk: the list that it writes, row by row, and what could not be read or was left out.
 
-The rows go to a temporary file, which gets its name when the walk has come to its end and every page was read; before
-that there is no list, and an older one stays as it was. Knows nothing of HTTP.
+The rows go to a temporary file, which gets its name when the walk has ended successfully; before that there is no list,
+and an older one stays as it was. No HTTP here.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from bulkspider.options import plural
 
 NAME = "walk.jsonl"
 _FLUSH_BYTES = 256 * 1024
-# So many pages that cannot be read are a server that does not work.
-GIVE_UP = 1000
+# With so many pages that cannot be read, the server does not work: the walk is given up.
+GIVE_UP_PAGES = 1000
 SHOWN_MAX = 20
 IN_SPITE = "--bad-lines skip (-a bad_lines=skip) fetches what the others have; --reject 'FOLDER/' leaves a folder out"
 
 
 @dataclass(frozen=True, slots=True)
 class Unread:
-    """A page that could not be read. name: of its folder, below the start."""
+    """A page that could not be read. name: of its folder, relative to the start."""
 
     url: str
     name: str
@@ -37,7 +37,7 @@ class Unread:
 
 @dataclass(frozen=True, slots=True)
 class Walked:
-    """What a walk has left. list_path: its list. unread: pages that could not be read. warnings: what it left out."""
+    """The result. list_path: the list. unread: pages that could not be read. warnings: what was left out."""
 
     list_path: str
     unread: Sequence[Unread] = ()
@@ -45,8 +45,8 @@ class Walked:
 
 
 class Record:
-    """folder: a descriptor of the folder that gets the list; it stays the caller's. where: its path, for messages.
-    files, pages: how many there are so far."""
+    """folder: a descriptor of the folder for the list; the caller closes it. where: its path, for messages. files,
+    pages: how many there are so far."""
 
     def __init__(self, folder: int, where: str) -> None:
         self.files = 0
@@ -61,7 +61,7 @@ class Record:
         self._temporary = ""
 
     def add(self, name: str, url: str, size: int | None = None) -> None:
-        """A file. name: empty when the URL names it. Raises DiskError."""
+        """Adds a file to the list. name: empty when the URL names it. size: bytes, if known. Raises DiskError."""
         row: dict[str, str | int] = {"name": name, "url": url} if name else {"url": url}
         if size is not None:
             row["size"] = size
@@ -73,17 +73,18 @@ class Record:
             self._flush()
 
     def leave_out(self, why: str) -> None:
-        """Something that is not for us. why: words that go with a number."""
+        """Counts something that is left out. why: the text behind the number in the warning."""
         self._left_out[why] += 1
 
     def could_not_read(self, url: str, name: str, error: BulkError) -> None:
-        """A page of the index. name: of its folder. Raises the error of a walk that is to be given up."""
+        """Notes a page of the index that could not be read. name: of its folder. Raises BulkError when the walk must be
+        given up."""
         self.unread.append(Unread(url, name, error))
-        if len(self.unread) >= GIVE_UP:
+        if len(self.unread) >= GIVE_UP_PAGES:
             raise self.failed()
 
     def failed(self) -> BulkError:
-        """Why there is no list; of the kind that says whether the same command may do better another time."""
+        """The error when there is no list. Its kind says whether the same command may succeed another time."""
         unread = self.unread
         told = [f"{redact(page.url)}: {page.error}" for page in unread[:SHOWN_MAX]]
         if self.pages:
@@ -95,7 +96,7 @@ class Record:
         return ListError(text) if passing is None else BulkError(text, code=passing.code, kind=Kind.FINAL)
 
     def finish(self) -> Walked:
-        """The walk has come to its end: the list gets its name. Raises DiskError."""
+        """The walk has ended: the list gets its name. Raises DiskError."""
         self._flush()
         try:
             os.fsync(self._fd)
@@ -108,7 +109,7 @@ class Record:
         return Walked(os.path.join(self._where, NAME), tuple(self.unread), warnings)
 
     def discard(self) -> None:
-        """Leaves nothing behind but a list that is finished."""
+        """Removes the temporary file, if the list is not finished."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1

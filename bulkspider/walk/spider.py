@@ -1,9 +1,9 @@
-"""The spider of a walk: asks for the index pages below the start, and gives what they link to to the record.
+"""The spider of a walk: requests the index pages below the start, and adds the files that they link to to the record.
 
-Every page is a Request of Scrapy's, so that a project's proxies, logins and limits hold for them as for the files.
-robots.txt is obeyed, for the pages and for the files, unless the command line says ROBOTSTXT_OBEY=False: a person who
-writes a list knows what he asks for, who starts a walk does not. A page that fails is tried again as files are, with
-BULK_RETRY_TIMES, BULK_RETRY_DELAY and Retry-After.
+Every page is an ordinary Scrapy Request, so that a project's proxies, logins and limits hold for pages as for files.
+robots.txt is obeyed, for pages and files, unless the command line says ROBOTSTXT_OBEY=False: unlike a list, a walk may
+find files that the user did not choose. A page that fails is tried again as files are, with BULK_RETRY_TIMES,
+BULK_RETRY_DELAY and Retry-After.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# What a project of its own would do with its pages; a walk asks for each once, and has no items.
+# Settings of a project that do not fit a walk, which requests each page once and has no items.
 SETTINGS: dict[str, Any] = {
     "FEEDS": {},
     "JOBDIR": None,
@@ -60,25 +60,26 @@ SETTINGS: dict[str, Any] = {
     "DUPEFILTER_CLASS": "scrapy.dupefilters.RFPDupeFilter",
 }
 FORBIDDEN = "links were left out because robots.txt forbids them (-s ROBOTSTXT_OBEY=False takes them all the same)"
-# Other work of the reactor waits no longer than this for a page with very many links.
+# A page with very many links blocks the reactor no longer than this at a time.
 SLICE_SECONDS = 0.05
-# The first page is asked for no more often than this: most likely its URL is wrong, and somebody waits.
+# Tries for the first page: if it fails its URL is probably wrong, and a person waits for the answer.
 START_TRIES = 3
-# What Scrapy makes of Twisted's exceptions before we see them.
+# Scrapy's exceptions for those of Twisted, and our errors for them.
 _OF_SCRAPY = {
     "CannotResolveHostError": AttemptError("the host name was not found", code="dns"),
     "DownloadConnectionRefusedError": AttemptError("the connection was refused", code="refused"),
     "DownloadTimeoutError": AttemptError("no answer within DOWNLOAD_TIMEOUT", code="headers_timeout"),
     "ResponseDataLossError": AttemptError("the connection broke in the middle of the page", code="lost"),
 }
-# They tell at length of a robots.txt that cannot be had; the page that is asked for next tells it better.
+# Loggers with long messages about a robots.txt that cannot be fetched; the error of the page that follows says it
+# better.
 TOO_LOUD = ("scrapy.downloadermiddlewares.retry", "scrapy.downloadermiddlewares.robotstxt")
 
 
 @dataclass(slots=True)
 class Walk:
-    """A walk under way. start: as redirects have made it. error: why it was given up, None if it was not. finished: it
-    has come to its end. signal: the number of what ended it, if one did."""
+    """A walk under way. start: changed by redirects of the first page. error: why it was given up, None otherwise.
+    finished: it ended by itself. signal: number of the signal that ended it, None without one."""
 
     plan: Plan
     record: Record
@@ -117,7 +118,7 @@ class WalkSpider(Spider):
         run = self._run = cast(Run, self.crawler.get_extension(Run))
         run.take_charge()
         run.guards_pages = True
-        # What has come so far is of no use once the walk is stopped: no page is waited for.
+        # A stopped walk has no result, so its pages are not waited for.
         run.fallback.make_cancellable(lambda: run.stopping.reason)
         run.stopping.on_stop(lambda _: self._stop_waiting())
         if self.settings["LOG_LEVEL"] != "DEBUG":
@@ -158,7 +159,8 @@ class WalkSpider(Spider):
     # -- pages -----------------------------------------------------------------------------------------------------
 
     async def read(self, response: Response, is_start: bool, tries: int, redirects: int) -> AsyncIterator[Request]:
-        """Callback: a page has come, or a redirect. tries: so many have failed before. redirects: so many led here."""
+        """Callback: a page has come, or a redirect. tries: how many requests for it have failed. redirects: how many
+        led here."""
         walk = self.walk
         try:
             if response.status in REDIRECTS:
@@ -174,12 +176,13 @@ class WalkSpider(Spider):
         except BulkError as error:
             self._cannot_read(response.url, error)
         except Exception as error:
-            # Whatever it is, what the page would have led to is missing.
+            # After any error the files below this page are missing.
             self._cannot_read(response.url, BulkError(unexpected(error)))
 
     def _redirected(self, response: Response, is_start: bool, redirects: int) -> Request:
-        """The request for where the page is. It is looked at first: elsewhere nothing is asked for, not even its
-        robots.txt, which Scrapy would ask for before we are asked. Raises AttemptError, UsageError."""
+        """The request for the target of a redirect. The target is checked here, because Scrapy would request its
+        robots.txt before our handler is called, and other hosts must get no request at all. Raises AttemptError,
+        UsageError."""
         location = (response.headers.get("Location") or b"").decode("latin-1")
         check_redirect(response.url, response.status, location)
         if redirects >= self.settings.getint("REDIRECT_MAX_TIMES"):
@@ -194,7 +197,7 @@ class WalkSpider(Spider):
     async def _read_index(self, response: Response) -> AsyncIterator[Request]:
         walk = self.walk
         if not isinstance(response, HtmlResponse):
-            raise AttemptError("what came is no index page", code="not_the_file")
+            raise AttemptError("the answer is no index page", code="not_the_file")
         if not walk.start.path.endswith("/"):
             raise UsageError("the URL of a folder ends in '/'; write it so if this is one")
         if walk.start.name_of(response.url) is None:
@@ -210,12 +213,12 @@ class WalkSpider(Spider):
                 slice_ends = time.monotonic() + SLICE_SECONDS
 
     def _follow(self, link: str, allows: Callable[[str], bool]) -> Request | None:
-        """Takes a file; a folder becomes a Request, if it is to be entered."""
+        """Adds a file to the record; returns a Request for a folder that shall be read."""
         walk = self.walk
         try:
             name = walk.start.name_of(link)
         except UnicodeDecodeError:
-            # The check of the list tells of it, as of every name that cannot be used.
+            # The check of the list reports it, as every name that cannot be used.
             walk.record.add("", walk.start.with_credentials(link))
             return None
         if not name:
@@ -257,7 +260,7 @@ class WalkSpider(Spider):
             yield self._request(listing.next_url)
 
     async def _robots_of(self, response: Response) -> Callable[[str], bool]:
-        """Whether robots.txt allows a URL of the same host."""
+        """A function that says whether robots.txt allows a URL of the same host."""
         assert response.request is not None
         parser = await self._robots.robot_parser(response.request) if self._robots is not None else None
         agent = self._agent
@@ -266,12 +269,12 @@ class WalkSpider(Spider):
     # -- failures --------------------------------------------------------------------------------------------------
 
     async def failed(self, failure: Failure) -> AsyncIterator[Request]:
-        """Errback: a page has not come, or an error in its place."""
+        """Errback: no page has come, or an error status."""
         request: Request = cast(Any, failure).request
         is_start = request.cb_kwargs["is_start"]
         error = _error_of(cast(BaseException, failure.value))
         if is_start and isinstance(failure.value, HttpError) and is_refusal(failure.value.response.body):
-            # A folder of a bucket is no object.
+            # The URL may be a folder of a bucket, which is no object: ask for the listing.
             yield self._request(listing_below(request.url))
             return
         tries = request.cb_kwargs["tries"]
@@ -307,7 +310,7 @@ class WalkSpider(Spider):
         raise CloseSpider(f"bulk_{error.code}")
 
     async def _pause(self, seconds: float) -> None:
-        """Waits, until a stop at the latest."""
+        """Waits for `seconds`, or until the run is stopped."""
         pause = Wakeup(self._run.clock)
         self._pauses.add(pause)
         await maybe_deferred_to_future(pause.wait(seconds))
@@ -327,7 +330,7 @@ class WalkSpider(Spider):
 
 
 def _error_of(error: BaseException) -> BulkError:
-    """What is wrong, in our words. error: of Scrapy's downloader, or of a middleware."""
+    """Our error for one of Scrapy's downloader or of a middleware."""
     if isinstance(error, HttpError):
         response = error.response
         retry_after = response.headers.get("Retry-After") or b""

@@ -1,8 +1,8 @@
-"""Where a walk begins, which URLs are below it, and which of these the user wants.
+"""The start of a walk, which URLs are below it, and which of these the user wants.
 
-Pure text. A URL is below the start if its scheme, host and path say so after everything that is percent-encoded was
-decoded once, so that neither `..` in any form nor another spelling of the same folder matters. What is left of the path
-is the name of the file; whether such a name may be used is for the check of the list to say (`entries/names.py`).
+Pure text. A URL is below the start if scheme and host are equal and its path begins with that of the start. Both paths
+are percent-decoded once before, so that other spellings of `..` or of the same folder are recognised. The rest of the
+path is the name of the file; the check of the list decides whether it may be used (`entries/names.py`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from bulkspider.entries.entry import EntryError, redact
 from bulkspider.entries.urls import DEFAULT_PORTS, normal_url
 from bulkspider.errors import UsageError
 
-DEPTH = 30  # folders below the start: more than any archive has, and the end of a folder that links to itself
+DEPTH = 30  # folders below the start: more than any archive has; ends the walk of a folder that links to itself
 FOLDER_OF_A_HOST = "index"
 
 
 def parse_plan(url: str, arguments: Mapping[str, str]) -> Plan:
-    """What the arguments `accept`, `reject` and `depth` say of a walk from `url`. Raises UsageError."""
+    """The plan of a walk from `url`, from the arguments `accept`, `reject` and `depth`. Raises UsageError."""
     depth = arguments.get("depth", str(DEPTH))
     if not depth.isdecimal() or len(depth) > 4:
         raise UsageError(f"argument depth={depth}: must be a number of folders below the start")
@@ -32,7 +32,7 @@ def parse_plan(url: str, arguments: Mapping[str, str]) -> Plan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a walk is to do. depth: folders below the start at most."""
+    """What a walk shall read. depth: folders below the start at most."""
 
     start: Start
     wanted: Wanted
@@ -41,8 +41,8 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """url: in normal form, as it is asked for. site: scheme and host in lower case, with the port where it is not the
-    usual one. path: decoded; it ends in '/' if it is a folder."""
+    """url: in normal form, as it is requested. site: scheme and host in lower case, with the port where it is not the
+    default. path: decoded; it ends in '/' for a folder."""
 
     url: str
     site: str
@@ -61,8 +61,8 @@ class Start:
         return start
 
     def moved_to(self, url: str) -> Start:
-        """The start after a redirect. Raises UsageError unless it is the same folder: it may have got its '/' and
-        https."""
+        """The start after a redirect. Raises UsageError unless it is the same folder: only a '/' at the end and https
+        may be new."""
         moved = Start.parse(url)
         secure = self.site.replace("http://", "https://", 1)
         if moved.site not in (self.site, secure) or moved.path not in (self.path, f"{self.path}/"):
@@ -73,13 +73,13 @@ class Start:
 
     @property
     def folder_name(self) -> str:
-        """What the output folder is called: the last segment of the path, else the host."""
+        """The name of the output folder: the last segment of the path, else the host."""
         last = self.path.strip("/").rpartition("/")[2] or urlsplit(self.url).hostname or FOLDER_OF_A_HOST
         return last if last.strip(". ") else FOLDER_OF_A_HOST
 
     @property
     def credentials(self) -> tuple[str, str] | None:
-        """User name and password of the URL, if it has them; they are for all that is below."""
+        """User name and password of the URL, if it has them; they are used for all pages and files below it."""
         parts = urlsplit(self.url)
         return None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
 
@@ -89,7 +89,7 @@ class Start:
         return url.replace("://", f"://{userinfo}@", 1) if at else url
 
     def is_on(self, url: str) -> bool:
-        """The URL is one of the start's host."""
+        """The URL has the start's scheme, host and port."""
         return _site(url) == self.site
 
     def name_of(self, url: str) -> str | None:
@@ -114,7 +114,8 @@ def _path(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """accept, reject: globs; one without '/' is for the last part of a name, one that ends in '/' for folders."""
+    """accept, reject: globs. One without '/' is compared with the last part of a name; one that ends in '/' is for
+    folders."""
 
     accept: tuple[str, ...] = ()
     reject: tuple[str, ...] = ()
@@ -125,7 +126,7 @@ class Wanted:
         return (not files or _fits(name, files)) and not _fits(name, self.reject)
 
     def enters(self, folder: str) -> bool:
-        """The pages of a folder, which ends in '/', are to be read."""
+        """The page of this folder shall be read. folder: ends in '/'."""
         return not _fits(folder, [glob for glob in self.reject if glob.endswith("/")])
 
 
@@ -143,7 +144,7 @@ _PATTERNS: dict[str, re.Pattern[str]] = {}
 
 def _pattern(glob: str) -> re.Pattern[str]:
     if glob not in _PATTERNS:
-        # Without a folder of its own it begins after any '/'.
+        # A glob without a folder matches after any '/'.
         anywhere = "/" not in glob.rstrip("/")
         _PATTERNS[glob] = re.compile((r"(?:\A|/)" if anywhere else r"\A") + fnmatch.translate(glob))
     return _PATTERNS[glob]

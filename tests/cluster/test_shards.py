@@ -99,7 +99,7 @@ def test_limit_and_match_count_within_the_shard(tmp_path: Path) -> None:
     assert check_list(str(path), tmp_path, shard=Shard(1, 2), match="nothing").entries == 0
 
 
-# --- Through the front door -------------------------------------------------------------------------------------------
+# --- End to end -------------------------------------------------------------------------------------------
 
 
 def test_shards_run_at_once_into_one_folder_and_a_list_run_knows_what_they_did(bulk: Bulk) -> None:

@@ -1,4 +1,4 @@
-"""A job from outside: what `scrapy bulkqueue` says of it, and that workers obey. Through the front door."""
+"""A job from outside: what `scrapy bulkqueue` says of it, and that workers obey. End to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The same rows through the other front doors: items' files, requests of any spider, the dry run."""
+"""The same rows through the other ways in: items' files, requests of any spider, the dry run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The front door: `scrapy crawl bulk` as a subprocess, its files compared by hash."""
+"""`scrapy crawl bulk` as a subprocess, its files compared by hash."""
 
 from __future__ import annotations
 

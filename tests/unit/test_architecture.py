@@ -43,7 +43,7 @@ LAYERS = (
     ("options", "workers"),
     ("errors", "resolver", "text", "timetable"),
 )
-RANK = {room: rank for rank, rooms in enumerate(LAYERS) for room in rooms}
+RANK = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
 # Known to everybody, and knowing nobody.
 ABOVE_ALL = ("__init__", "demo")
 # From here down all can be tested without a reactor, and works in any thread.
@@ -53,7 +53,7 @@ MOST_MODULES = 8
 MOST_LINES, MOST_METHODS = 300, 25
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
@@ -90,19 +90,19 @@ def imports(path: Path, *, types: bool = True) -> Iterator[tuple[str, str | None
             yield from ((node.module or "", alias.name) for alias in node.names)
 
 
-def rooms_used(path: Path, *, types: bool = False) -> set[str]:
+def packages_used(path: Path, *, types: bool = False) -> set[str]:
     used = set()
     for module, name in imports(path, types=types):
         parts = module.split(".")
         if parts[0] == "bulkspider":
             used.add(parts[1] if len(parts) > 1 else name or "")
-    return used - {room_of(path), "__version__", ""}
+    return used - {package_of(path), "__version__", ""}
 
 
-def test_every_room_has_its_place() -> None:
-    rooms = {room_of(path) for path in modules()}
-    assert rooms - set(RANK) - set(ABOVE_ALL) == set(), "place the new room in LAYERS"
-    assert set(RANK) - rooms == set(), "LAYERS names rooms that are gone"
+def test_every_package_has_its_place() -> None:
+    packages = {package_of(path) for path in modules()}
+    assert packages - set(RANK) - set(ABOVE_ALL) == set(), "place the new package in LAYERS"
+    assert set(RANK) - packages == set(), "LAYERS names packages that are gone"
 
 
 def test_a_package_has_few_modules_and_opens_with_a_paragraph() -> None:
@@ -116,12 +116,12 @@ def test_a_package_has_few_modules_and_opens_with_a_paragraph() -> None:
         assert text, f"{package.name}/__init__.py says nothing"
 
 
-def test_no_room_uses_one_above_it() -> None:
+def test_no_package_uses_one_above_it() -> None:
     wrong = [
         f"{name_of(path)} uses {used}"
         for path in modules()
-        for used in sorted(rooms_used(path))
-        if room_of(path) in RANK and used in RANK and RANK[used] < RANK[room_of(path)]
+        for used in sorted(packages_used(path))
+        if package_of(path) in RANK and used in RANK and RANK[used] < RANK[package_of(path)]
     ]
     assert wrong == []
 
@@ -144,13 +144,13 @@ def test_no_modules_use_each_other_in_a_circle() -> None:
 
 
 def test_from_the_disk_down_nobody_knows_twisted_or_scrapys_core() -> None:
-    below = [path for path in modules() if room_of(path) in NO_TWISTED]
+    below = [path for path in modules() if package_of(path) in NO_TWISTED]
     reached = [(name_of(path), module) for path in below for module, _ in imports(path)]
     assert [use for use in reached if use[1].split(".")[0] in ("twisted", "scrapy")] == []
 
 
 def test_from_the_disk_down_importing_all_loads_no_twisted() -> None:
-    names = [name_of(path) for path in modules() if room_of(path) in NO_TWISTED]
+    names = [name_of(path) for path in modules() if package_of(path) in NO_TWISTED]
     code = (
         f"import sys, {', '.join(names)}; print([m for m in sys.modules if m.split('.')[0] in ('twisted', 'scrapy')])"
     )
@@ -244,7 +244,7 @@ def test_tests_touch_no_private_names_of_ours() -> None:
 
 
 def test_only_the_wire_touches_private_names_of_scrapy_and_twisted() -> None:
-    wire = [path for path in modules() if room_of(path) == "wire"]
+    wire = [path for path in modules() if package_of(path) == "wire"]
     ours = set().union(*map(own_privates, modules()))
     assert any(map(private_imports, wire)), "nothing private is imported there? then this test sees nothing"
     assert any(foreign_privates(path, ours) for path in wire), (

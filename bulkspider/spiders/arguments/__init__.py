@@ -1,5 +1,5 @@
-"""The spider's arguments: everything that can be wrong before the first byte is found here.
+"""The spider's arguments: all mistakes that can be found before the first byte are found here.
 
-`reading` judges what they say, `prepare` checks the list and locks the output folder, `subclass` tells which arguments
-are not ours.
+`reading` checks the values, `prepare` checks the list and locks the output folder, `subclass` finds the arguments that
+a subclass defines.
 """

@@ -1,8 +1,8 @@
-"""From arguments to entries that are checked and a folder that is locked.
+"""Makes checked entries and a locked output folder from the arguments.
 
-A `Claim` reads arguments and settings and locks the output folder, and then checks the whole list; between the two
-there may be a walk that makes it. Commands do so before the reactor starts, so that a mistake ends with one clear
-sentence; in a foreign project the spider does it itself (`prepare`). A `Trial` is the same for a dry run.
+A `Claim` reads arguments and settings and locks the output folder, and then checks the whole list; before the check a
+walk may make the list. Commands do this before the reactor starts, so that a mistake ends with one clear sentence; in
+another project the spider does it itself (`prepare`). A `Trial` is the same for a dry run.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Entries and a locked folder (for a dry run: an untouched one). list_path: the list, "" with a queue.
-    remote_sums: a checksum file that is to be fetched first. report: the page to write, an absolute path. writer: as
-    whom the run writes in a folder that it shares, None when it has it to itself. walked: what the list was made from,
-    None when the user gave one. every_row: as in Given. manifest: to be kept of the folder, None for none. then: what
-    every proven file is handed to.
+    """Entries and a locked folder (for a dry run: an UntouchedFolder). list_path: the list, "" with a queue.
+    remote_sums: a checksum file that must be fetched first. report: absolute path of the page to write. writer: the
+    run's name in a folder that it shares, None when it has the folder to itself. walked: the walk that has made the
+    list, None when the user gave a list. every_row: as in Given. manifest: the form of the manifest to write, None for
+    none. then: the command for every proven file.
     """
 
     folder: Folder
@@ -67,14 +67,14 @@ class Prepared:
 
     @property
     def needs_sha256(self) -> bool:
-        """Every file is to be hashed."""
+        """Every file must be hashed with SHA-256."""
         return self.manifest is not None or (self.then is not None and self.then.template.needs_sha256)
 
 
 class Claim:
-    """The output folder, locked, and a list that is on its way into it. `prepare` or `give_up` ends it.
+    """The locked output folder before its list is checked. To be ended by `prepare` or `give_up`.
 
-    plan: of the walk that makes the list first; None when there is one. whole: of such a walk no page may be missing.
+    plan: of the walk that makes the list first; None when the user gave a list. whole: the walk must read every page.
     """
 
     def __init__(
@@ -84,8 +84,8 @@ class Claim:
         given: Given = Given(),
         own: tuple[str, ...] = (),
     ) -> None:
-        """Raises UsageError, ListError or DiskError, each of which says what to do; nothing is left open then. own:
-        arguments of a subclass of the spider."""
+        """Raises UsageError, ListError or DiskError; nothing is left open then. own: arguments of a subclass of the
+        spider."""
         wanted = self._wanted = read_wanted(arguments, settings, given, own)
         self.plan = wanted.plan
         self.whole = wanted.bad_lines == "stop"
@@ -107,7 +107,7 @@ class Claim:
             raise
 
     def record(self) -> Record:
-        """What a walk writes its list with."""
+        """Where a walk writes its list."""
         return Record(self._folder.private_fd, str(self._folder.private))
 
     def prepare(self, walked: Walked | None = None) -> Prepared:
@@ -140,9 +140,9 @@ class Claim:
         )
 
     def give_up(self) -> None:
-        """Nothing is begun: a bad list leaves no trace."""
+        """Unlocks the folder, and removes what was made, so that a bad list leaves nothing."""
         self._folder.close()
-        # Beside a run that shares the folder, others may have begun already.
+        # In a shared folder others may have begun already.
         if self._made and self._alone:
             shutil.rmtree(self._folder.private, ignore_errors=True)
             with contextlib.suppress(OSError):
@@ -151,7 +151,7 @@ class Claim:
 
 
 class Trial:
-    """The same for a dry run, which neither makes nor locks anything: the list's copy lives on without a name."""
+    """The same for a dry run, which neither makes nor locks a folder: the copy of the list is a file without a name."""
 
     def __init__(self, arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given()) -> None:
         """Raises UsageError or ListError."""
@@ -207,8 +207,8 @@ def prepare_given(
 def prepare(
     arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given(), *, own: tuple[str, ...] = ()
 ) -> Prepared:
-    """For a crawl that cannot be preceded by a walk. Raises as `Claim` does. own: arguments of a subclass of the
-    spider, which are its own business."""
+    """For a crawl without a walk before it. Raises as `Claim` does. own: arguments that a subclass of the spider
+    defines."""
     if "queue" in arguments or "job" in arguments:
         return _prepare_worker(arguments, read_options(arguments, settings, own), given)
     if arguments.get("status", "0") != "0":
@@ -219,8 +219,8 @@ def prepare(
 
 
 def _prepare_worker(arguments: Mapping[str, str], options: Options, given: Given) -> Prepared:
-    """Asks Redis first: a worker of a job that nobody has pushed would end at once, as if all were done."""
-    # Imported late: lists, and every other command of Scrapy, start sooner.
+    """For a worker. Asks Redis first: without its job a worker would end at once, as if all were done."""
+    # Imported here, so that lists and other commands of Scrapy start sooner.
     from bulkspider.hosts.outage import STRANGER_PATIENCE_SECONDS
     from bulkspider.queue.address import VARIABLE, check_address, find_address
     from bulkspider.queue.job import Job

@@ -1,4 +1,4 @@
-"""What the arguments and settings say, judged: unknown names, values that cannot be, two that exclude each other."""
+"""Checks arguments and settings: unknown names, wrong values, arguments that exclude each other."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from bulkspider.sums.checksums import Sums, SumsFile, sums_file
 from bulkspider.walk.record import NAME as WALKED
 from bulkspider.walk.start import Plan, parse_plan
 
-# What says which entries of a list are meant: a queue was told that when the list was pushed.
+# Arguments that choose and read the entries of a list; with a queue they were given when the list was pushed.
 LIST_OPTIONS = ("skip", "bad_lines", "match", "limit", *READING)
-# What says which files an index has.
+# Arguments of a walk.
 WALK_OPTIONS = ("accept", "reject", "depth")
 OF_A_LIST = ("list", *LIST_OPTIONS, "shard", "shard_by", "verify", "failed", "status", "recurse", *WALK_OPTIONS)
 ARGUMENTS = (
@@ -65,11 +65,11 @@ ARGUMENTS = (
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What only the caller can say: what stands in the place of a list, and how the folder is used.
+    """What the caller says: entries that replace a list, and how the folder is used.
 
-    urls: of a command line. rows: of JSON Lines, an entry each; read once. shares: other runs like this one may use the
-    same output folder at the same time. every_row: the run has a row for every entry, also for those that an earlier
-    one has done. skip_option: how the command that is used asks for skip=0.
+    urls: from the command line. rows: lines of JSON, one for each entry; read once. shares: other runs of this kind may
+    use the same output folder at the same time. every_row: the run has a row for every entry, also for those that an
+    earlier run has done. skip_option: for messages, the option for skip=0 of the command in use.
     """
 
     urls: tuple[str, ...] = ()
@@ -81,8 +81,8 @@ class Given:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the arguments say. plan: of the walk that makes the list, None if there is one. check: checks the list at a
-    path, and copies it into a folder, as whose copy (None: the only one)."""
+    """The checked arguments. plan: of the walk that makes the list, None when the user gave one. check: a function of
+    (path of the list, folder for its copy, writer or None) that checks and copies the list."""
 
     list_path: str
     root: str
@@ -99,7 +99,7 @@ class Wanted:
 
 
 def read_options(arguments: Mapping[str, str], settings: Mapping[str, Any], own: tuple[str, ...] = ()) -> Options:
-    # What begins with "_" is a runner's own business: Scrapyd's `_job`, for one.
+    # Names that begin with "_" are arguments of the program that runs the spider, such as Scrapyd's `_job`.
     known = (*ARGUMENTS, *own)
     unknown = [
         f"unknown argument {name}{nearest(name, known)}" for name in arguments if name not in known and name[:1] != "_"
@@ -120,7 +120,7 @@ def read_options(arguments: Mapping[str, str], settings: Mapping[str, Any], own:
 
 
 def read_sums(arguments: Mapping[str, str]) -> tuple[Sums | None, SumsFile | None]:
-    """A checksum file, or one that is to be fetched."""
+    """(the checksums, None), or (None, a checksum file that must be fetched)."""
     file = sums_file(*(arguments.get(name) for name in ("sums", "sums_sig", "keyring")))
     if file is None or file.is_remote:
         return None, file
@@ -143,7 +143,7 @@ def read_wanted(
     plan = _plan(path, arguments, shard)
     rows = rows_of(given.urls) if given.urls else given.rows
     if path != "-" and rows is None and plan is None and not os.path.exists(path):
-        # Before the folder is made: a mistyped name leaves no trace.
+        # Checked before the folder is made.
         cure = "give the path of a file with a line `name url` for each file"
         if is_address(path):
             cure += f", or a URL with its scheme: https://{path.lstrip('/')}"
@@ -154,7 +154,7 @@ def read_wanted(
     root = read_output(arguments) or os.path.join("output", named)
     manifest = read_manifest(arguments, options)
     if plan is not None and (verify == "1" or failed or arguments.get("status", "0") != "0"):
-        # What the last walk has found.
+        # The list of the last walk.
         path, plan = os.path.join(root, PRIVATE, WALKED), None
         if not os.path.exists(path):
             raise UsageError(
@@ -203,7 +203,7 @@ def _plan(path: str, arguments: Mapping[str, str], shard: Shard | None) -> Plan 
 
 
 def read_output(arguments: Mapping[str, str]) -> str | None:
-    """The folder that was asked for. Raises UsageError for a service: a local folder `s3:` is not what was meant."""
+    """The argument `output`. Raises UsageError for the URL of a service: else a local folder `s3:` would be made."""
     output = arguments.get("output")
     if output and has_scheme(output):
         raise UsageError(
@@ -237,7 +237,7 @@ def read_manifest(arguments: Mapping[str, str], options: Options) -> Form | None
 
 
 def read_report(path: str | None) -> str | None:
-    """Checked now: after a day of downloads it is too late to say that there is no such folder."""
+    """The absolute path of the report. Checked before the start, not when it is written after a day of downloads."""
     if not path:
         return None
     if not path.lower().endswith((".html", ".htm")):
@@ -252,7 +252,7 @@ def read_report(path: str | None) -> str | None:
 
 
 def list_options(arguments: Mapping[str, str]) -> dict[str, Any]:
-    """What `check_list` is to be told of LIST_OPTIONS. Raises UsageError."""
+    """The keyword arguments of `check_list` for LIST_OPTIONS. Raises UsageError."""
     if unknown := [name for name in arguments if name not in LIST_OPTIONS]:
         raise UsageError(f"unknown argument {unknown[0]}{nearest(unknown[0], LIST_OPTIONS)}")
     skip = _choice(arguments, "skip", "1", {"0": "reads the first line too", "1": "ignores it"})

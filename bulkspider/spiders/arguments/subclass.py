@@ -1,4 +1,4 @@
-"""The arguments that a subclass of the spider has of its own."""
+"""Finds the arguments that a subclass of the spider defines."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from bulkspider.spiders.arguments.reading import ARGUMENTS
 
 
 def own_arguments(spider: type, base: type) -> tuple[str, ...]:
-    """The arguments of a subclass of the spider `base`: what its `__init__` names, and its public attributes that are
-    no methods. Ours come first: an argument of both is ours."""
+    """The arguments that a subclass of the spider `base` defines: parameters of its `__init__`, and public attributes
+    that are no methods. Without the names of our own arguments."""
     own: dict[str, None] = {}
     for cls in spider.__mro__:
         if cls is base:

@@ -1,4 +1,4 @@
-"""`scrapy bulk` through the front door: what its words mean, what it refuses, and what a dry run tells."""
+"""`scrapy bulk` end to end: what its words mean, what it refuses, and what a dry run tells."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists that people already have: each in its own form through the front door, with a server behind it, and broken."""
+"""Lists that people already have: each in its own form end to end, with a server behind it, and broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lists and arguments through the front door: a mistake ends before the first byte, with a sentence that helps."""
+"""Lists and arguments end to end: a mistake ends before the first byte, with a sentence that helps."""
 
 from __future__ import annotations
 

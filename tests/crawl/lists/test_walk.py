@@ -1,4 +1,4 @@
-"""`--recurse` through the front door: an index on the web becomes a list, and its files are fetched."""
+"""`--recurse` end to end: an index on the web becomes a list, and its files are fetched."""
 
 from __future__ import annotations
 

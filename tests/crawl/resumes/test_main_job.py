@@ -1,4 +1,4 @@
-"""The main job through the front door: a list in, proven files out, whatever interrupts it."""
+"""The main job end to end: a list in, proven files out, whatever interrupts it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything of the list of faults, through the front door: the right file, or an honest failure with the part kept.
+"""Everything of the list of faults, end to end: the right file, or an honest failure with the part kept.
 
 A Case is one entry of a list: what the origin does, what lay on disk before, and what must come of it. The cases of a
 group share one crawl, because a crawl takes a second to start; each has an origin of its own, because a crawl remembers

@@ -1,4 +1,4 @@
-"""Checksum files that are signed, through the front door."""
+"""Checksum files that are signed, end to end."""
 
 from __future__ import annotations
 

@@ -276,7 +276,7 @@ class Engine:
     def look(self, entry: Entry) -> LedgerLine | None:
         return self.world.disk.ledger.get(entry.name)
 
-    # dispatch.fetch.Door
+    # dispatch.fetch.Frontend
 
     def slot(self, download: Download) -> str:
         return slot_of(download.url)

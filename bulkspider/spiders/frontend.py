@@ -1,8 +1,9 @@
-"""How the spider `bulk` asks: the Requests that its `start()` yields.
+"""The frontend of the spider `bulk`: makes the Requests that its `start()` yields, and takes their outcomes back.
 
-An attempt becomes a Request, whose Range is what the disk says now (the handler asks the plan again when the exchange
-really starts); callback and errback bring its outcome back. Requests that Scrapy or somebody else's component dropped
-end here, too. Judges nothing: what follows from an outcome is `dispatch/fetch.py`'s to say. `rows.py` makes the items.
+An attempt becomes a Request. Its Range header shows Scrapy's middlewares where the file is continued; the handler makes
+the real one when the exchange starts (`transfer/transfer.py`). Callback and errback bring the outcome back. Requests
+that Scrapy or another component has dropped are found and ended here, too. `dispatch/fetch.py` decides what follows
+from an outcome; `rows.py` makes the items.
 """
 
 from __future__ import annotations
@@ -36,14 +37,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Scrapy hands a request from one component to the next within milliseconds.
+# A request counts as lost when Scrapy has been idle for this long; it passes between Scrapy's components within
+# milliseconds.
 LOST_SECONDS = 2.0
-# Answers that must reach our callback. Not 3xx: those are the redirect middleware's.
+# Statuses that must reach our callback. Not 3xx, which the redirect middleware handles.
 STATUSES = [304, *range(400, 600)]
 
 
 class Items(Protocol):
-    """The items beside the Requests (`rows.py`)."""
+    """The items that are yielded besides the Requests (`rows.py`)."""
 
     @property
     def finishing(self) -> Collection[Download]: ...
@@ -56,9 +58,9 @@ class Items(Protocol):
     def are_all_through(self) -> None: ...
 
 
-class SpiderDoor:
+class SpiderFrontend:
     """One per crawl of the spider. callback, errback: of its Requests; they call `answered` and `failed`. rows: the
-    items. probing: a dry run asks for the first byte only. fetcher, small: whose door it is."""
+    items. probing: a dry run asks for the first byte only. fetcher, small: set by ListJob before the first Request."""
 
     fetcher: Fetcher
     small: SmallFiles
@@ -89,11 +91,11 @@ class SpiderDoor:
     # -- for the loop of `start()` ---------------------------------------------------------------------------------
 
     def yield_ready(self) -> Iterator[Any]:
-        """All that there is to give to Scrapy now."""
+        """Everything that Scrapy can get now."""
         while self._rows or self._ready:
             if self._run.stopping and is_closing(self._run.crawler):
-                # Once Scrapy closes it waits for items of `start()`, and does not notice when they are through. What is
-                # ready goes out by callbacks then, or is counted in the end.
+                # While Scrapy closes it waits for items of `start()`, and does not notice when they are through. So
+                # what is ready is yielded by callbacks then, or counted at the end.
                 return
             if (item := self._rows.take()) is not None:
                 yield item
@@ -111,17 +113,17 @@ class SpiderDoor:
 
     @property
     def has_ready(self) -> bool:
-        """There is something to give to Scrapy."""
+        """There is something that Scrapy can get now."""
         return bool(self._rows or self._ready)
 
     @property
     def waits(self) -> bool:
-        """There will be: an item is in the pipelines, or its file is being parsed."""
+        """An item is in the pipelines or being parsed, so more may come."""
         return self._rows.waits
 
     def find_lost(self) -> None:
-        """A middleware may put another request in the place of ours, or a pipeline another item: ours ends without
-        a word. When Scrapy has had nothing in hand for a while and we still wait, we wait for nobody."""
+        """Ends requests and items that will not come back, because a middleware or a pipeline has replaced them: those
+        that we still wait for when Scrapy has been idle for LOST_SECONDS."""
         now = self._run.clock.now()
         waiting = self.fetcher.running or self._rows.finishing or self._rows.waits
         if not waiting or self.has_ready or not is_idle(self._run.crawler):
@@ -134,10 +136,10 @@ class SpiderDoor:
                 self._rows.lose(download)
             self._rows.are_all_through()
 
-    # -- asking (dispatch.fetch.Door) ------------------------------------------------------------------------------
+    # -- asking (dispatch.fetch.Frontend) ------------------------------------------------------------------------------
 
     def slot(self, download: Download) -> str:
-        """Scrapy's own: the host, so that DOWNLOAD_SLOTS works."""
+        """Scrapy's own slot, the host, so that DOWNLOAD_SLOTS works."""
         return slot_of(download.url)
 
     def send(self, attempt: Attempt) -> None:
@@ -192,10 +194,10 @@ class SpiderDoor:
         )
 
     def answered(self, response: Response) -> Iterator[BulkItem]:
-        """An attempt has ended, somehow."""
+        """Called by the callback: an attempt has ended."""
         assert response.request is not None
         if "Set-Cookie" in response.headers:
-            # Which requests it goes with is for Scrapy's middleware to say.
+            # Scrapy's middleware must add this cookie to each further request: no batches from now on.
             self.small.never()
         self._end(response.request, middleware_error(None, None))
         return iter(self._rows.take, None)
@@ -207,13 +209,13 @@ class SpiderDoor:
         return iter(self._rows.take, None)
 
     def _end(self, request: Request, unseen: BulkError) -> None:
-        """unseen: what became of an attempt whose end the handler has not seen."""
+        """unseen: the error of an attempt whose end our handler has not seen."""
         bulk = request.meta.get("bulk") or {}
         if bulk.pop("alone", False):
             self.small.never()
         attempts = self._attempts_of(request)
         for attempt in attempts:
-            # Of several in one request only the first was asked for by name.
+            # In a batch, those without an outcome were handed back: they have not failed.
             told = attempt.outcome is not None or len(attempts) > 1
             self.fetcher.end(attempt, attempt.outcome if told else Outcome(error=unseen))
         self._run.wakeup.set()
@@ -242,7 +244,7 @@ class SpiderDoor:
             self._dropped(attempts)
 
     def _dropped(self, attempts: list[Attempt]) -> None:
-        """Nobody will call us back for this request."""
+        """Ends attempts whose request was dropped: neither callback nor errback will be called."""
         error = BulkError("a middleware or the scheduler dropped the request", code="dropped")
         for attempt in attempts:
             self.fetcher.end(attempt, Outcome(error=error) if attempt is attempts[0] else None)
