@@ -225,7 +225,7 @@ def test_a_server_that_fails_for_ever_may_be_tried_another_time(shell: Shell) ->
 @pytest.mark.parametrize(
     ("start", "sentence"),
     [
-        ("data/plain.nc", "what came is no index page"),
+        ("data/plain.nc", "the answer is no index page"),
         ("nowhere/", "the server answered 404"),
         ("page", "the URL of a folder ends in '/'"),
         ("moved/", "if that is the folder you mean, give this URL instead"),

@@ -1,4 +1,4 @@
-"""What hosts say about their rate limits, at the front door: they are asked again when they say so, and all files come."""
+"""What hosts say about their rate limits, end to end: they are asked again when they say so, and all files come."""
 
 from __future__ import annotations
 
