@@ -202,7 +202,16 @@ class Command(BaseRunSpiderCommand):
         opts.output = None
         if opts.quiet + opts.verbose + bool(opts.loglevel) > 1:
             raise UsageError("-q is -L ERROR, -v is -L DEBUG: give one of them")
-        super().process_options(args, opts)
+        try:
+            super().process_options(args, opts)
+        except UsageError as error:
+            if not opts.overwrite_output or "output format" not in str(error):
+                raise
+            from bulkspider.entries.urls import redact
+
+            what = "it writes a report, a row for each file, to report.jsonl or report.csv"
+            name = redact(opts.overwrite_output[-1])
+            raise UsageError(f"-O {name}: {what}; for the files themselves say -o DIR (here: -o .)") from None
         assert self.settings is not None
         for flag, wanted in self.flags.items():
             if getattr(opts, flag):
@@ -351,5 +360,6 @@ def _checked(text: str, parse: Callable[[str], object]) -> str:
     try:
         parse(text)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+        said = str(error)  # of a timetable it names the entry that is wrong
+        raise argparse.ArgumentTypeError(said if said.startswith("'") else f"{text!r}: {said}") from None
     return text

@@ -24,7 +24,7 @@ from bulkspider.entries.entry import Entry, url_key
 from bulkspider.errors import DiskError, Kind, cure
 from bulkspider.failures import Failed, load_failures, load_failures_since
 from bulkspider.lists.source import Extent, ListSource
-from bulkspider.options import human, plural
+from bulkspider.options import clock, human, plural
 from bulkspider.status.record import LIVE
 
 # A run writes every two seconds, unless its disk does not answer; one that was killed leaves what it said last.
@@ -95,8 +95,9 @@ class Status:
         entries = plural(self.entries, "entry", "entries")
         handed_on = f" ({self.handed_on:,} handed on)" if self.handed_on else ""
         yield f"{self.title}: {entries}: {self.done:,} done{handed_on}{failed}, {self.left:,} left"
-        without = f", and {plural(self.unsized, 'file', 'files')} of unknown size" if self.unsized else ""
-        yield f"in {self.root}: {human(self.bytes_on_disk)}; to fetch: {human(self.bytes_left)}{without}"
+        rest = [human(self.bytes_left)] if self.bytes_left or not self.unsized else []
+        rest += [f"{plural(self.unsized, 'file', 'files')} of unknown size"] if self.unsized else []
+        yield f"in {self.root}: {human(self.bytes_on_disk)}; to fetch: {', and '.join(rest)}"
         for code, times in self.failed.most_common():
             what = cure(code)
             yield f"failed last time: {times:,} with {code}{f' ({what})' if what else ''}"
@@ -106,8 +107,8 @@ class Status:
         running = f": {plural(len(self.live['running']), 'file', 'files')}" if "running" in self.live else ""
         speed = f", {human(self.live['speed'])}/s" if "speed" in self.live else ""
         seconds = self.live.get("seconds_left")
-        rest = f", about {seconds // 60} min left" if seconds else ""
-        yield f"a run works there ({self.holder}){running}{speed}{rest}"
+        time_left = f", about {clock(seconds)} left" if seconds else ""
+        yield f"a run works there ({self.holder}){running}{speed}{time_left}"
         for origin, wait, why in self.live.get("waiting", ()):
             yield f"waiting for {origin}: {wait} s{f' ({why})' if why else ''}"
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Row:
     """there, here: as in the documents (Markdown). options: the words that this row answers, where they are none of
-    ours."""
+    ours; one that means different things to these programs is in several rows."""
 
     there: str
     here: str
@@ -22,7 +22,7 @@ class Row:
 
 ROWS = (
     Row("`aria2c URL`, `wget URL`, `curl -O URL`", "`scrapy bulk -o . URL`", ("--remote-name", "--remote-name-all")),
-    Row("`aria2c -i FILE`", "`scrapy bulk FILE --format aria2`"),
+    Row("`aria2c -i FILE`", "`scrapy bulk FILE --format aria2`", ("-i", "--input-file")),
     Row(
         "`wget -i FILE`",
         "`scrapy bulk FILE --format urls` (a URL per line; `-B URL` is `--base URL`)",
@@ -36,7 +36,7 @@ ROWS = (
     Row(
         "`wget -x -nH --cut-dirs=N`",
         "`--names path --cut N`",
-        ("--cut-dirs", "-nH", "-nd", "--no-host-directories", "--force-directories", "--no-directories"),
+        ("-x", "--cut-dirs", "-nH", "-nd", "--no-host-directories", "--force-directories", "--no-directories"),
     ),
     Row(
         "`rclone copyurl --urls FILE.csv DIR`",
@@ -46,7 +46,7 @@ ROWS = (
     Row(
         "`aria2c -R`, `curl -R` (the server's time)",
         "`-s BULK_REMOTE_TIME=1`",
-        ("--remote-time", "--timestamping", "--use-server-timestamps"),
+        ("-R", "--remote-time", "--timestamping", "--use-server-timestamps"),
     ),
     Row(
         "`aria2c -d DIR`, `wget -P DIR`, `curl --output-dir DIR`",
@@ -55,7 +55,7 @@ ROWS = (
     ),
     Row(
         "`aria2c -c`, `wget -c`, `curl -C -`, `--save-session`",
-        "nothing to say: the same command again continues",
+        "nothing: the same command again continues",
         ("-c", "-C", "--continue", "--continue-at", "--save-session", "--save-session-interval", "--always-resume"),
     ),
     Row(
@@ -85,41 +85,47 @@ ROWS = (
     Row(
         "`--user`, `--password`, `--http-user`, `-u`",
         "`https://user:password@…` in the list, or netrc",
-        ("--user", "--password", "--http-user", "--http-passwd", "--http-password", "-u", "--netrc"),
+        ("--user", "--password", "--http-user", "--http-passwd", "--http-password", "-u", "-n", "--netrc"),
     ),
     Row(
         "`wget -t N`, `aria2c -m N --retry-wait=S`, `curl --retry N`",
         "`-s BULK_RETRY_TIMES=N -s BULK_RETRY_DELAY=S`",
-        ("-t", "--tries", "--max-tries", "--retry", "--retries", "--retry-wait", "--retry-delay", "--waitretry"),
+        ("-t", "-m", "--tries", "--max-tries", "--retry", "--retries", "--retry-wait", "--retry-delay", "--waitretry"),
     ),
     Row(
         "`aria2c -t S`, `wget -T S`, `curl -Y -y`",
         "`-s BULK_STALL_TIMEOUT=S -s BULK_MIN_SPEED=N`; there is no limit on the whole time",
-        ("-T", "--timeout", "-Y", "-y", "--speed-limit", "--speed-time", "--lowest-speed-limit", "--max-time"),
+        ("-t", "-T", "--timeout", "-Y", "-y", "--speed-limit", "--speed-time", "--lowest-speed-limit", "--max-time"),
     ),
     Row("`aria2c --file-allocation=falloc`", "`-s BULK_PREALLOCATE=1`", ("--file-allocation", "--multi-thread-cutoff")),
     Row(
         "`wget -nc`, `aria2c --auto-file-renaming`",
-        "nothing to say: what is proven is not asked for again, what is foreign is kept as `<name>.old`",
+        "nothing: what is proven is not asked for again, what is foreign is kept as `<name>.old`",
         ("-nc", "--no-clobber", "--auto-file-renaming", "--allow-overwrite", "--ignore-existing", "--no-traverse"),
     ),
     Row(
         "`--no-check-certificate`, `curl -k`",
         "`-s DOWNLOAD_VERIFY_CERTIFICATES=False`",
-        ("--no-check-certificate", "--check-certificate", "--insecure"),
+        ("-k", "--no-check-certificate", "--check-certificate", "--insecure"),
     ),
     Row(
         "`-s` of curl, `wget -nv`, `-P` of rclone",
         "`-q` (failures alone), `-v` (all), `-s BULK_PROGRESS=log` (a line a minute)",
-        ("--silent", "--progress", "--no-verbose", "-nv", "--console-log-level", "--no-progress-meter"),
+        ("-P", "--silent", "--progress", "--no-verbose", "-nv", "--console-log-level", "--no-progress-meter"),
     ),
 )
 
-_BY_OPTION = {option: row for row in ROWS for option in row.options}
+_BY_OPTION: dict[str, list[Row]] = {}
+for _row in ROWS:
+    for _option in _row.options:
+        _BY_OPTION.setdefault(_option, []).append(_row)
 
 
 def advice(option: str) -> str:
     """What to say in the place of an option of theirs, for a message; empty when nobody has such an option."""
     # `-x16` is `-x 16`.
-    row = _BY_OPTION.get(option) or (_BY_OPTION.get(option[:2]) if re.fullmatch(r"-\w\d+\w?", option) else None)
-    return "" if row is None else f"here: {row.here.replace('`', '')}"
+    rows = _BY_OPTION.get(option) or (_BY_OPTION.get(option[:2]) if re.fullmatch(r"-\w\d+\w?", option) else None)
+    if not rows:
+        return ""
+    told = [f"here: {row.here}" if len(rows) == 1 else f"for {row.there}: {row.here}" for row in rows]
+    return "; ".join(told).replace("`", "")

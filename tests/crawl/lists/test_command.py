@@ -74,10 +74,14 @@ def test_the_help_teaches(shell: Shell) -> None:
         (["one.txt", "-j", "²"], "argument -j/--jobs: '²' is no number from 1 on"),
         (["one.txt", "-j", "0"], "argument -j/--jobs: '0' is no number from 1 on"),
         (["one.txt", "--limit", "ten"], "argument --limit: 'ten' is no number from 1 on"),
+        (["one.txt", "--rate", "25:00,1M"], "argument --rate: '25:00,1M': there is no time 25:00"),
+        # As with curl, and with wget.
+        (["-O", "https://u:s3cret@h/a.gz"], "-O https://***@h/a.gz: it writes a report, a row for each file"),
+        (["https://h/a.gz", "-O", "a.gz"], "-O a.gz: it writes a report, a row for each file"),
         (["one.txt", "--rate", "fast"], "argument --rate: 'fast': not a size; write for example 64K, 16M, 1.5G"),
         (
             ["one.txt", "--rate", "08:00,512"],
-            "argument --rate: '08:00,512': '08:00,512': a rate needs its unit, as in 512K or 512M; 'off' is no limit",
+            "argument --rate: '08:00,512': a rate needs its unit, as in 512K or 512M; 'off' is no limit",
         ),
         (["one.txt", "-q", "-v"], "-q is -L ERROR, -v is -L DEBUG: give one of them"),
         (["one.txt", "--quiet", "-L", "INFO"], "-q is -L ERROR, -v is -L DEBUG: give one of them"),

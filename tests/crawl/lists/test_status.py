@@ -117,7 +117,7 @@ def test_what_failed_before_is_left_while_a_run_tries_it_again(shell: Shell) -> 
         process.communicate(timeout=30)
         said = shell.bulk("list.txt", "--status").out
         assert "4 entries: 0 done, 4 failed, 0 left" in said
-        assert ", and 3 files of unknown size" in said
+        assert "KiB, and 3 files of unknown size" in said
 
 
 def test_a_run_of_the_list_of_failures_tries_them_again(shell: Shell) -> None:
@@ -195,6 +195,17 @@ def test_a_journal_that_was_torn_and_what_a_run_takes_back(tmp_path: Path) -> No
     last.close()
     assert not list(private.iterdir())
     os.close(fd)
+
+
+def test_what_people_are_told() -> None:
+    live = {"running": ["a"], "speed": 2048, "seconds_left": 40, "waiting": [["h:443", 3, "503"]]}
+    status = Status("list", "/out", 2, left=2, unsized=2, holder="pid 1 on h", live=live)
+    assert list(status.lines())[1:] == [
+        "in /out: 0 B; to fetch: 2 files of unknown size",
+        "a run works there (pid 1 on h): 1 file, 2.0 KiB/s, about 0:40 left",
+        "waiting for h:443: 3 s (503)",
+    ]
+    assert list(Status("list", "/out").lines())[1] == "in /out: 0 B; to fetch: 0 B"
 
 
 def test_the_keys_that_programs_count_on_come_first() -> None:
