@@ -24,8 +24,8 @@ from bulkspider.queue.status import Status
 # Four at once is what most hosts bear without complaint; as CONCURRENT_REQUESTS_PER_DOMAIN in `settings.py`.
 DEFAULT_CAP = 4
 # Entries of one script, which Redis runs in a few milliseconds; scripts that are sent together.
-BATCH = 250
-SENT_TOGETHER = 16
+BATCH = 100
+SENT_TOGETHER = 40
 # A look at a job that is at work is not of one moment where it has more hosts than that; then it is taken again.
 LOOKS = 3
 # A worker may be started beside its Redis.

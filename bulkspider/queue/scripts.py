@@ -94,12 +94,18 @@ local function look(origin)
   end
 end
 
+-- The first entry that nobody has. (One that is not the first finds its origin ready, or waiting for what makes it so.)
+local function begins(priority, origin)
+  call('SADD', p .. 'hosts', origin)
+  call('SADD', p .. 'ready:' .. priority, origin)
+end
+
 -- Puts an entry that is known into the queue: `LPUSH` for the next to ask, `RPUSH` behind all others.
 local function put(name, row, push)
   local priority, origin = row:match('^%S+ (%S+) (%S+) ')
-  call(push, queued(priority, origin), name)
-  call('SADD', p .. 'hosts', origin)
-  call('SADD', p .. 'ready:' .. priority, origin)
+  if call(push, queued(priority, origin), name) == 1 then
+    begins(priority, origin)
+  end
 end
 
 local function full_row(name)
@@ -284,9 +290,9 @@ for i = 4, #ARGV, 3 do
 end
 call('HINCRBY', p .. 'bytes', 'left', string.format('%.0f', bytes))
 for origin, names in pairs(of_origin) do
-  call('RPUSH', queued(priority, origin), unpack(names))
-  call('SADD', p .. 'hosts', origin)
-  call('SADD', p .. 'ready:' .. priority, origin)
+  if call('RPUSH', queued(priority, origin), unpack(names)) == #names then
+    begins(priority, origin)
+  end
 end
 return count
 """

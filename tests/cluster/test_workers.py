@@ -135,10 +135,12 @@ def test_a_dead_workers_file_is_continued_from_its_part(tmp_path: Path) -> None:
 
 
 def test_two_workers_do_twice_as_much_as_one(tmp_path: Path, request: pytest.FixtureRequest) -> None:
-    files, seconds_each, at_least = (64, 1.5, 1.8) if request.config.getoption("--long") else (16, 0.75, 1.3)
+    """The long form: and four do 3.2 times as much at least."""
+    long = request.config.getoption("--long")
+    files, seconds_each, at_least = (64, 1.5, {2: 1.8, 4: 3.2}) if long else (16, 0.75, {2: 1.3})
     bodies = {f"{n}.bin": make_body(150 * KIB, str(n)) for n in range(files)}
     seconds = []
-    for workers in (1, 2):
+    for workers in (1, *at_least):
         folder = tmp_path / str(workers)
         folder.mkdir()
         with FaultyOrigin() as one, FaultyOrigin(host="127.0.0.2") as two, Cluster(folder) as cluster:
@@ -154,7 +156,8 @@ def test_two_workers_do_twice_as_much_as_one(tmp_path: Path, request: pytest.Fix
             cluster.assert_all_done(bodies)
             begun = [r.time for origin in (one, two) for r in origin.requests]
             seconds.append(max(t.last for t in throttles) - min(begun))
-    assert seconds[0] / seconds[1] >= at_least, seconds
+    faster = {workers: seconds[0] / one for workers, one in zip(at_least, seconds[1:], strict=True)}
+    assert all(faster[workers] >= least for workers, least in at_least.items()), faster
 
 
 def test_transfers_survive_a_short_absence_of_redis_and_are_fenced_in_a_long_one(tmp_path: Path) -> None:
