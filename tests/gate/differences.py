@@ -92,7 +92,9 @@ INTENDED: tuple[Intended, ...] = (
     Intended("*", "A-foreign-same resumed_from: 0 -> 2000000", "a file that was there is what the run went on from"),
     Intended("finished-run", "* resumed_from: 0 -> 2097152", "a file that was there is what the run went on from"),
     # Where the disk is full is chance: a file of which all bytes were there, or few enough to be compared, all of them.
-    Intended("full-dis*", "* resumed_from: * -> *", "a file that was there counts, bytes that are only compared do not"),
+    Intended(
+        "full-dis*", "* resumed_from: * -> *", "a file that was there counts, bytes that are only compared do not"
+    ),
     Intended("full-dis*", "* file .old: 0 bytes, * -> none", "an empty part is nobody's file"),
     Intended("ends-0", "E54-empty-part file .old: 0 bytes, * -> none", "an empty part of another tool holds nothing"),
     # Only where the kill meets a file between the opening of its part and its first byte.
