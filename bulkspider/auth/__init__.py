@@ -5,7 +5,20 @@ of an origin, and again before they expire; `oauth2` is the BULK_AUTH that gets 
 loads the function or class that the settings name; `trusted` decides which other hosts may see credentials.
 """
 
+from typing import TYPE_CHECKING, Any
+
 from bulkspider.auth.grants import AuthRefused
-from bulkspider.auth.oauth2 import OAuth2
+
+if TYPE_CHECKING:
+    from bulkspider.auth.oauth2 import OAuth2
 
 __all__ = ["AuthRefused", "OAuth2"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imported where it is used: few runs have tokens."""
+    if name != "OAuth2":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from bulkspider.auth.oauth2 import OAuth2
+
+    return OAuth2

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import http_sf
-
 # With these a Retry-After means what it says, whatever else the answer states.
 LATER = (202, 429, 503)
 # From here on an answer is a refusal (RFC 9110 §15.5).
@@ -108,6 +106,8 @@ def _items(text: str) -> list[tuple[Any, dict[str, Any]]]:
 def _parse(text: str, kind: str) -> Any:
     if not text:
         return None
+    import http_sf  # costs every start some milliseconds, and few origins send such fields
+
     try:
         return http_sf.parse(text.encode("ascii", "replace"), tltype=kind)
     except ValueError:

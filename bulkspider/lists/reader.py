@@ -50,24 +50,46 @@ def _pattern(front: str, separator: str) -> re.Pattern[bytes]:
     return re.compile((front + fields).encode())
 
 
-def _named(separator: str) -> re.Pattern[bytes]:
-    """NAME, separator, URL."""
-    front = "" if separator in (",", _TAB) else _NO_COMMAND
+def _of_lines(plain: re.Pattern[bytes], *groups: str) -> re.Pattern[bytes]:
+    """For `findall` in a text of whole lines: of a plain one the line and these groups, of another the last item."""
+    others = rb"\(\?P<(?!(?:" + "|".join(groups).encode() + rb")>)\w+>"
+    return re.compile(rb"(" + re.sub(others, b"(?:", plain.pattern) + rb")\n|([^\n]*)\n")
+
+
+_GROUPS = ("name", "folder", "mark", "site", "size")
+
+
+@lru_cache(maxsize=8)
+def _named(separator: str | None) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """NAME, separator (None: any of them), URL: of a line, and of many."""
+    mark = {None: r" +|\t|,", " ": " +", "\t": _TAB, ",": ","}[separator]
+    front = "" if separator in (",", "\t") else _NO_COMMAND
     url = rf"(?P<url>(?P<site>{_LOOSE_SITE}){PATH})"
-    return _pattern(rf"{front}{_NAME}(?P<mark>{separator}){url}", "(?P=mark)")
+    plain = _pattern(rf"{front}{_NAME}(?P<mark>{mark}){url}", "(?P=mark)")
+    return plain, _of_lines(plain, *_GROUPS)
 
 
-_NAMED = {None: _named(r" +|\t|,"), " ": _named(" +"), "\t": _named(_TAB), ",": _named(",")}
-# A URL alone, without a query, whose last segment is a plain name.
-_BARE = _pattern(rf"(?P<url>(?P<site>{_LOOSE_SITE})/(?:[{SAFE}]*/)?{_LAST})", " +")
+@lru_cache(maxsize=1)
+def _bare() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """A URL alone, without a query, whose last segment is a plain name."""
+    plain = _pattern(rf"(?P<url>(?P<site>{_LOOSE_SITE})/(?:[{SAFE}]*/)?{_LAST})", " +")
+    return plain, _of_lines(plain, "site", "name", "size")
+
+
 _NEVER = re.compile(rb"(?!)")
-# A line of a numbered list (see `Form`): NAME, its line there, URL and what is known, between TABs.
-_NUMBERED = re.compile(
-    (
-        rf"{_NAME}\t(?P<told>\d{{1,9}})\t(?P<url>(?P<site>{_LOOSE_SITE}){PATH})(?:\tsize=(?P<size>\d{{1,18}}))?"
-        rf"(?P<digests>(?:\t(?:{_HASHES}))*)(?P<mirrors>(?:\tmirror={SITE}{PATH})*)"
-    ).encode()
-)
+_OTHER_LINES = re.compile(rb"()()()()()()([^\n]*)\n")
+
+
+@lru_cache(maxsize=1)
+def _numbered() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
+    """A line of a numbered list (see `Form`): NAME, its line there, URL and what is known, between TABs."""
+    plain = re.compile(
+        (
+            rf"{_NAME}\t(?P<told>\d{{1,9}})\t(?P<url>(?P<site>{_LOOSE_SITE}){PATH})(?:\tsize=(?P<size>\d{{1,18}}))?"
+            rf"(?P<digests>(?:\t(?:{_HASHES}))*)(?P<mirrors>(?:\tmirror={SITE}{PATH})*)"
+        ).encode()
+    )
+    return plain, _of_lines(plain, "name", "folder", "told", "site", "size")
 
 
 @lru_cache(maxsize=16)
@@ -86,18 +108,6 @@ def _of_columns(columns: Columns) -> re.Pattern[bytes]:
     more = r"(?P<mark>)" if "size" in columns.names else r"(?P<mark>)(?P<size>)"
     return re.compile((separator.join(map(cells.__getitem__, columns.names)) + more + r"\r?").encode())
 
-
-def _of_lines(plain: re.Pattern[bytes], *groups: str) -> re.Pattern[bytes]:
-    """For `findall` in a text of whole lines: of a plain one the line and these groups, of another the last item."""
-    others = rb"\(\?P<(?!(?:" + "|".join(groups).encode() + rb")>)\w+>"
-    return re.compile(rb"(" + re.sub(others, b"(?:", plain.pattern) + rb")\n|([^\n]*)\n")
-
-
-_GROUPS = ("name", "folder", "mark", "site", "size")
-_NAMED_LINES = {mark: _of_lines(plain, *_GROUPS) for mark, plain in _NAMED.items()}
-_BARE_LINES = _of_lines(_BARE, "site", "name", "size")
-_NUMBERED_LINES = _of_lines(_NUMBERED, "name", "folder", "told", "site", "size")
-_OTHER_LINES = re.compile(rb"()()()()()()([^\n]*)\n")
 
 # (line, name, folder, mark, site, size, other); site is scheme and host. Either `line` or `other` is empty. The mark of
 # a numbered list is the line's number there, of others the separator.
@@ -139,18 +149,18 @@ class Form:
         self._named, self._named_lines, self._bare = _NEVER, _OTHER_LINES, _NEVER
         self._order: Callable[[PlainRow], PlainRow] | None = None  # of the groups, where it is not that of a PlainRow
         if numbered:
-            self._named, self._named_lines = _NUMBERED, _NUMBERED_LINES
+            self._named, self._named_lines = _numbered()
         if json or numbered:
             return
         if columns is None or columns.names == ("name", "url"):
             separator = columns.separator if columns is not None else None
-            self._named, self._named_lines = _NAMED[separator], _NAMED_LINES[separator]
+            self._named, self._named_lines = _named(separator)
         elif (plain := _of_columns(columns)) is not _NEVER:
             self._named, self._named_lines = plain, _of_lines(plain, *_GROUPS)
             places = self._named_lines.groupindex
             self._order = cast(Any, itemgetter(0, *(places[group] - 1 for group in _GROUPS), -1))
         if (columns is None or columns.names == ("url",)) and naming == BY_LAST_PART:
-            self._bare = _BARE
+            self._bare = _bare()[0]
 
     @classmethod
     def of_header(cls, raw: bytes, naming: Naming = BY_LAST_PART) -> Form | None:
@@ -208,7 +218,7 @@ class Form:
         are plain ones that have a name where it has none, or the other way round."""
         if self._bare.fullmatch(text, 0, text.find(b"\n")):
             return (
-                (line, name, b"", b"", site, size, other) for line, site, name, size, other in _BARE_LINES.findall(text)
+                (line, name, b"", b"", site, size, other) for line, site, name, size, other in _bare()[1].findall(text)
             )
         found: list[PlainRow] = self._named_lines.findall(text)
         return found if self._order is None else map(self._order, found)

@@ -21,8 +21,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import http_sf
-
 # Name -> length in bytes, the strongest first. The algorithm of a bare value is the first one of its length.
 ALGORITHMS: Mapping[str, int] = {
     "sha512": 64,
@@ -217,6 +215,8 @@ def _amazon(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _structured(value: str) -> dict[str, str]:
     """Repr-Digest and Content-Digest: a Dictionary of Byte Sequences (RFC 9530 §2, RFC 9651 §3.2)."""
+    import http_sf  # costs every start some milliseconds, and few origins send such fields
+
     try:
         members: Any = http_sf.parse(value.encode("ascii", "replace"), tltype="dictionary")
     except ValueError:

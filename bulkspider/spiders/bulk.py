@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How often it is checked whether the last items are through the pipelines.
-ITEMS_SECONDS = 0.02
+# How often it is checked whether the last items are through the pipelines: soon at first, because mostly they are.
+FIRST_ITEMS_SECONDS, ITEMS_SECONDS = 0.001, 0.02
 # With one of these arguments the method `entries` is not used.
 OF_A_LIST_OR_QUEUE = {"list", "queue"}
 
@@ -128,8 +128,10 @@ class BulkSpider(Spider):
         if await job.begin(self.crawler, frontend, rows, run):
             async for ready in job.verify() if job.verifying else job.work():
                 yield ready
+        seconds = FIRST_ITEMS_SECONDS
         while has_items(self.crawler) and not is_closing(self.crawler):
-            await maybe_deferred_to_future(run.wakeup.wait(ITEMS_SECONDS))
+            await maybe_deferred_to_future(run.wakeup.wait(seconds))
+            seconds = min(2 * seconds, ITEMS_SECONDS)
 
     def bulk_answered(self, response: Response) -> Iterator[BulkItem]:
         """Callback of every Request of an entry."""
