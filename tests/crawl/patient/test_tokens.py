@@ -44,8 +44,8 @@ def test_a_run_of_many_lifetimes_with_one_session_and_two_hosts(bulk: Bulk) -> N
     keycloak = Keycloak(life=0.8)
     began = time.monotonic()
 
-    # Each file breaks once on its way, and takes about as long as a token lives.
-    slow = in_turn(cut_after(100_000), trickle(250_000))
+    # Each file breaks once on its way, and takes, with what is left, about as long as a token lives.
+    slow = in_turn(cut_after(100_000), trickle(125_000))
 
     with (
         FaultyOrigin({"token": keycloak.token}) as server,
@@ -138,7 +138,8 @@ def test_who_refuses_is_named_and_nobody_is_asked_again_and_again(bulk: Bulk) ->
         ended = bulk.run(settings=settings)
         assert ended.status == 4, ended.log
         assert {request.headers.get("x-key") for request in download.requests[-4:]} == {"secret"}
-        assert len(keycloak.grants) <= 4
+        # The first run's, one for each host, one renewal, and one for the catalogue if that renewal ended its token.
+        assert len(keycloak.grants) <= 5
 
 
 def test_a_host_behind_a_redirect_that_cannot_be_reached_is_named(bulk: Bulk) -> None:
