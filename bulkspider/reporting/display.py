@@ -196,15 +196,14 @@ def _fit(text: str, width: int) -> str:
 
 @lru_cache(maxsize=16)
 def names_in(names: tuple[str, ...], width: int) -> list[str]:
-    """Each name in exactly `width` cells. Of long ones the folders go first, where the names differ without them, then
-    what they have in common; of a single one the middle."""
+    """Each name in exactly `width` cells. Of long ones the first folders go first, as many as must, where the names
+    differ without any; then what they have in common; of a single one the middle."""
     whole = [visible(name) for name in names]
     bases = [name.rpartition("/")[2] for name in whole]
-    differ = len(set(bases)) == len(set(whole))
-    texts = [
-        f"…/{base}" if differ and base != name and cell_len(name) > width else name
-        for name, base in zip(whole, bases, strict=True)
-    ]
+    texts = whole
+    if len(set(bases)) == len(set(whole)):
+        kept = min((_folders_kept(name, width) for name in whole if cell_len(name) > width), default=0)
+        texts = [_without_folders(name, kept) if cell_len(name) > width else name for name in whole]
     long = {text for text in texts if cell_len(text) > width}
     # A single one has nothing in common with others.
     first = _alike(long) if len(long) > 1 else 0
@@ -213,6 +212,18 @@ def names_in(names: tuple[str, ...], width: int) -> list[str]:
         set_cell_size(_shortened(text, width, first, len(text) - last) if text in long else text, width)
         for text in texts
     ]
+
+
+def _folders_kept(name: str, width: int) -> int:
+    """How many of its last folders there is room for."""
+    parts = name.split("/")
+    return max((kept for kept in range(len(parts) - 1) if cell_len(_without_folders(name, kept)) <= width), default=0)
+
+
+def _without_folders(name: str, kept: int) -> str:
+    """kept: how many of the last folders stay."""
+    parts = name.split("/")
+    return name if kept >= len(parts) - 1 else "/".join(["…", *parts[-kept - 1 :]])
 
 
 def _alike(texts: Collection[str]) -> int:

@@ -175,6 +175,9 @@ def test_of_a_long_name_the_telling_ends_stay() -> None:
         # Folders stay where only they differ.
         (["2023/01/data.nc", "2024/01/data.nc"], 12, ["2023/0…ta.nc", "2024/0…ta.nc"]),
         (["one/reads_1.fq", "two/reads_2.fq"], 12, ["…/reads_1.fq", "…/reads_2.fq"]),
+        # As many as there is room for, of all the same number.
+        (["a/one/reads_1.fq", "a/two/reads_2.fq"], 15, ["…/reads_1.fq   ", "…/reads_2.fq   "]),
+        (["b/a/one/reads_1.fq", "b/a/two/reads_2.fq"], 17, ["…/one/reads_1.fq ", "…/two/reads_2.fq "]),
     ],
 )
 def test_of_several_long_names_that_stays_in_which_they_differ(names: list[str], width: int, shown: list[str]) -> None:
