@@ -18,6 +18,8 @@ ERROR_MAX_BYTES = 64 * 1024
 # One short sentence, or two.
 SENTENCE_MAX_BYTES = 400
 SENTENCE_LINES_MAX = 3
+# Of a sentence in Latin-1 no more than one letter of so many is not of ASCII.
+LATIN_1_PART = 4
 
 
 class Content(enum.Enum):
@@ -100,6 +102,9 @@ _JSON_ERROR = re.compile(
 )
 # A pointer file of Git LFS, which some servers send instead of the file (its specification, "The Pointer").
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
+# Letters and signs of Latin-1 beside those of ASCII; a binary file so short has other bytes, too.
+_LATIN_1 = re.compile(rb"[\t\r\n\x20-\x7e\xa0-\xff]*")
 _WORDS = re.compile(r"[\w'\"(\[*¡¿-].*\w\W+\w.*")
 _WORD = re.compile(r"[^\W\d_]{2,}[.!]?")
 
@@ -117,7 +122,7 @@ def look(name: str, first: bytes, size: int, *, pages: bool = False) -> Content:
     ending = _ending(name)
     if ending not in _BINARY or not first or _begins_as(ending, first):
         return Content.AS_NAMED
-    text = first.removeprefix(b"\xef\xbb\xbf").lstrip()
+    text = _in_utf8(first).lstrip()
     if _HTML.match(text):
         return Content.OTHER_TYPE if pages else Content.ANSWER
     if _is_answer(text, len(first), size):
@@ -128,6 +133,14 @@ def look(name: str, first: bytes, size: int, *, pages: bool = False) -> Content:
 
 def _ending(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[2].lower() if "." in name else ""
+
+
+def _in_utf8(first: bytes) -> bytes:
+    """Without its byte order mark; text in UTF-16, as servers of some systems send it, is told by that mark."""
+    for mark, charset in _MARKS.items():
+        if first.startswith(mark):
+            return first[len(mark) :].decode(charset, "replace").encode("utf-8", "replace")
+    return first
 
 
 def _begins_as(ending: str, first: bytes) -> bool:
@@ -156,7 +169,9 @@ def _is_sentence(text: bytes) -> bool:
     try:
         told = text.decode("utf-8")
     except UnicodeDecodeError:
-        return False
+        if _LATIN_1.fullmatch(text) is None or sum(byte > 0x7E for byte in text) * LATIN_1_PART > len(text):
+            return False
+        told = text.decode("latin-1").replace("\xa0", " ")
     lines = [line.strip() for line in told.splitlines() if line.strip()]
     if not 1 <= len(lines) <= SENTENCE_LINES_MAX or not all(line.isprintable() for line in lines):
         return False

@@ -64,6 +64,9 @@ V7_TAR = tarred()[:257] + bytes(255)
         ("x.xz", b"Forbidden", Content.ANSWER),
         ("x.bz2", b"Error 503: try again later.\nContact: ops@example.org", Content.ANSWER),
         ("x.mp4", b"Access denied", Content.ANSWER),
+        ("x.fa.gz", PAGE.decode().encode("utf-16"), Content.ANSWER),
+        ("x.zip", b"\xfe\xff" + "Zu viele Anfragen".encode("utf-16-be"), Content.ANSWER),
+        ("x.h5", "Accès refusé".encode("latin-1"), Content.ANSWER),
         ("dir.d/X.TAR.GZ", PAGE, Content.ANSWER),
         # As named.
         ("x.tar.gz", gzip.compress(b"x", mtime=0), Content.AS_NAMED),
@@ -89,6 +92,8 @@ V7_TAR = tarred()[:257] + bytes(255)
         ("big.json.gz", b'{"error": "of a measurement", ' + b" " * 70_000, Content.OTHER_TYPE),
         ("notes.txt.gz", b"one two three\n" * 100, Content.OTHER_TYPE),
         ("x.bam", bytes(range(256)), Content.OTHER_TYPE),
+        ("x.gz", b"\xff\xfe" + bytes(range(256)), Content.OTHER_TYPE),
+        ("x.gz", b"\xe9\xe8\xea ab \xff\xfd\xfc", Content.OTHER_TYPE),
         # Names that promise nothing.
         ("x.html", PAGE, Content.AS_NAMED),
         ("x.bin", PAGE, Content.AS_NAMED),
