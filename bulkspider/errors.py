@@ -417,6 +417,7 @@ class AttemptError(BulkError):
     origin_wide: True when it speaks of the whole origin (unreachable, busy), not of this entry alone.
     cause: the error that led to this one.
     meaning: what the refusal says of itself.
+    redirected_to: the host:port that failed, where it is not the one of the list but one to which a redirect led.
     """
 
     def __init__(
@@ -435,6 +436,7 @@ class AttemptError(BulkError):
         self.origin_wide = origin_wide
         self.cause = cause
         self.meaning = Meaning.UNSAID
+        self.redirected_to: str | None = None
 
 
 def too_large(size: int | None, capacity: int | None, limit: int | None = None) -> AttemptError | None:

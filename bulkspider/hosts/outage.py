@@ -36,7 +36,7 @@ class Outage:
 
     since: when it began, None while the origin works. error: what was wrong of late. closed_until: nothing is asked
     before. heard_of: the origin has answered in this run. is_last: it is the last pass, in which an outage is not
-    waited for.
+    waited for. served_by: the host:port that gave a file last, itself or one to which it sent us.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class Outage:
         self.closed_until = 0.0
         self.heard_of = False
         self.is_last = False
+        self.served_by: str | None = None
         self._name = name
         self._options = options
         self._pauses = pauses
@@ -96,6 +97,12 @@ class Outage:
         self._failing[budget] = None
         failing = max(len(self._failing), len(self._failed_since))
         return failing >= SEVERAL_ENTRIES or budget.served_at is not None or self.since is not None
+
+    def is_elsewhere(self, error: AttemptError) -> bool:
+        """It works, and one of the hosts to which it sends us does not: that holds up nobody who is sent elsewhere."""
+        return (
+            self.since is None and error.redirected_to is not None and self.served_by not in (None, error.redirected_to)
+        )
 
     def is_of_401(self) -> bool:
         """It has refused whoever asked, often enough not to be asked by a thousand entries one after the other."""

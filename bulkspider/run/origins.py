@@ -176,10 +176,12 @@ class Origin:
             self.outage.begin_probe(now)
         self.crowd.begins(self.connections, now)
 
-    def heard(self, status: int, now: float) -> None:
-        """The head of an answer has come. Not called for a redirect, which does not show that the file's host works."""
+    def heard(self, status: int, now: float, by: str | None = None) -> None:
+        """The head of an answer has come. Not called for a redirect, which does not show that the file's host works.
+        by: the host:port that it came from, where we were sent to another one."""
         first, self.outage.heard_of = not self.outage.heard_of, True
         if status < 300 and status != 202:
+            self.outage.served_by = by or self.name
             self.moved(now)
         if first:
             self._opened()
@@ -287,7 +289,8 @@ class Origin:
             return GiveUp(error)
         if status is not None and error.retry_after is not None and not error.origin_wide:
             return _again(self._pauses.later(error, budget, now), error)
-        if status is None and error.origin_wide:
+        works = works or self.outage.is_elsewhere(error)
+        if status is None and error.origin_wide and not self.outage.is_elsewhere(error):
             return self._outage(error, budget, now)
         before_answer = error.code in ("lost", "headers_timeout") or (status or 0) >= 500
         if not before_answer or budget.own or works:

@@ -119,6 +119,8 @@ class _Sender:
             return cast("Head", await self.wait(self._run.wire.exchange(request, self.headers(asked))))
         except AttemptError as error:
             source = origin_of(request.url)
+            if source != origin_of(self._listed_url):
+                error.redirected_to = source
             if source not in error.message and source != origin_of(self._listed_url):
                 error.message += f" ({source}, to which a redirect led)"
             raise
@@ -259,7 +261,7 @@ class Exchange:
     def _tell_origin(self, status: int) -> None:
         """The host has answered, so it works; so does the list's own host if it sent us there."""
         for name in {self.source, self._download.origin}:
-            self._run.origins[name].heard(status, self._run.clock.now())
+            self._run.origins[name].heard(status, self._run.clock.now(), by=self.source)
 
     async def hear(self, head: Head, error: AttemptError) -> None:
         """Adds the server's reason, from the body, to the error of a refusal; the body is read or dropped."""

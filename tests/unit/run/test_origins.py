@@ -82,6 +82,30 @@ def test_errors_that_are_no_attempts_are_final() -> None:
     assert isinstance(origin().after(Outcome(error=BulkError("x")), Budget(), 0), GiveUp)
 
 
+def test_a_host_behind_a_redirect_that_is_down_is_no_outage_of_one_that_sends_others_elsewhere() -> None:
+    one, budget = origin(), Budget()
+    refused = AttemptError("the connection was refused", code="refused", origin_wide=True)
+    refused.redirected_to = "mirror.example:443"
+    one.heard(206, 10.0, by="cdn.example:443")
+    assert isinstance(one.after(Outcome(error=refused), budget, 20.0), Again)
+    assert one.outage.since is None
+    assert one.outage.closed_until <= 20.0
+    for second in range(1, 100):
+        if isinstance(one.after(Outcome(error=refused), budget, 20.0 + second), GiveUp):
+            break
+    assert budget.is_spent
+
+
+def test_a_host_to_which_all_are_sent_is_waited_for() -> None:
+    one, budget = origin(), Budget()
+    refused = AttemptError("the connection was refused", code="refused", origin_wide=True)
+    refused.redirected_to = "cdn.example:443"
+    one.heard(206, 10.0, by="cdn.example:443")
+    assert isinstance(one.after(Outcome(error=refused), budget, 20.0), Again)
+    assert one.outage.since == 20.0
+    assert not budget.fruitless
+
+
 # --- Budgets ----------------------------------------------------------------------------------------------------------
 
 
