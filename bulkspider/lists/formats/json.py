@@ -61,6 +61,10 @@ def _objects(given: Given, blocks: Iterable[bytes], places: Places) -> Iterator[
     except (ijson.JSONError, UnicodeDecodeError) as error:
         what = f"the JSON is damaged or cut off ({str(error).partition(chr(10))[0].strip()})"
         given.note(line, EntryError(what, "download it again"))
+    except (SystemError, ValueError):
+        # So a number is refused that has more digits than Python reads (sys.get_int_max_str_digits); how, depends on
+        # the parser that ijson has here.
+        given.note(line, EntryError("a number in the JSON is too long", "download it again"))
 
 
 def _is_file(keys: list[str | None], kind: str, key: str | None, places: Places) -> bool:

@@ -386,6 +386,12 @@ BROKEN = {
         3,
         "other keys",
     ),
+    "zenodo with a number without end": (
+        '{"files": [\n{"size": ' + "9" * 5000 + "}]}",
+        {"format": "zenodo"},
+        2,
+        "too long",
+    ),
     "zenodo cut off": ('{"files": [\n{"checksum": "md5:' + MD5 + '",\n"links"', {"format": "zenodo"}, 3, "cut off"),
     "figshare": ('{"files": [\n{"computed_md5": "x", "name": "a"}]}', {}, 2, "other keys"),
     "dataverse": ('{"data": {"files": [\n{"dataFile": {"filename": "a"}}]}}', {"base": "http://h/"}, 2, "other keys"),
