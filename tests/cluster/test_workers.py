@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import threading
@@ -20,6 +21,9 @@ from support.proxy import Proxy
 from support.workers import LEASE, Cluster, Throttled, lines_of
 
 KIB = 1024
+
+SABOTAGE = Path(__file__).parents[1] / "support" / "sabotage"
+DAY_SECONDS = 24 * 3600
 
 
 def test_workers_killed_at_random_and_a_killed_redis_lose_and_spoil_nothing(
@@ -361,3 +365,25 @@ def test_a_worker_whose_proxy_dies_leaves_the_host_to_others(tmp_path: Path) -> 
         cluster.assert_all_done(bodies)
         assert "works for others; it is left to them" in ended[1].log
         assert 0 < ended[1].log.count("back to the queue") <= 24, "it does not take them again and again"
+
+
+def test_workers_whose_clocks_are_wrong_keep_to_the_cap_and_end_the_job(tmp_path: Path) -> None:
+    """A day fast and a day slow: leases, pauses and caps go by the clock of Redis alone."""
+    bodies = {f"{n}.bin": make_body(100 * KIB + n, str(n)) for n in range(16)}
+    throttle = Throttled(200 * KIB)
+    late = {"late.bin": make_body(1000, "late")}
+    with FaultyOrigin() as origin, FaultyOrigin() as other, Cluster(tmp_path) as cluster:
+        cluster.push(lines_of({origin: bodies}, lambda: throttle), cap=4)
+        cluster.push(lines_of({other: late}, lambda: busy(503, 1, 1)))
+        workers = [
+            cluster.start(environment={"PYTHONPATH": str(SABOTAGE), "SABOTAGE": json.dumps({"clock": seconds})})
+            for seconds in (DAY_SECONDS, -DAY_SECONDS)
+        ]
+        cluster.wait_for(lambda job: len(job.status().workers) == 2)
+        ended = [cluster.wait(worker) for worker in workers]
+        assert [e.status for e in ended] == [0, 0], cluster.logs()
+        assert ended[1].log[:10] < ended[0].log[:10], "their logs have the dates of their clocks"
+        assert throttle.most == 4
+        first_ask, again = other.requests
+        assert again.time - first_ask.time >= 0.9
+        cluster.assert_all_done(bodies | late)

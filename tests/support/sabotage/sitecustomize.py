@@ -1,9 +1,10 @@
 """Breaks threads, memory and system calls of a crawl, as an environment variable says; put on PYTHONPATH by tests.
 
-SABOTAGE is a JSON object: "refuse": name of threads (the beginning is enough, "" for all) that cannot be started, after
-"after" of them; "hang": a function's name ("module:Class.name") that never comes back; "raise": {function: name of an exception}.
-"set": {"module:name": value}. "outside": true, whoever asks for an address that is not on this machine waits for ever,
-as behind a firewall that swallows packets, and is noted.
+SABOTAGE is a JSON object: "refuse": name of threads (the beginning is enough, "" for all) that cannot be started,
+after "after" of them; "hang": a function's name ("module:Class.name") that never comes back; "raise": {function: name
+of an exception}. "set": {"module:name": value}. "clock": the machine's clock is so many seconds fast. "outside":
+true, whoever asks for an address that is not on this machine waits for ever, as behind a firewall that swallows
+packets, and is noted.
 """
 
 import builtins
@@ -122,3 +123,9 @@ if plan.get("outside"):
     )
 if "refuse" in plan:
     refuse_threads(plan["refuse"], plan.get("after", 0))
+if "clock" in plan:
+    import time
+
+    of_machine, of_machine_ns = time.time, time.time_ns
+    time.time = lambda: of_machine() + plan["clock"]
+    time.time_ns = lambda: of_machine_ns() + plan["clock"] * 1_000_000_000
