@@ -1,9 +1,9 @@
 """The caller's side of the child process in which a crawl runs.
 
 What goes over the pipes is JSON, a message a line. To the child: a head (settings, `sys.path`, folders), then a row for
-each entry, then an empty line; afterwards its standard input only stays open. Its end ends the crawl, whatever ended
-the caller: a file descriptor is closed by the kernel even after `kill -9`. From the child, each message an object with
-one key: `log`, `progress`, `row`, and at last `refused` or `ended`.
+each entry, then an empty line; afterwards its standard input only stays open. When it is closed the crawl ends, also if
+the caller was killed, because the kernel closes its descriptors. From the child, each message is an object with one
+key: `log`, `progress`, `row`, and at last `refused` or `ended`.
 
 Nothing of the caller's process is changed, and no other thread, handler or reactor is needed: reading blocks.
 """
@@ -24,8 +24,7 @@ import bulkspider
 
 # The child ends by itself 60 seconds after it was told to, whatever hangs (`commands/process.py`).
 STOP_SECONDS = 75.0
-# The folder in which the package lies: `python -m` finds it there, also when the caller has found it by a `sys.path`
-# that it made itself.
+# The folder that contains the package, so that `python -m` finds it even if the caller has changed its own `sys.path`.
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(bulkspider.__file__)))
 
 
@@ -34,7 +33,7 @@ class Child:
     everything else in the one that made it."""
 
     def __init__(self) -> None:
-        # In a session of its own: a Ctrl-C of the terminal is the caller's, who ends the child in order.
+        # In a session of its own: Ctrl-C in the terminal goes to the caller only, which then stops the child.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bulkspider.api.crawl"],
             stdin=subprocess.PIPE,
@@ -49,11 +48,11 @@ class Child:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stops it when it has not come to its end, and waits for that."""
+        """Stops the child if it has not ended, and waits for its end."""
         assert self._process.stdout is not None
         try:
             self.stop()
-            # What it still has to say must not block it.
+            # Its last messages must be read, or it would block.
             reader = threading.Thread(target=self._drain, name="bulkspider-drain", daemon=True)
             reader.start()
             self._process.wait(STOP_SECONDS)
@@ -77,11 +76,12 @@ class Child:
         with self._closing, suppress(OSError):
             self._sending = False
             if not self._process.stdin.closed:
-                # The raw file: what is buffered is not to be sent any more, and closing must not wait for that.
+                # The raw file: buffered bytes are not sent any more, so that closing does not wait.
                 self._process.stdin.raw.close()  # type: ignore[attr-defined]
 
     def send(self, head: Mapping[str, Any], rows: Iterable[str]) -> None:
-        """Says what is to be done. rows: a line of JSON for each entry. A child that has ended is no error here."""
+        """Sends the head and the entries. rows: a line of JSON for each entry. A child that has ended is no error
+        here."""
         assert self._process.stdin is not None
         pipe = self._process.stdin
         try:
@@ -95,7 +95,7 @@ class Child:
                 self.stop()
 
     def messages(self) -> Iterator[dict[str, Any]]:
-        """What it says, to its end; what it logs goes to the loggers of the same names here."""
+        """Its messages, until it ends; its log records go to the loggers of the same names in this process."""
         assert self._process.stdout is not None
         for line in self._process.stdout:
             message = json.loads(line)

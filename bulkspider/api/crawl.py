@@ -1,8 +1,8 @@
 """The child process in which the crawl of `bulkspider.fetch` runs: `python -m bulkspider.api.crawl`.
 
-Not for people: what it reads and writes is described in `child.py`. It ends in order, as by SIGTERM, when its standard
-input ends or its parent is gone (a process that the parent forked meanwhile may hold the other end of the pipe).
-Standard output belongs to the messages; what a hook prints goes to standard error.
+Not for people: `child.py` describes what it reads and writes. It stops as after SIGTERM when its standard input is
+closed or its parent is gone (a process that the parent forked meanwhile may hold the other end of the pipe). Standard
+output is only for the messages; what a hook prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ PARENT_SECONDS = 1.0
 
 
 class Messages:
-    """Messages to the parent, from any thread. When nobody reads them any more, the end of standard input is near."""
+    """Sends messages to the parent, from any thread. Errors are ignored: if the parent is gone, standard input ends,
+    too."""
 
     def __init__(self, pipe: BinaryIO) -> None:
         self._pipe = pipe
@@ -49,8 +50,8 @@ _ending = threading.Lock()
 
 
 def end_crawl() -> None:
-    """In order where a crawl is under way, else at once. Harmless when done again: a second signal would be somebody
-    who insists."""
+    """Stops the crawl if one is under way, else ends the process at once. Only the first call sends a signal: a second
+    signal would end the process without the usual stop."""
     if _ending.acquire(blocking=False):
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -93,7 +94,8 @@ def watch() -> None:
 
 
 def rows_of(pipe: BinaryIO) -> Iterator[bytes]:
-    """The lines up to the empty one. Ends the process when the parent leaves before: half a list is none."""
+    """The lines up to the empty one. Ends the process if the parent is gone before, because the list is not
+    complete."""
     while line := _read(pipe).rstrip(b"\n"):
         yield line
 
@@ -114,7 +116,7 @@ class Reporter:
         self._progress = progress
 
     def connect(self) -> None:
-        """To the signals of the crawl, which do not keep it: the caller does."""
+        """Connects to the signals of the crawl, which hold only weak references: the caller must keep this object."""
         from scrapy import signals
 
         self._crawler.signals.connect(self._opened, signals.spider_opened)
@@ -162,7 +164,7 @@ class Reporter:
 
 
 def crawl(head: dict[str, Any], messages: Messages, pipe: BinaryIO) -> int:
-    """Runs the spider; returns the exit status that DESIGN promises. Raises BulkError before anything was begun."""
+    """Runs the spider; returns its exit status (docs/command.md). Raises BulkError before anything was begun."""
     from scrapy.crawler import AsyncCrawlerProcess, CrawlerProcess
     from scrapy.settings import Settings
 

@@ -1,8 +1,8 @@
-"""`bulkspider.fetch` and `bulkspider.fetch_async`: a list of files, fetched from within any Python program.
+"""`bulkspider.fetch` and `bulkspider.fetch_async`: fetch a list of files from any Python program.
 
-The caller's program is left as it was: the crawl runs in a child process (`child.py`), which is told the entries and
-tells the rows. `fetch` blocks its thread; `fetch_async` has one of its own for that, so that any number can wait in
-one event loop.
+The crawl runs in a child process (`child.py`), which gets the entries and sends the rows back, so that nothing in the
+caller's process is changed. `fetch` blocks its thread; `fetch_async` uses a thread of its own, so that any number of
+calls can wait in one event loop.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from bulkspider.api.shown import Shown
 from bulkspider.errors import cure
 from bulkspider.options import plural
 
-# What is told of the files that failed, in one sentence.
+# Failed files that the message of a FetchError names.
 TOLD_FAILURES = 3
 DONE = ("verified", "complete", "unproven")
 
@@ -29,9 +29,9 @@ DONE = ("verified", "complete", "unproven")
 class FetchError(Exception):
     """Something was not fetched.
 
-    rows: what became of the entries that were begun, as `fetch` returns them; empty when nothing was. exit_status: what
-    `scrapy bulk` would have ended with: 1 nothing was begun (an entry, a setting or the output folder is at fault), 3
-    calling again may help, 4 only failures that a further call cannot cure.
+    rows: of the entries that were begun, as `fetch` returns them; empty when none was. exit_status: as of `scrapy
+    bulk`: 1 nothing was begun (an entry, a setting or the output folder is wrong), 3 calling again may help, 4 only
+    failures that a further call cannot cure.
     """
 
     def __init__(self, message: str, rows: list[dict[str, Any]], exit_status: int) -> None:
@@ -40,12 +40,12 @@ class FetchError(Exception):
         self.exit_status = exit_status
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Workflow engines send it from process to process."""
+        """For pickle: workflow engines send the exception from process to process."""
         return FetchError, (str(self), self.rows, self.exit_status)
 
 
 class Bar(Protocol):
-    """A progress bar as tqdm's: `total` is what `update` will have been given in the end."""
+    """A progress bar like tqdm's. total: the sum of all values that `update` will get."""
 
     total: Any
 
@@ -76,7 +76,7 @@ def fetch(
 
     What is done already is not fetched again: the same call goes on where an earlier one was stopped. Calls at the same
     time may share a folder. Raises FetchError when something failed, was stopped, or could not be begun; TypeError or
-    ValueError, before anything is begun, where an argument is nothing that it may be.
+    ValueError, before anything is begun, for a wrong argument.
     """
     call = _Call(entries, output, jobs=jobs, segments=segments, settings=settings)
     with _telling(progress) as tell:
@@ -92,7 +92,7 @@ async def fetch_async(
     settings: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> list[dict[str, Any]]:
-    """As `fetch`, for a running asyncio loop. Cancelling it stops the crawl in order: every byte is kept.
+    """As `fetch`, for a running asyncio loop. Cancelling it stops the crawl; every byte is kept.
 
     `progress` is called in the loop, `entries` is read in another thread.
     """

@@ -1,7 +1,6 @@
-"""What a caller gives, checked before a process is started, and as lines of JSON for it.
+"""Checks the arguments of `fetch` before the child process is started, and makes lines of JSON of the entries.
 
-A mistake of the caller is Python's own TypeError or ValueError, at once; what an entry's values are worth is told by
-the process of the crawl, which knows lists.
+A wrong argument raises TypeError or ValueError at once; the values of an entry are checked by the child process.
 """
 
 from __future__ import annotations
@@ -62,7 +61,7 @@ def output_folder(output: object) -> str:
 
 
 def row_of(entry: object, number: int) -> Mapping[str, Any]:
-    """An entry in any of its forms. Raises TypeError for what is none; what its values are worth the child says."""
+    """An entry in any of its forms. Raises TypeError for another type; the values are checked by the child process."""
     if isinstance(entry, str):
         return {"url": entry}
     if isinstance(entry, (tuple, list)):
@@ -85,7 +84,7 @@ def rows(entries: Iterable[Entry | str]) -> Iterator[str]:
 
 
 def plain_settings(settings: object) -> dict[str, Any]:
-    """Settings as they cross to another process. Raises TypeError."""
+    """Settings as plain values that can be sent to another process. Raises TypeError."""
     if settings is None:
         return {}
     if not isinstance(settings, Mapping):

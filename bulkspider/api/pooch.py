@@ -2,8 +2,8 @@
 
     registry.fetch("big.nc", downloader=bulkspider.pooch)
 
-pooch names a temporary file, proves its hash and renames it. Here the file is fetched in a folder beside that one, so
-that a download that was stopped goes on with the next call, and is then moved to where pooch wants it.
+pooch names a temporary file, checks its hash and renames it. Here the file is fetched in a folder beside that one, so
+that a download that was stopped goes on with the next call; then it is moved to the name that pooch gave.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from bulkspider.api.fetch import fetch
 from bulkspider.entries.urls import normal_url, url_key
 
-# In the folder of pooch's cache; goes with its last part.
+# In the folder of pooch's cache; removed with its last part.
 FOLDER = ".bulkspider-pooch"
 
 

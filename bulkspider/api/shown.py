@@ -1,4 +1,4 @@
-"""`progress=True`: how a fetch stands, in one line that changes where it can: in a notebook's cell, in a terminal.
+"""`progress=True`: one line with the progress of a fetch, which changes in place in a notebook's cell or a terminal.
 
 Elsewhere (the log of a CI job, a file) it is a line of its own every half minute, without a control character.
 """
@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from bulkspider.options import clock, human, plural
 
-# Between two lines where none can be changed.
+# Time between two lines where a line cannot be changed in place.
 CALM_SECONDS = 30.0
 # Erases what a longer line has left (ECMA-48, EL).
 _REST = "\x1b[K"

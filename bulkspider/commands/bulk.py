@@ -1,10 +1,10 @@
-"""`scrapy bulk LIST`: the spider for people who have no project. Works anywhere.
+"""`scrapy bulk LIST`: the spider without a project.
 
-Decides what the words of the command line mean to the spider and to Scrapy's settings. Every option is a spider
-argument or a setting under another name, except `--dry-run` and URLs in the place of a list, which only this command
-has. What is done, and the exit status, is the business of `startup.py`.
+Translates the command line into spider arguments and Scrapy settings. Every option is a spider argument or a setting
+under another name, except `--dry-run` and URLs instead of a list, which only this command has. `startup.py` runs the
+spider and computes the exit status.
 
-Every scrapy command of an environment imports this module, whatever is to be run; hence the late imports.
+Every scrapy command of an environment imports this module, whichever is run; hence the late imports.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Command(BaseRunSpiderCommand):
         add("--version", action="version", version=_version(), help="show the versions of bulkspider and Scrapy")
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
-        # What is made from here on stays: `startup.py` switches it on again when the crawl has begun.
+        # Objects that are made while the crawl begins live to its end; `startup.py` switches the collector on again.
         gc.disable()
         from bulkspider.commands.startup import calm
 
@@ -217,7 +217,7 @@ class Command(BaseRunSpiderCommand):
             if getattr(opts, flag):
                 self.settings.setdict(wanted, "cmdline")
         calm(self.settings)
-        # Where BULK_FRESH_URL and the like are looked for, as in a project's own folder.
+        # So that the functions of BULK_FRESH_URL and the like are found in the current folder, as in a project.
         sys.path.append(os.getcwd())
         for option, names in self.options.items():
             if (value := getattr(opts, option)) is not None:

@@ -1,6 +1,6 @@
 """`scrapy bulkqueue`: fills, shows and steers the queue that workers on many machines share (`queue/`).
 
-Every scrapy command of an environment imports this module, whatever is to be run; hence the late imports.
+Every scrapy command of an environment imports this module, whichever is run; hence the late imports.
 """
 
 from __future__ import annotations

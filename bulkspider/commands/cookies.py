@@ -1,10 +1,9 @@
-"""Cookies, from the first one on.
+"""Loads Scrapy's middleware for cookies only when there is a cookie.
 
-Scrapy's middleware for cookies comes with libraries that take a tenth of the time to the first request, and looks
-through its jars for every request. Hardly any server of large files sets a cookie. Until one does, or a request brings
-its own, there is nothing that it could do; from then on it does everything, as ever, but asks nobody for
-the list of suffixes (`components/cookies.py`). `startup.py` puts this one in its place, unless the user has said
-anything about it.
+The libraries of Scrapy's middleware for cookies take a tenth of the time to the first request, and it searches its
+cookies for every request. Hardly any server of large files sets a cookie. Until one does, or a request has one, the
+middleware has nothing to do; from then on it works as usual, but without a download of the suffix list
+(`components/cookies.py`). `startup.py` puts this class in its place, unless the user has configured it.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class Cookies:
 
 
 def wait_for_the_first_cookie(settings: BaseSettings) -> None:
-    """Puts ours in the place of Scrapy's, where that stands as Scrapy has put it."""
+    """Puts ours in the place of Scrapy's, if the user has not moved or replaced that."""
     base: Any = settings[BASE_MIDDLEWARES]
     if SCRAPYS_COOKIES in base and not mentions_cookies(settings):
         base[f"{__name__}.{Cookies.__name__}"] = base.pop(SCRAPYS_COOKIES)

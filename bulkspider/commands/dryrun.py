@@ -1,9 +1,8 @@
-"""The dry run: the engine of a run with another way to ask, and with no file at the end.
+"""The dry run: works as a run, but asks for one byte of each file and writes nothing.
 
-The same dispatcher, fetch, slots and origins work through the list, and the same exchange judges the answers; so what
-is told here is what a run would meet. Three things differ: each request asks for the first byte only (`Probe`); each
-URL is asked for once, and an origin that does not answer is soon given up; and what is found out goes to `survey.py`
-instead of the disk. Nothing is written.
+The same dispatcher, fetch, slots and origins work through the list, and the same exchange judges the answers, so that
+the result is what a run would meet. Three things differ: each request asks for the first byte only (`Probe`); each URL
+is asked once, and an origin that does not answer is given up soon; the results go to `survey.py` instead of the disk.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# An origin that has not answered so often in a row is not asked for its other entries.
+# An origin that has not answered this many requests in a row is not asked for its other entries.
 TRIES = 3
 
 
@@ -109,7 +108,7 @@ class DryRunJob(ListJob):
     once = True
 
     async def look(self, crawler: Crawler, frontend: SpiderFrontend, findings: Findings, run: Run) -> None:
-        """The crawl has begun. What would keep a run from its start is told, and the rest all the same."""
+        """The crawl has begun. Notes what would prevent the start of a run, and asks for the entries all the same."""
         survey, folder = findings.survey, self.folder
         assert isinstance(folder, UntouchedFolder)
         obstacles = []
@@ -126,7 +125,7 @@ class DryRunJob(ListJob):
                 self._dispatcher.sums = await self._prepared.remote_sums.fetch(crawler)
         except UsageError as error:
             obstacles.append(str(error))
-        # One is enough to stop a run.
+        # One obstacle is enough to stop a run.
         survey.obstacles = survey.obstacles or obstacles[:1]
 
     async def end(self) -> None:
@@ -136,7 +135,7 @@ class DryRunJob(ListJob):
 
 
 class Unproven(Proofs):
-    """Where only a hash could tell whether a file is right, the dry run says so, and does not read the file."""
+    """Where only a hash can decide whether a file is right, notes that, and does not read the file."""
 
     def __init__(self, survey: Survey, *args: Any, asker: str) -> None:
         super().__init__(*args, asker=asker)
@@ -148,7 +147,7 @@ class Unproven(Proofs):
 
 
 class Findings:
-    """What becomes of the entries, for the survey. There are no items (`spiders.frontend.Items`)."""
+    """Tells the survey how entries end. There are no items (`spiders.frontend.Items`)."""
 
     busy = False
     finishing: Collection[Download] = ()
@@ -169,13 +168,13 @@ class Findings:
         """There are no items."""
 
     def bad_line(self, line: int, name: str, error: BulkError) -> None:
-        """The check of the list has told them."""
+        """Nothing to do: the check of the list has reported it."""
 
     def lose(self, download: Download) -> None:
-        """Nobody can drop an item that is not there."""
+        """Nothing to do: there are no items."""
 
     def finish(self, download: Download) -> Deferred[LedgerLine | None]:
-        """The origin would give the file: the line that a run might write."""
+        """The origin would send the file. Returns the ledger line that a run might write."""
         entry = download.entry
         size = download.part.state.total
         held = bytes_held(download.path)

@@ -1,8 +1,7 @@
-"""`scrapy list`: Scrapy's own, after the add-ons have said which spiders there are, as `scrapy crawl` lets them.
+"""`scrapy list`: Scrapy's own, but it also applies the add-ons' SPIDER_MODULES, as `scrapy crawl` does.
 
-Scrapy's own does not ask the add-ons, so that it does not know `bulk`, and Scrapyd, which goes by it, would refuse to
-run it. Nothing else is changed, and nothing at all in a project without add-ons. Every scrapy command of an environment
-imports this module.
+Scrapy's own does not know the spider `bulk`, and Scrapyd, which uses this command, would refuse to run it. Nothing else
+is changed, and nothing at all in a project without add-ons. Every scrapy command of an environment imports this module.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What our own commands change for their whole process, which has one crawl and nothing else to lose.
+"""What our own commands change in their process, which runs one crawl and nothing else.
 
-A plugin in somebody else's process does none of this. Here every descriptor is used that the system allows, and a
-signal ends the process even when the main thread does not come back to its work (it waits for a disk, or for whoever
-reads its log).
+Not done in processes of other programs. Here all descriptors are used that the system allows, and a signal ends the
+process even if the main thread is blocked (by a disk, or by the reader of its log).
 """
 
 from __future__ import annotations
@@ -19,10 +18,9 @@ from typing import Any
 
 from bulkspider.run.stopping import listen
 
-# Seconds after the first signal in which an orderly stop must have come to its end (a crawl gives up the threads that
-# hang some time before, `run.py`).
+# How long a stop may take after the first signal (a crawl gives up threads that hang some time before, `run/run.py`).
 END_SECONDS = 60.0
-# This many signals are obeyed at once.
+# After this many signals the process ends at once.
 INSISTING = 3
 
 
@@ -48,8 +46,8 @@ def raise_descriptors() -> None:
 
     @contextmanager
     def old_limit() -> Iterator[None]:
-        """A process of `subprocess` runs no Python of ours before it is another program, so it inherits what we have
-        at that moment. What is open stays open; nothing else can be lowered for a child alone."""
+        """Lowers the limit of this process while a child of `subprocess` is started, because the child inherits it and
+        runs no code of ours before. Descriptors that are open stay open."""
         with starting:
             resource.setrlimit(resource.RLIMIT_NOFILE, (old, hard))
             try:
@@ -67,8 +65,8 @@ def raise_descriptors() -> None:
 
 
 def obey_signals() -> None:
-    """The process ends END_SECONDS after the first signal that is to end it, or with the third one, whatever hangs:
-    as `kill -9` would end it, which costs nothing that is on disk."""
+    """The process ends END_SECONDS after the first signal, or at the third one, whatever hangs: as by `kill -9`, which
+    loses nothing that is on disk."""
     heard: list[int] = []
 
     def end(*_: Any) -> None:

@@ -1,4 +1,4 @@
-"""How our commands run the spider: check first, crawl, and end with the exit status that DESIGN promises.
+"""How our commands run the spider: check first, crawl, and end with the exit status of docs/command.md.
 
 The list, the settings and the output folder are checked before the reactor starts, so that a mistake ends with one
 clear sentence instead of a traceback. Where the list is made by a walk, that is a first crawl in the same process.
@@ -38,12 +38,12 @@ if TYPE_CHECKING:
     from bulkspider.commands.survey import Survey
     from bulkspider.walk.record import Walked
 
-# What Scrapy tells of itself at INFO. It stays when the user asks for a LOG_LEVEL.
+# Loggers of Scrapy with INFO lines about itself. They are hidden unless the user asks for a LOG_LEVEL.
 HOUSEKEEPING = ("scrapy.addons", "scrapy.core.engine", "scrapy.crawler", "scrapy.middleware", "scrapy.utils.log")
-# Which make a record for every request and item that nobody sees at INFO.
+# Loggers with a DEBUG record for every request and item.
 CHATTY = ("scrapy.core.engine", "scrapy.core.scraper")
 
-# Components that Scrapy imports, with large libraries, to be told by these settings that they are not wanted.
+# Components that import large libraries only to read in these settings that they are switched off.
 SWITCHED = {
     "COOKIES_ENABLED": (BASE_MIDDLEWARES, SCRAPYS_COOKIES),
     "REMOTE_CONTROL_ENABLED": ("EXTENSIONS_BASE", "scrapy.extensions.remote_control.RemoteControl"),
@@ -78,7 +78,7 @@ def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str,
 
 
 def run_prepared(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str], prepared: Prepared) -> int:
-    """The same, with what was checked already."""
+    """The same, with arguments that were checked already."""
     _start_lightly(process, crawler)
     refusal = _begin(crawler)
     _crawl(process, crawler, arguments, prepared)
@@ -91,26 +91,26 @@ def _crawl(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, s
 
 
 def _finish(process: CrawlerProcessBase, crawler: Crawler, refusal: _Refusal) -> int:
-    """Runs what was begun to its end; returns the exit status."""
+    """Runs the crawl to its end; returns the exit status."""
     process.start()
-    gc.freeze()  # the interpreter is about to look through all of it once more, in vain
+    gc.freeze()  # else the interpreter would search all objects once more at its end
     if refusal.status is not None:
         return refusal.status
     if process.bootstrap_failed:
-        return 1  # it may have no extensions that could be asked for
+        return 1  # the crawl was not made, so there are no extensions
     run = crawler.get_extension(Run)
     return run.outcomes.exit_status if run is not None else 1
 
 
 @dataclass
 class _Refusal:
-    """Why the crawl of the files was not begun. status: the exit status, None while nothing is wrong."""
+    """The reason why the crawl of the files was not begun. status: the exit status, None without a reason."""
 
     status: int | None = None
 
 
 def _begin(crawler: Crawler) -> _Refusal:
-    """The first crawl of the process is about to be begun."""
+    """Called before the first crawl of the process begins."""
     crawler.signals.connect(_collect_again, signals.engine_started, weak=False)
     crawler.signals.connect(obey_signals, signals.engine_started, weak=False)
     return _Refusal()
@@ -119,7 +119,7 @@ def _begin(crawler: Crawler) -> _Refusal:
 def _walk(
     process: CrawlerProcessBase, arguments: dict[str, str], claim: Claim | Trial, then: Callable[[Walked], object]
 ) -> _Refusal:
-    """Begins a walk, and `then` with what it has found."""
+    """Begins a walk; `then` is called with its result."""
     from bulkspider.walk.crawl import begin_walk
 
     assert claim.plan is not None
@@ -136,7 +136,7 @@ def _walk(
         claim.give_up()
         status = _refused(error, settings)
         if error.kind in (Kind.RETRY, Kind.FINAL, Kind.STOP):
-            status = Kind.FINAL.exit_status  # another time it may do better
+            status = Kind.FINAL.exit_status  # it may succeed another time
         refusal.status = status if signal is None else 128 + signal
 
     walker = begin_walk(process, claim.plan, claim.record(), whole=claim.whole, then=follow, refused=refuse)
@@ -147,10 +147,10 @@ def _walk(
 def _start_lightly(process: CrawlerProcessBase, crawler: Crawler) -> None:
     """Saves a third of the time to the first request.
 
-    What is built while the crawl begins stays to its end; it is not looked through for garbage (the commands have
-    switched that off) before the crawl has begun. What is switched off by a setting is not imported, nor what only
-    cookies need before there is one. And what Scrapy's handler imports reads the sources of all its callers
-    (`create_deprecated_class`): they are few here, and fewest for each module when the innermost comes first.
+    Objects that are made while the crawl begins live to its end, so the garbage collector is off until then. Components
+    that are switched off by a setting are not imported, nor the libraries for cookies before there is one. Some modules
+    of Scrapy's handler read the sources of all their callers when they are imported (`create_deprecated_class`): they
+    are imported here, the innermost first, where there are few callers.
     """
     raise_descriptors()
     if crawler.settings.get("LOG_LEVEL") != "DEBUG":
@@ -162,7 +162,7 @@ def _start_lightly(process: CrawlerProcessBase, crawler: Crawler) -> None:
 
     for setting, (kind, path) in SWITCHED.items():
         if not crawler.settings.getbool(setting):
-            # The process hands its settings on to the crawler once more.
+            # The process will copy its settings to the crawler once more.
             for settings in (process.settings, crawler.settings):
                 settings[kind].pop(path, None)
     for settings in (process.settings, crawler.settings):
@@ -170,8 +170,8 @@ def _start_lightly(process: CrawlerProcessBase, crawler: Crawler) -> None:
 
 
 def _collect_again() -> None:
-    """What is there now stays; the collector need not look through it again and again. Only here, where the process
-    has one crawl: nothing of any crawl that is there now could ever be collected."""
+    """Switches the garbage collector on again, without the objects of now, which live to the end. Only where the
+    process has one crawl."""
     gc.freeze()
     gc.enable()
 
@@ -187,7 +187,7 @@ def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict
         return _refused(error, settings)
     raise_descriptors()
     settings.set("CONCURRENT_REQUESTS", transfers_at_once(settings.getint("CONCURRENT_REQUESTS")), "cmdline")
-    # What a project of its own would write; a dry run writes nothing.
+    # A project's feeds and job folder: a dry run writes nothing.
     for name, nothing in (("FEEDS", {}), ("JOBDIR", None)):
         settings.set(name, nothing, "cmdline")
     crawler = process.create_crawler(DryRunSpider)
@@ -217,7 +217,7 @@ def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict
 
 
 def _survey(seen: Prepared, *, numbered: bool) -> Survey:
-    """What is known before anybody is asked."""
+    """The survey with what is known before the first request."""
     from bulkspider.commands.survey import Survey
 
     folder = seen.folder
@@ -240,7 +240,7 @@ def _survey(seen: Prepared, *, numbered: bool) -> Survey:
 
 
 def run_status(settings: BaseSettings, arguments: dict[str, str], given: Given, *, as_json: bool = False) -> int:
-    """Prints how far the list is, also while a run works there; returns the exit status that a run would have."""
+    """Prints the status of the list, also while a run works there; returns the exit status that a run would have."""
     from bulkspider.status.look import look
 
     try:
@@ -259,7 +259,7 @@ def run_status(settings: BaseSettings, arguments: dict[str, str], given: Given, 
 
 
 def _refused(error: Exception, settings: BaseSettings) -> int:
-    """Nothing was begun."""
+    """Reports an error before the start; returns the exit status."""
     if not isinstance(error, BulkError) and settings.get("LOG_LEVEL") == "DEBUG":
         raise error
     told = redact(str(error) if isinstance(error, BulkError) else unexpected(error))
@@ -268,8 +268,8 @@ def _refused(error: Exception, settings: BaseSettings) -> int:
 
 
 def calm(settings: BaseSettings) -> None:
-    """Hides tracebacks, unless the user asked for DEBUG, and the crawler's housekeeping, unless for any log level;
-    before Scrapy says its first word."""
+    """Hides tracebacks, unless the user asked for DEBUG, and Scrapy's lines about itself, unless the user asked for a
+    log level. Called before Scrapy logs anything."""
     if settings.get("LOG_LEVEL") != "DEBUG":
         be_brief()
     if (settings.getpriority("LOG_LEVEL") or 0) < SETTINGS_PRIORITIES["cmdline"]:

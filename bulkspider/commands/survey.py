@@ -1,7 +1,7 @@
-"""The survey: what a dry run has found out, and what follows from it. Pure.
+"""The survey: the result of a dry run, and the exit status that follows. Pure.
 
-It is told of every entry once (done, answered, refused, not asked) and decides whether there is room for all, and the
-exit status that a run would have now, as far as that can be known before it. `commands/dryrun.py` asks and tells;
+Every entry is reported to it once (done, answered, refused, not asked). It computes whether the disk has room for all,
+and the exit status that a run would have now, as far as that can be known. `commands/dryrun.py` makes the requests;
 `commands/startup.py` prints the lines.
 """
 
@@ -16,7 +16,7 @@ from bulkspider.options import human
 
 SHOWN_MAX = 50
 HOSTS_MAX = 20
-# What is told of a host whose files are not for everybody, if it is more than one.
+# The text for hosts with several files that need a log-in.
 LOCKED = {
     "html": "a page in the place of each (to log in?)",
     "http_401": "only with a password or a token",
@@ -119,7 +119,7 @@ class Survey:
         self._foreign += foreign
 
     def has_failed(self, entry: Entry, error: BulkError) -> None:
-        """It would fail, as far as can be seen."""
+        """The entry would probably fail."""
         self._refused += 1
         site = origin_of(entry.url)
         if error.code in LOCKED:
@@ -133,7 +133,7 @@ class Survey:
         self._silent[origin_of(entry.url), error.message] += 1
 
     def has_bad_line(self, line: int, error: BulkError) -> None:
-        """A line that is no entry, in a list that is taken all the same."""
+        """A bad line of a list that is read all the same (bad_lines=skip)."""
         self._note(Problem(line, "", error))
 
     def _note(self, problem: Problem) -> None:
@@ -158,12 +158,13 @@ class Survey:
 
     @property
     def left(self) -> int:
-        """Entries of which nothing is known: the dry run was stopped."""
+        """Entries that were not asked for because the dry run was stopped."""
         return self.entries - self._done - self._answered - self._refused
 
     @property
     def exit_status(self) -> int:
-        """That of a run: 1 it would not begin, 3 something may pass that is in its way, 4 only what cannot, 0 none."""
+        """The exit status that a run would have: 1 it would not begin, 3 there are errors that may be temporary, 4 only
+        permanent ones, 0 none."""
         if self.obstacles:
             return 1
         if self._failed[False] or self.lacking or self.left:

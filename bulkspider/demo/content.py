@@ -1,7 +1,6 @@
 """What the files of the embedded origin contain: any number of bytes from a seed, at any offset, at once.
 
-Decides which byte stands where; knows nothing of HTTP and keeps nothing on disk. `origin.py` serves it, tests and
-demo ask it for the bytes and the hash that a download must have.
+No HTTP, nothing on disk. `origin.py` serves it; tests and demo compare downloads with its bytes and hash.
 
 A file is made of blocks of 256 KiB. All blocks of a file are one pseudo-random block (SHAKE-128 of the seed),
 each rotated by another distance and stamped with its number. So reading costs one copy of memory, yet bytes

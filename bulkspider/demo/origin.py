@@ -1,8 +1,9 @@
-"""The embedded origin: a small, honest HTTP server that has every file of every size.
+"""The embedded origin: a small, correct HTTP server that has a file for every name and size.
 
 Decides how a request for `/<size>/<seed>.bin` (`/10G/a.bin`, `/4096/b.bin?rate=1M`) is answered: GET and HEAD, one
 Range, If-Range, If-None-Match, a strong ETag. What the bytes are is `content.py`'s matter. It must not know the
-downloader: demo, tests and benchmarks need a server that owes it nothing. `tests/support/faulty.py` is one that lies.
+downloader: demo, tests and benchmarks need a server that is independent of it. `tests/support/faulty.py` is one with
+faults.
 
     python -m bulkspider.demo.origin [--port 0] [--rate 20M] [--log FILE]
 

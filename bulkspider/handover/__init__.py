@@ -1,4 +1,5 @@
-"""What is done with files that are proven: manifests of them, and the command that each is handed to.
+"""Handover: what is done with proven files: manifests, and the command of `--then`.
 
-It asks the ledger, which alone knows what is proven, and writes back to it what was handed on. Nothing here fetches.
+`handing` gives each file to the command, `command` runs it, `stage` limits the bytes in the folder, `manifests` writes
+lists of files with their hashes. The ledger says which files are proven and handed on.
 """

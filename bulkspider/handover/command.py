@@ -1,7 +1,7 @@
-"""The command that files are handed to: its words, and one run of it.
+"""The command of `--then`: its words with fields, and one run of it.
 
-The command is split once, as a shell would; the fields are filled into the words, so a name with blanks or quotes is
-one word whatever it holds. No shell sees it. All of it is plain Python that works in worker threads.
+The command is split into words once, as a shell would; the fields are filled into the words, so that a name with blanks
+or quotes stays one word. No shell is used. Plain Python, for worker threads.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ logger = logging.getLogger(__name__)
 FIELDS = ("path", "name", "url", "sha256", "size")
 _FIELD = re.compile(r"\{([a-z0-9_]+)\}")
 LOOK_SECONDS = 0.25
-# After a stop a command has so long to end in order.
+# How long a command may take to end after a stop, before it is killed.
 STOP_SECONDS = 10.0
-# Of what a command prints its end is kept: where it failed, that says why.
+# Bytes of the end of a command's output that are kept, because it says why it failed.
 TAIL_BYTES = 4096
 TOLD_CHARACTERS = 200
 
@@ -64,7 +64,8 @@ class Template:
 
 
 def run(words: list[str], cwd: str, stop: Callable[[], bool], keep_open: int) -> None:
-    """Runs a command to its end. keep_open: a descriptor that it inherits, whose lock it holds as long as it lives.
+    """Runs a command to its end. keep_open: a descriptor that it inherits, so that it holds the lock as long as it
+    lives.
 
     Raises BulkError `then_failed` unless it ends with 0; Stopped when it was ended by us, because of `stop()`.
     """
@@ -95,7 +96,7 @@ def run(words: list[str], cwd: str, stop: Callable[[], bool], keep_open: int) ->
 
 
 def _follow(process: subprocess.Popen[bytes], pipe: int, stop: Callable[[], bool]) -> tuple[bytes, bool]:
-    """Reads what it prints until it has ended. What it leaves running in the background is not waited for."""
+    """Reads its output until it has ended. Does not wait for processes that it leaves in the background."""
     tail, kill_at, is_open = b"", 0.0, True
     while process.poll() is None:
         if is_open:
@@ -117,6 +118,6 @@ def _follow(process: subprocess.Popen[bytes], pipe: int, stop: Callable[[], bool
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    """To all processes of the command, which has a session of its own."""
+    """Sends a signal to all processes of the command, which has a session of its own."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)

@@ -1,12 +1,11 @@
 """Handing on: every proven file is given to a command, at least once.
 
-Before the command runs, the ledger says so (`handed_on: begun`); when it has ended with 0, the ledger says `done`, or
-`moved` where the command was to take the file away. A `moved` line proves its entry without a file. What was killed
-between the two is handed on once more; if its file is gone then, it is fetched again. Of the command's own words only
-the exit status counts.
+Before the command runs, the ledger notes `handed_on: begun`; when it has ended with exit status 0, `done`, or `moved`
+if the command moves files away. A `moved` line proves its entry without a file. If the run is killed between the two,
+the file is handed on once more; if it is gone then, it is fetched again. Only the exit status of the command counts.
 
-A command holds a lock that it inherits, so that the next run waits for what a killed one left running, and no two
-commands ever work at one file.
+A command holds a lock that it inherits, so that the next run waits for a command that a killed run left running, and
+two commands never have the same file.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from bulkspider.pumps.threads import Threads
 logger = logging.getLogger(__name__)
 
 PROVEN = ("verified", "complete")
-# A command is tried so often in one run.
+# How often the command is run for a file in one run, if it fails.
 TRIES = 3
 RETRY_SECONDS = 1.0
 LOOK_SECONDS = 0.1
@@ -40,8 +39,8 @@ LOOK_SECONDS = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Then:
-    """What is to be done with every proven file. moves: the command takes the file away. at_once: so many commands.
-    stage_max: bytes that may lie in the folder, 0 for no limit."""
+    """The command for every proven file. moves: it moves the file away. at_once: how many commands run at the same
+    time. stage_max: most bytes in the folder, 0 for no limit."""
 
     template: Template
     moves: bool = False
@@ -65,7 +64,7 @@ class Handover:
         self._lock = open_ours(lock_name, os.O_RDWR | os.O_CREAT, dir_fd=folder.private_fd, path=path)
 
     async def begin(self) -> None:
-        """Returns when no command of an earlier run is alive. Raises Stopped."""
+        """Waits until no command of an earlier run is running. Raises Stopped."""
         await self._threads.in_own_thread(self._wait_for_others)
 
     def _wait_for_others(self) -> None:
@@ -85,7 +84,7 @@ class Handover:
             time.sleep(LOOK_SECONDS)
 
     def wants(self, line: LedgerLine) -> bool:
-        """The file of this line is to be handed on."""
+        """The file of this line must be handed on."""
         return line.status in PROVEN and line.handed_on not in ("done", "moved")
 
     async def hand_on(self, line: LedgerLine, url: str) -> LedgerLine:
@@ -140,5 +139,5 @@ class Handover:
             time.sleep(min(left, LOOK_SECONDS))
 
     def close(self) -> None:
-        """All commands have ended."""
+        """To be called when all commands have ended: closes the lock file."""
         os.close(self._lock)

@@ -1,9 +1,9 @@
-"""Manifests: what lies in the output folder, with its hashes, in the forms that other programs check.
+"""Manifests: lists of the files in the output folder with their hashes, in forms that other programs check.
 
-A manifest is made of the ledger, of all lists that were ever fetched into the folder: the verified and complete files
-that are there. It is written anew as a whole and renamed, so that what has its name is never half a manifest; during
-a run so seldom that it costs a twentieth of the time at most. A file that an earlier run proved without sha256 is
-hashed once, and its hash goes into the ledger. A file of somebody else under the manifest's name becomes `.old`.
+A manifest is made from the ledger: the verified and complete files of all lists that were fetched into the folder, as
+far as they are there. It is written to a temporary file and renamed, so that it is always complete; during a run it
+takes at most a twentieth of the time. A file that an earlier run proved without sha256 is hashed once, and its hash
+goes into the ledger. A file of another program under the manifest's name becomes `.old`.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ from bulkspider.options import nearest
 
 logger = logging.getLogger(__name__)
 
-# A manifest is written anew after this long at the soonest, and after so many times what it took to write it.
+# A manifest is written again after this time at the earliest, and not before so many times the time that writing it
+# took.
 EVERY_SECONDS = 10.0
 EVERY_TIMES_ITS_COST = 20.0
 LISTED = ("verified", "complete")
-# Which of our manifests lie in the folder: what else has such a name is somebody's own.
+# The file that notes which manifests in the folder are ours.
 OURS = "manifest.json"
 PAYLOAD = "data/"
 BAGIT = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
@@ -75,7 +76,7 @@ class Bag(Sums):
 
 
 class Metalink(Sums):
-    """RFC 5854. A URL that held a secret is left out."""
+    """RFC 5854. URLs with secrets are left out."""
 
     name = "files.meta4"
 
@@ -94,7 +95,7 @@ class Metalink(Sums):
 
 
 class Table(Sums):
-    """CSV (RFC 4180, with LF): a list that `scrapy bulk` reads again, unless a URL held a secret."""
+    """CSV (RFC 4180, with LF): a list that `scrapy bulk` can read, except URLs with secrets."""
 
     name = "manifest.csv"
 
@@ -119,7 +120,7 @@ def form_of(word: str) -> Form:
 
 
 def check_name(form: Form) -> Callable[[str], bool]:
-    """For every name of the list. Raises UsageError for one that cannot be beside this manifest."""
+    """A function for every name of the list; it raises UsageError for a name that does not fit this manifest."""
 
     def check(name: str) -> bool:
         if isinstance(form, Bag) and not name.startswith(PAYLOAD):
@@ -155,7 +156,7 @@ def prepare_folder(form: Form, folder: Folder) -> None:
 class Manifest:
     """One manifest of one output folder. Its methods work in worker threads, one at a time.
 
-    due: it may be written again then, in seconds of the monotonic clock.
+    due: when it may be written again, in seconds of the monotonic clock.
     """
 
     form: Form
@@ -208,7 +209,7 @@ class Manifest:
 
 
 def _replace(folder: Folder, name: str, text: Iterator[bytes]) -> None:
-    """Writes a file of ours, and gives it its name when it is whole. Raises OSError."""
+    """Writes a file of ours under a temporary name and renames it. Raises OSError."""
     directory = os.open(folder.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fd, temporary = create_temporary(directory)

@@ -1,9 +1,9 @@
-"""The stage: how many bytes may lie in an output folder from which a command takes the files away.
+"""The stage: limits the bytes in an output folder from which a command moves the files away (BULK_STAGE_MAX).
 
-A file's room is reserved by its size before it begins, and freed when the command has taken it. One of unknown size
-begins alone, and nothing else before its size is known. What earlier runs left there counts, until its own entry takes
-it over; if nothing else can go on, unfinished parts among it give way. `Stage` is told names and sizes, `StagedFolder`
-finds them on the disk.
+Space for a file is reserved by its size before it begins, and freed when the command has moved it. While a file of
+unknown size has begun, no other begins until its size is known. Files and parts of earlier runs count until their own
+entry begins; if nothing else can go on, unfinished parts of them are removed. `Stage` computes with names and sizes,
+`StagedFolder` finds them on the disk.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from bulkspider.options import human
 logger = logging.getLogger(__name__)
 
 _PART = ".part"
-# Of an entry that is not finished; the longest first.
+# Suffixes of the files of an entry that is not finished; the longest first.
 _UNFINISHED = (".part.sync.json", ".part.old.json", ".part.json", ".part.old", _PART)
 
 
 class Stage:
-    """limit: bytes. lying: name -> bytes of what lies there and is not under way. evict: removes the unfinished part of
-    this name, True when it did."""
+    """limit: bytes. lying: name -> bytes of files there that are not under way. evict: removes the unfinished part of a
+    name; True when it did."""
 
     def __init__(self, limit: int, lying: dict[str, int], evict: Callable[[str], bool]) -> None:
         self.limit = limit
@@ -35,11 +35,12 @@ class Stage:
 
     @property
     def taken(self) -> int:
-        """Bytes that lie there or are reserved."""
+        """Bytes that are in the folder or reserved."""
         return sum(size() or 0 for size in self._reserved.values()) + sum(self._lying.values())
 
     def admits(self, name: str, size: Callable[[], int | None]) -> bool:
-        """Reserves room for a file, if there is some; True also when it has it already. size: asked again and again."""
+        """Reserves space for a file, if there is some; True also when it has been reserved before. size: returns its
+        size in bytes, None while unknown."""
         if name in self._reserved:
             return True
         if any(reserved() is None for reserved in self._reserved.values()):
@@ -58,7 +59,8 @@ class Stage:
         return fits
 
     def make_room_on_disk(self, name: str) -> bool:
-        """The disk is full for the only file that is under way: parts of others go. True when some did."""
+        """The disk is full although only one file is under way: removes unfinished parts of others. True when there
+        were some."""
         if any(other != name for other in self._reserved):
             return False
         gone = [other for other in self._others(name) if self._evict(other)]
@@ -67,7 +69,7 @@ class Stage:
         return bool(gone)
 
     def _make_room(self, name: str, wanted: int) -> None:
-        """Nothing is under way whose end would: parts that wait for another run, or for the end of this one, go."""
+        """Removes parts of entries that are not under way, when no file under way will free space."""
         for other in self._others(name):
             if self.taken - self._lying.get(name, 0) + wanted <= self.limit:
                 return
@@ -78,7 +80,7 @@ class Stage:
         return [other for other in self._lying if other != name]
 
     def leave(self, name: str, lying: int) -> None:
-        """The file is no longer under way; so many bytes of it lie there."""
+        """The file is no longer under way; `lying` bytes of it are in the folder."""
         self._reserved.pop(name, None)
         if lying:
             self._lying[name] = lying
@@ -87,7 +89,7 @@ class Stage:
 
 
 class StagedFolder:
-    """The stage of one output folder: what lies there is looked up."""
+    """The stage of one output folder, with the sizes that are on the disk."""
 
     def __init__(self, folder: Folder, limit: int) -> None:
         self._folder = folder
@@ -127,7 +129,7 @@ def _bytes_at(folder: Folder, name: str) -> int:
 
 
 def _lying_in(folder: Folder) -> dict[str, int]:
-    """Name -> bytes of the disk that are taken by it and its parts."""
+    """Name -> bytes on disk of the file and its parts."""
     lying: dict[str, int] = {}
     for root, folders, files in os.walk(folder.root):
         if root == str(folder.root) and PRIVATE in folders:

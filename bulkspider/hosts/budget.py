@@ -1,8 +1,8 @@
-"""Budget: what one entry has spent of its tries, and how long it pauses before the next one.
+"""Budget: how many tries an entry has used up, and how long it pauses before the next one.
 
-An entry has BULK_RETRY_TIMES tries in a row without progress; what is its host's fault costs it none. The pauses here
-are those of one entry that fails by itself: longer after each failure (BULK_RETRY_DELAY), as its host asks
-(Retry-After), or growing while each attempt brings little. Pure; seconds.
+An entry has BULK_RETRY_TIMES tries in a row without progress; failures of its host do not count. The pauses here are
+those of one entry that fails by itself: longer after each failure (BULK_RETRY_DELAY), as its host asks (Retry-After),
+or growing while each attempt brings little. Pure; times in seconds.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from bulkspider.errors import AttemptError
 from bulkspider.options import Options
 
-# An attempt that ended sooner than this (seconds) and brought less than so many bytes brought little; the pause after
-# it doubles up to a most.
+# An attempt that ended sooner than LITTLE_SECONDS and brought less than LITTLE_BYTES brought little; the pause after it
+# doubles each time up to LITTLE_PAUSE_MAX_SECONDS.
 LITTLE_SECONDS = 5.0
 LITTLE_BYTES = 16 * 1024 * 1024
 LITTLE_PAUSE_SECONDS = 0.25
@@ -23,7 +23,7 @@ LITTLE_PAUSE_MAX_SECONDS = 5.0
 
 @dataclass(slots=True, eq=False)
 class Budget:
-    """What an entry has spent: attempts in a row in which its part did not grow.
+    """The tries of an entry: attempts in a row in which its part did not grow.
 
     limit: how many of them there may be. unpaid: those that are not counted, because nothing of its origin succeeded.
     failed_at, failed_as: when it failed last, by which code. own: its origin served others since. served_at: when it
@@ -58,7 +58,7 @@ class Budget:
 
 
 class Pauses:
-    """jitter: a random number from 0 to 1. at_once: nobody waits, as in a dry run."""
+    """jitter: returns a random number from 0 to 1. at_once: all pauses are 0, as in a dry run."""
 
     def __init__(self, options: Options, jitter: Callable[[], float], *, at_once: bool = False) -> None:
         self._options = options
@@ -66,19 +66,19 @@ class Pauses:
         self._at_once = at_once
 
     def after_failures(self, failures: int) -> float:
-        """Exponential, with full jitter, so that a thousand clients do not come back in step."""
+        """Exponential, with full jitter, so that a thousand clients do not come back at the same moment."""
         if self._at_once:
             return 0.0
         ceiling = min(self._options.retry_delay_max, self._options.retry_delay * 2.0 ** min(failures, 30))
         return ceiling * self._jitter()
 
     def about(self, seconds: float = 0.0) -> float:
-        """So long, or BULK_RETRY_DELAY where that is longer, or half of it."""
+        """A random time between half and all of `seconds`, or of BULK_RETRY_DELAY where that is longer."""
         wait = min(max(self._options.retry_delay, seconds), self._options.retry_delay_max)
         return wait * (1 + self._jitter()) / 2
 
     def asked_for(self, error: AttemptError) -> float:
-        """What the host wants, as far as we go along."""
+        """The pause that the host asks for, at most BULK_RETRY_AFTER_MAX."""
         return min(error.retry_after or 0.0, self._options.retry_after_max)
 
     def next_try(self, error: AttemptError, budget: Budget, now: float) -> float | None:
@@ -89,13 +89,15 @@ class Pauses:
         return now + max(self.after_failures(budget.fruitless - 1), self.asked_for(error))
 
     def later(self, error: AttemptError, budget: Budget, now: float) -> float | None:
-        """It is to come back later, at no cost: when, None when that is beyond our patience."""
+        """The host asks the entry to come back later, which uses up no try. Returns when; None when it waits for too
+        long."""
         since = budget.waits_since = now if budget.waits_since is None else budget.waits_since
         wait = max(self.about((now - since) / 4), self.asked_for(error))
         return None if now + wait - since > self._options.origin_patience else now + wait
 
     def after_progress(self, gained: int, seconds: float, budget: Budget) -> float:
-        """Progress is no licence to hammer: the pause grows while each attempt brings little."""
+        """The pause after an attempt that brought bytes: it grows while each attempt brings little, so that the host is
+        not asked too often."""
         if seconds >= LITTLE_SECONDS or gained >= LITTLE_BYTES:
             budget.brief = 0
             return 0.0

@@ -1,7 +1,8 @@
-"""Crowd: how many connections an origin takes at once, judged by what it refuses.
+"""Crowd: how many connections an origin accepts at once, judged by its refusals.
 
-What is refused while others are served may be too many at once: then fewer connections are made, and one more is tried
-after each calm while. 403 may mean that as well, or simply "no": only a try in calm can tell. Pure; seconds.
+A refusal while other requests are served may mean that there are too many at once: then fewer connections are made, and
+one more is tried after each time without a refusal. A 403 may mean that, too, or that the file is forbidden: a try
+without other requests shows which. Pure; times in seconds.
 """
 
 from __future__ import annotations
@@ -10,19 +11,20 @@ from enum import Enum, auto
 
 from bulkspider.hosts.budget import Budget
 
-# Refusals of several entries within this time (seconds) may have to do with each other.
+# Refusals of several entries within this time may have one reason.
 TOGETHER_SECONDS = 5.0
-# So many of them are too many: entries that fail in a row, or are refused with 403 together.
+# So many entries that fail in a row, or are refused with 403 together, mean too many connections.
 SEVERAL_ENTRIES = 3
 # One more connection is tried after so long without a refusal (seconds); twice as long after each that was refused.
 CALM_SECONDS = 10.0
 CALM_MAX_SECONDS = 300.0
-# So many tries that stayed 403 although nothing else was asked for: 403 means no at this origin.
+# After so many tries without other requests that were still 403, a 403 of this origin is final.
 CALM_TRIES = 3
 
 
 class Forbidden(Enum):
-    """What a 403 means: it is final, to be tried again by this entry, or one after the other by all."""
+    """What follows from a 403: it is final; the entry is tried again; or all entries are tried again, one after the
+    other."""
 
     FINAL = auto()
     AGAIN = auto()
@@ -30,9 +32,9 @@ class Forbidden(Enum):
 
 
 class Crowd:
-    """limit: so many connections at once are right, None when nothing was refused. most_connections: a file gets no
-    further one beside so many, None when none was refused. careful: one is asked for at a time, to find out what 403
-    means."""
+    """limit: connections allowed at once, None when nothing was refused. most_connections: with so many connections to
+    the origin a file gets no further one, None when none was refused. careful: only one request at a time, to find out
+    what a 403 means."""
 
     def __init__(self) -> None:
         self.limit: int | None = None
@@ -49,30 +51,31 @@ class Crowd:
         return self._calm_tries >= CALM_TRIES
 
     def has_room(self, connections: int, now: float) -> bool:
-        """One more than so many connections may be made."""
+        """One more connection may be made beside `connections`."""
         if self.limit is None or connections < self.limit:
             return True
         return connections == self.limit and now - max(self._refused_at, self._more_at) >= self._calm
 
     def has_room_for_more(self, connections: int, now: float) -> bool:
-        """One of them may be a further one of a file."""
+        """A further connection of a file may be made beside `connections`."""
         few = self.most_connections is None or connections < self.most_connections
         return few and self.has_room(connections, now)
 
     def begins(self, connections: int, now: float) -> None:
-        """So many are made now."""
+        """An attempt begins; `connections` are running."""
         if self.limit is not None and connections > self.limit:
             self.limit = connections
             self._more_at = now
 
     def refuses(self, budget: Budget, connections: int, now: float) -> bool:
-        """An entry was refused. True when several were at about the same time, or one that was served before."""
+        """An entry was refused. True when several were refused at about the same time, or one that was served
+        before."""
         self._refused_lately = {b: t for b, t in self._refused_lately.items() if now - t <= TOGETHER_SECONDS}
         self._refused_lately[budget] = now
         return connections > 1 and (budget.served_at is not None or len(self._refused_lately) > 1)
 
     def shrink(self, connections: int, now: float) -> None:
-        """There were too many."""
+        """There were too many connections: lowers the limit."""
         if now - self._refused_at > TOGETHER_SECONDS and self.limit is not None:
             self._calm = min(2 * self._calm, CALM_MAX_SECONDS)
         self._refused_at = now
@@ -98,12 +101,12 @@ class Crowd:
             if budget.forbidden > 1:
                 return Forbidden.FINAL
         self._forbidden_at = now
-        # Whoever was refused when nothing else was asked for says nothing of crowds, nor whoever was never served and
-        # is refused again.
+        # An entry that was refused while it was alone shows nothing about too many connections; nor does one that was
+        # never served and is refused again.
         says_more = not budget.forbidden and (budget.served_at is not None or not budget.refused)
         together = says_more and self.refuses(budget, connections, now)
         several = together and len(self._refused_lately) >= SEVERAL_ENTRIES
-        # Two that were never served may both be missing.
+        # Two entries that were never served may both be missing files.
         together = several or (together and budget.served_at is not None)
         budget.refused = True
         if several:

@@ -1,5 +1,5 @@
-"""Identity: who we are to a host. Some serve only a User-Agent that names a program and a way to reach somebody
-(Wikimedia since June 2026, Zenodo; RFC 9110 §10.1.5)."""
+"""Identity: our User-Agent. Some hosts serve only one that names a program and a contact (Wikimedia since June 2026,
+Zenodo; RFC 9110 §10.1.5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ def user_agent(contact: str | None = None) -> str:
 
 
 def check_contact(contact: str) -> str:
-    """Raises UsageError for what is neither mail nor a URL, or would end the comment in which it stands."""
+    """Raises UsageError for text that is neither a mail address nor a URL, or that would end the comment in the
+    User-Agent."""
     is_one = "@" in contact.strip("@") or contact.startswith(("http://", "https://"))
     if not is_one or not contact.isascii() or not contact.isprintable() or set(contact) & set(' ()\\;"'):
         raise UsageError(f"argument contact={contact}: say how a host's owner reaches you, by mail or a URL")
@@ -24,7 +25,7 @@ def check_contact(contact: str) -> str:
 
 
 def _project_url() -> str | None:
-    """From the installed package; None when it has none."""
+    """The project's URL in the metadata of the installed package; None when it has none."""
     try:
         urls = metadata.metadata("bulkspider").get_all("Project-URL") or []
     except metadata.PackageNotFoundError:

@@ -1,8 +1,8 @@
-"""Rate limits: what an answer says about how soon its host may be asked again.
+"""Rate limits of hosts: what an answer says about when its host may be asked again.
 
 Three families are read: Retry-After (RFC 9110 §10.2.3; seconds or a date), the fields of the IETF draft "RateLimit
 header fields for HTTP" (structured fields, and their forms before draft 8), and X-RateLimit-*, where a reset is a time
-or a number of seconds. All stand on successes, too, and say nothing new there until nothing remains. Pure.
+or a number of seconds. They may come with successes, too; there they matter only when no request remains. Pure.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-# With these a Retry-After means what it says, whatever else the answer states.
+# With these statuses a Retry-After counts, whatever else the answer states.
 LATER = (202, 429, 503)
 # From here on an answer is a refusal (RFC 9110 §15.5).
 REFUSALS = 400
-# A larger X-RateLimit-Reset is a time: seconds since 1970, or milliseconds.
+# From EPOCH_FROM on, an X-RateLimit-Reset is a time in seconds since 1970; from MILLISECONDS_FROM on, in milliseconds.
 EPOCH_FROM = 1_000_000_000
 MILLISECONDS_FROM = 100_000_000_000
 
@@ -24,7 +24,7 @@ _FIELDS = frozenset(["retry-after", "ratelimit", *(f"{prefix}remaining" for pref
 
 
 def seconds_to_wait(status: int, fields: Mapping[str, str], wall_clock: float) -> float | None:
-    """How long the host wants to be left alone after this answer; None where it does not say, or does not mind.
+    """How many seconds the host asks us to wait after this answer; None where it does not ask.
 
     fields: lower-case names. wall_clock: seconds since 1970.
     """
@@ -56,7 +56,7 @@ def parse_retry_after(text: str | None, wall_clock: float) -> float | None:
 
 
 def _remaining(fields: Mapping[str, str], wall_clock: float) -> tuple[int | None, float | None]:
-    """How many requests remain, None if that is not said; if none does, in how many seconds some will."""
+    """(how many requests remain, None if not stated; if none, the seconds until there are some again)."""
     found = [*_structured(fields), *_separate(fields, wall_clock)]
     if not found:
         return None, None
@@ -115,7 +115,7 @@ def _parse(text: str, kind: str) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    """Of a field that was sent twice, or has parameters, the first number counts. None for what is none."""
+    """The first number of a field, which may have been sent twice or have parameters. None without a number."""
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, str):

@@ -1,8 +1,9 @@
-"""Outage: whether an origin works, since when it does not, and when it is asked again.
+"""Outage: whether an origin works, since when it does not, and when it is tried again.
 
-A failure is the origin's when nothing of it succeeds: then its entries wait, at no cost, while one probe at a time asks
-whether it is over, soon at first, then after a tenth of the time that it has lasted. All that fails until the first
-success is one outage, and one patience. Pure; seconds of a monotonic clock that the caller passes in.
+When nothing from an origin succeeds, the failure is the origin's: its entries wait, which uses up no tries, while one
+request at a time, the probe, finds out whether it works again: soon at first, then after a tenth of the time that the
+outage has lasted. All failures until the first success are one outage, for which BULK_ORIGIN_PATIENCE counts. Pure;
+seconds of a monotonic clock that the caller passes in.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from bulkspider.options import Options
 
 # A mistyped host should fail soon; an origin that has served us before gets BULK_ORIGIN_PATIENCE.
 STRANGER_PATIENCE_SECONDS = 60.0
-# In an outage the next probe waits for this part of the time that it has lasted.
+# The next probe of an outage waits for this part of the time that it has lasted.
 PROBE_PART = 0.1
-# A success so shortly before a failure (seconds) says that the origin works, unless several entries failed since.
+# After a success so shortly before a failure, the origin counts as working, unless several entries have failed since.
 LATELY_SECONDS = 1.0
-# So many times in a row that an origin says 401 before it is asked more slowly.
+# After so many 401 in a row, an origin is treated as in an outage.
 UNAUTHORIZED_IN_A_ROW = 3
 # Statuses that say "later", not "no" (RFC 6585 §4, RFC 9110 §15.6.4; 421: another connection may be answered).
 BUSY = (421, 429, 503)
-# What stands between us and the origin says so when it does not reach it (RFC 9110 §15.6.3, §15.6.5; 520 to 524).
+# Statuses of a gateway or CDN that does not reach the origin (RFC 9110 §15.6.3, §15.6.5; 520 to 524).
 GATEWAY = (502, 503, 504, 520, 521, 522, 523, 524)
 # Such an answer may be that of a gateway on our side.
 UNREACHED = tuple(status for status in GATEWAY if status != 503)
 
 
 class Outage:
-    """Of one origin. busy: the statuses by which it says that it is too busy. tries: so many failures end our patience
-    and nobody waits (a dry run), None for BULK_ORIGIN_PATIENCE.
+    """Of one origin. busy: its statuses for "too busy". tries: after so many failures it is given up, without waiting
+    (a dry run); None for BULK_ORIGIN_PATIENCE.
 
     since: when it began, None while the origin works. error: what was wrong of late. closed_until: nothing is asked
     before. heard_of: the origin has answered in this run. is_last: it is the last pass, in which an outage is not
@@ -66,7 +67,8 @@ class Outage:
     # -- is it the origin? -----------------------------------------------------------------------------------------
 
     def note(self, error: AttemptError, budget: Budget, now: float) -> None:
-        """An entry has failed. When others were served since it failed like that before, the fault is its own."""
+        """An entry has failed. If others were served since it failed before with the same error, the failure is its
+        own."""
         before = budget.failed_at if budget.failed_as == error.code else None
         if before is not None and self._success_at is not None and self._excused_until < before < self._success_at:
             budget.own = True
@@ -93,7 +95,7 @@ class Outage:
         return self._success_at >= now - LATELY_SECONDS and len(self._failed_since) < SEVERAL_ENTRIES
 
     def is_of_all(self, budget: Budget) -> bool:
-        """Nothing succeeds, and it is not this entry alone that fails: others do as well, or it was served before."""
+        """Nothing succeeds, and not only this entry fails: others do, too, or it was served before."""
         self._failing[budget] = None
         failing = max(len(self._failing), len(self._failed_since))
         return failing >= SEVERAL_ENTRIES or budget.served_at is not None or self.since is not None
@@ -105,23 +107,23 @@ class Outage:
         )
 
     def is_of_401(self) -> bool:
-        """It has refused whoever asked, often enough not to be asked by a thousand entries one after the other."""
+        """It has answered so many requests with 401 that it must not be asked by all entries one after the other."""
         self._unauthorized += 1
         return self._unauthorized >= UNAUTHORIZED_IN_A_ROW
 
     @property
     def speaks_of_crowds(self) -> bool:
-        """What is wrong may be that there were too many connections."""
+        """The reason may be too many connections."""
         return self.error is not None and self.error.http_status in (None, *BUSY)
 
     def _may_be_its_own(self, error: AttemptError) -> bool:
-        """The origin answered, and not that it is too busy: perhaps it is this entry alone that it cannot serve."""
+        """The origin answered, and not that it is too busy: perhaps it cannot serve only this entry."""
         return error.http_status is not None and error.http_status not in (*self._busy, *GATEWAY)
 
     # -- from its beginning to its end -----------------------------------------------------------------------------
 
     def lasts(self, error: AttemptError, budget: Budget, now: float) -> None:
-        """It begins, or goes on: an entry has failed by it."""
+        """The outage begins or goes on: an entry has failed because of it."""
         self.error = error
         if self.since is None:
             self.since = self._began = now
@@ -135,13 +137,13 @@ class Outage:
         self.close(now + wait)
         self._failures += 1
         if self._may_be_its_own(error):
-            # Each has its first try for that, and the rest when it stays so for long, or others are served.
+            # The first failure of an entry here uses up a try; later ones only if the outage lasts long.
             counts = budget.fruitless == 0 or now - self.since >= STRANGER_PATIENCE_SECONDS
             budget.fruitless += counts
             budget.unpaid += not counts
 
     def succeeds(self, now: float) -> bool:
-        """The origin serves somebody. True when that ends an outage."""
+        """The origin has served an entry. True when that ends an outage."""
         self._success_at = now
         self._failed_since.clear()
         self.heard_of = True
@@ -150,7 +152,7 @@ class Outage:
         return False
 
     def end(self) -> bool:
-        """It is over, or not held against the origin any longer. True when there was one."""
+        """Ends the outage. True when there was one."""
         was_down = self.since is not None
         self.since = self._probe_began = None
         self._failing.clear()
@@ -160,14 +162,14 @@ class Outage:
         return was_down
 
     def forgive(self, *, last_pass: bool) -> bool:
-        """The origin is to be tried again. True when there was an outage."""
+        """Ends the outage so that the origin is tried again. True when there was one."""
         self.is_last = last_pass
-        self.heard_of = False  # one asks for all
+        self.heard_of = False  # one request finds out for all entries
         self._told_until = 0.0
         return self.end()
 
     def close(self, until: float, *, told: bool = False) -> None:
-        """Nothing is asked before. told: the origin said so."""
+        """The origin is not asked before `until`. told: the origin asked for that."""
         self.closed_until = max(self.closed_until, until)
         if told:
             self._told_until = self.closed_until
@@ -176,11 +178,11 @@ class Outage:
 
     @property
     def is_probed(self) -> bool:
-        """Somebody is finding out whether it is over."""
+        """A probe is running."""
         return self._probe_began is not None
 
     def begin_probe(self, now: float) -> None:
-        """An attempt begins that is to find it out."""
+        """The probe begins."""
         if self._probe_began is None:
             self._probe_began = now
 

@@ -2,22 +2,23 @@
 
 Some hosts refuse to send a large file in one go (CloudFront above its limit, the bridge of Hugging Face, proxies that
 bound a Range): they answer 400, 403, 413 or 416 to a GET without Range, to an open one (`bytes=N-`) or to a long one,
-and 206 to a bounded one. Such an origin is asked for pieces, the largest that it gives. A refusal can have many other
-reasons, so what was tried in vain is counted, and after a few entries it is tried no more. Pure; lengths in bytes.
+and 206 to a bounded one. Such an origin is asked for the largest pieces that it gives. A refusal can have many other
+reasons, so failed tries are counted, and after a few entries no more are made. Pure; lengths in bytes.
 """
 
 from __future__ import annotations
 
 from bulkspider.errors import AttemptError
 
-# What is tried, one after the other (bytes).
+# The lengths that are tried, one after the other (bytes).
 PIECES = (1 << 30, 64 << 20, 8 << 20)
-# The refusals that may mean "not so much at once".
+# Statuses that may mean "not so many bytes at once".
 REFUSALS = (400, 403, 413, 416)
-# After so many entries that were refused whatever the piece, a refusal of this origin means something else.
+# After so many entries that were refused with every length, a refusal of this origin has another reason.
 MOST_IN_VAIN = 3
 
-# A dry run tries with files from here on (bytes), and again with one so many times as large: a few for each host.
+# A dry run tries this with a file of at least ASKED_FROM bytes, and again with one GROWTH times as large: few requests
+# for each host.
 ASKED_FROM = 1 << 20
 GROWTH = 8
 
@@ -37,8 +38,8 @@ OTHER_REASONS = (
 class Pieces:
     """What is known of one origin.
 
-    limit: the most bytes that it gives in one answer, None where none is known. gives_all: it has given all that was
-    left of a file to a request that did not bound it.
+    limit: the most bytes that it gives in one answer, None where no limit is known. gives_all: it has answered a
+    request without an end with the whole rest of a file.
     """
 
     def __init__(self) -> None:
@@ -48,7 +49,7 @@ class Pieces:
         self._largest_asked = ASKED_FROM // GROWTH
 
     def asks_for_all(self, size: int) -> bool:
-        """A dry run is to try whether it gives all of a file of `size` bytes: it has not tried with one like it."""
+        """A dry run should try whether it sends all of a file of `size` bytes: it has not tried with a similar size."""
         if self.limit is not None or size < GROWTH * self._largest_asked:
             return False
         self._largest_asked = size
@@ -70,7 +71,7 @@ class Pieces:
         if self._in_vain >= MOST_IN_VAIN and (rest is None or rest <= PIECES[0]):
             return None
         if asked is None and self.gives_all:
-            # It is not the missing Range that it does not like.
+            # The missing Range is not the reason.
             asked = rest
         return next((piece for piece in PIECES if asked is None or piece < asked), None)
 
@@ -80,7 +81,7 @@ class Pieces:
         self._in_vain = 0
 
     def all_refused(self) -> None:
-        """Whatever the length, an entry was refused."""
+        """An entry was refused with every length."""
         self._in_vain += 1
 
 

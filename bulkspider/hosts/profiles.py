@@ -1,7 +1,7 @@
-"""Profiles: what known hosts ask for (`known.toml`), and what the user's own file says of others (BULK_HOSTS).
+"""Profiles: the rules of known hosts (`known.toml`), and those in the user's own file (BULK_HOSTS).
 
-A profile makes us more careful than the user's own settings, never less: it caps how many requests a host gets at once
-and how many a minute, and says which statuses mean "slow down" there.
+A profile can only lower the limits of the user's settings: it limits the requests at once and in a minute for a host,
+and names the statuses that mean "slow down" there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ else:
     import tomli as tomllib
 
 KEYS = ("connections", "requests_per_minute", "busy", "why", "source")
-# A user's row for a host that is to have no limit says 0.
+# In the user's file 0 means no limit.
 NO_LIMIT = 0
 
 

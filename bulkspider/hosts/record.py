@@ -1,7 +1,7 @@
-"""The record of a host: how many bytes it brought in this run, what it refused, and when it was waited for.
+"""The record of a host: how many bytes it sent in this run, what it refused, and when it was waited for.
 
-A `Record` belongs to one host:port and is kept by whoever deals with it; `look` is called about once a second where
-somebody is to see it later. Times are seconds of a clock that the caller passes in. Memory does not grow with the run.
+A `Record` belongs to one Origin; `look` is called about once a second where a report will show it. Times are seconds of
+a clock that the caller passes in. Memory does not grow with the run.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-# When there are more waits, those with the shortest time between them are told as one.
+# If there are more waits, those with the shortest time between them are joined.
 MOST_WAITS = 200
 
 
 @dataclass(slots=True)
 class Wait:
-    """The host was waited for. since, until: times. why: what it answered, in words."""
+    """A time in which the host was waited for. why: its answer, in words."""
 
     since: float
     until: float

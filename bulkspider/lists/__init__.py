@@ -1,6 +1,6 @@
 """Lists: a file becomes checked entries, before the first byte is fetched.
 
-`reader` opens any form of list, `check` reads it whole and `copy` keeps what was read, `collisions` finds names that
-would share a file, `index` finds entries by origin, `shards` takes a part of a list, `source` hands entries out.
-`checksums` adds the hashes of a checksum file. `formats` turns lists of other tools into ours.
+`reader` parses the lines, `check` reads the whole list and `copy` keeps a copy, `collisions` finds names that would be
+one file on disk, `index` finds entries by origin, `shards` takes a part of a list, `source` gives the entries to the
+run. `formats` turns lists of other tools into ours.
 """

@@ -1,9 +1,9 @@
-"""The check of a whole list before its first byte is fetched: every bad line found, every entry indexed.
+"""Checks a whole list before the first byte is fetched: finds every bad line, indexes every entry.
 
 A `Check` is fed the lines once, while they are copied. It decides the form of the list, reads every line, remembers
-where each good entry lies (by origin, a few bytes each) and what is wrong with the bad ones. Then it settles the names
-that met: a repeated line is taken once, two files for one name are a problem of the later line. It opens nothing and
-fetches nothing; `source.py` makes the source of a run from its index.
+where each good entry is in the copy (by origin, a few bytes each) and what is wrong with the bad ones. Then it judges
+equal names: a repeated line counts once, two files for one name are an error of the later line. It opens no file;
+`source.py` makes the source of a run from its index.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bulkspider.options import plural
 
 SHOWN_MAX = 50
 SKIP_OPTION = "-a skip=0"
-GIVE_UP = 1000  # so many bad lines are not a list with mistakes but something else
+GIVE_UP = 1000  # with so many bad lines the file is probably no list
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class Check:
             text = self._begin(text)
         put, keep = self._hashes.put, self._keep
         number, at, known, unsized = self._number, self._at, 0, 0
-        last_folder = last_site = b""  # what a line mostly shares with the one before it
+        last_folder = last_site = b""  # of the line before, which mostly has the same ones
         numbered = self.form.numbered
         for line, name, folder, mark, site, size, other in self.form.rows(text) if rows is None else rows:
             number += 1
@@ -131,14 +131,14 @@ class Check:
         self.index.unsized += unsized
 
     def _lane(self, site: bytes) -> OriginQueue | None:
-        """Where the entries of a site are put; None when the site must be looked at closer."""
+        """The queue for the entries of a site; None when the site must be checked by the full parser."""
         lane = self._sites.get(site)
         if lane is None and site_fits(site):
             lane = self._sites[site] = self.index.lane_of(site.decode())
         return lane
 
     def _takes(self, folder: bytes) -> bool:
-        """Remembers a folder; False when it must be looked at closer."""
+        """Remembers a folder; False when it must be checked by the full parser."""
         if folder and not folder_fits(folder):
             return False
         self._hashes.add_folders(folder.lower())
@@ -173,7 +173,7 @@ class Check:
         return text[place:]
 
     def _is_first(self, raw: bytes) -> bool:
-        """True when line 1 is no entry: a header, or ignored as promised."""
+        """True when line 1 is no entry: it is a header, or ignored because of `skip`."""
         try:
             header = Form.of_header(raw, self.form.naming)
         except EntryError as error:
@@ -224,7 +224,7 @@ class Check:
         return error
 
     def settle(self, copy: Copy, limit: int | None, shard: Shard | None = None) -> None:
-        """Looks again at the names that met, and keeps the first `limit` entries of what is left, or of its shard."""
+        """Judges equal names, and keeps the first `limit` entries that are left, or those of the shard."""
         met = self._hashes.met()
         self.good = len(self._hashes)
         self._hashes = Hashes()

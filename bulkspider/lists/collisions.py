@@ -1,9 +1,9 @@
-"""Which names of a list would meet on disk, found without keeping the names.
+"""Finds names of a list that would be one file on disk, without keeping the names.
 
 Two names meet when they are equal on some file system (`fold`), or when one is a folder of the other. For every name
-and every folder eight bytes are kept, a hash, in 64 buckets that can be looked through one by one (`Hashes`). Only
-where hashes met (`Met`) are the lines themselves read again, in the order of the list (`Meetings`): a line that only
-repeats an earlier one is taken once, everything else is wrong with the later line. `check.py` acts on that.
+and every folder a hash of eight bytes is kept, in 64 buckets that are searched one by one (`Hashes`). Only where hashes
+are equal (`Met`) the lines are read again, in the order of the list (`Meetings`): a line that only repeats an earlier
+one counts once; every other meeting is an error of the later line.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _RECENT_MAX = 4096
 
 
 def key_of(name: str) -> bytes:
-    """What is hashed and compared of a name. For a plain ASCII name in bytes it is `name.lower()`."""
+    """The bytes that are hashed and compared for a name. For a plain ASCII name this is `name.lower()`."""
     return fold(name).encode()
 
 
@@ -67,7 +67,7 @@ class Hashes:
             self._folders[number & (BUCKETS - 1)].append(number)
 
     def met(self) -> Met:
-        """The hashes that two names share, or a name and a folder."""
+        """The hashes that two names have in common, or a name and a folder."""
         numbers, starts = array("q"), array("q", [0])
         for names, folders in zip(self._names, self._folders, strict=True):
             once = set(names)
@@ -80,7 +80,7 @@ class Hashes:
 
 
 class Met:
-    """Hashes that met, with a number for each: 0 to len - 1. Two keys may share one by chance."""
+    """Equal hashes, with a number for each: 0 to len - 1. Two keys may have the same hash by chance."""
 
     def __init__(self, numbers: array[int], starts: array[int]) -> None:
         self._numbers = numbers
@@ -115,7 +115,7 @@ class FirstLines:
 
 
 class Meetings:
-    """Reads the list again and gives a verdict on every entry whose name met an earlier one."""
+    """Reads the list again and judges every entry whose name meets an earlier one."""
 
     def __init__(self, met: Met, form: Form, copy: Copy) -> None:
         self._met = met

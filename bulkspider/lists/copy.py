@@ -1,8 +1,8 @@
-"""The list as bytes: opened wherever it is, copied once, read again by offset.
+"""The list as bytes: opened, copied once, read again by offset.
 
-The run reads its own copy, so that a list edited, or a pipe emptied, in the meantime changes nothing. This room knows
-files, stdin and gzip and says in one sentence why a list cannot be read; what its lines mean is the business of
-`check.py`, which gets them from here, many at a time, while they are copied.
+The run reads its own copy, so that it does not matter if the list is edited meanwhile, or came from a pipe. Handles
+files, stdin and gzip, and explains in one sentence why a list cannot be read. `check.py` gets the lines from here, many
+at a time, while they are copied, and parses them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from bulkspider.errors import ListError
 from bulkspider.lists.shards import Shard
 from bulkspider.text import visible
 
-BLOCK = 64 * 1024  # what is made of one, a thousand rows, stays in the processor's cache
-LINE_MAX = 1024 * 1024  # no entry is that long; what has such lines is no list
-_WINDOW = 16 * 1024  # lines lie a few hundred bytes apart; a window this small costs little when they lie far apart
+BLOCK = 64 * 1024  # bytes; the rows made from one block, about a thousand, stay in the processor's cache
+LINE_MAX = 1024 * 1024  # bytes; no entry is that long: a file with such lines is no list
+_WINDOW = 16 * 1024  # bytes; the next line is mostly near, and a small window costs little where it is not
 
-# What a shard notes of its list, in bytes; other shards that are named.
+# Bytes that are read of another shard's note; how many other shards a message names.
 MOST_NOTE = 1_000
 SHOWN_SHARDS = 8
 _SHARD = re.compile(r"shard\.(\d+-of-(\d+))\.json")
@@ -44,7 +44,7 @@ def shown(path: str) -> str:
 
 
 def copy_blocks(blocks: Iterable[bytes], where: str, fd: int) -> Iterator[bytes]:
-    """A list in texts of whole lines, each line with a newline; what is given was written to `fd` before.
+    """A list in texts of whole lines, each line with a newline; each text was written to `fd` before it is given.
 
     where: how messages name the list. Raises ListError when it has lines without end, OSError when the copy cannot be
     written.
@@ -174,7 +174,8 @@ class Copy:
 
 
 def compare_with_other_shards(directory: int, shard: Shard) -> list[str]:
-    """Notes which list this shard was made of, and says so if others of the same division were made of another one.
+    """Notes which list this shard was made of. Returns a warning if other shards of the same division were made of
+    another.
 
     directory: open; the copy of the list is there already. Raises OSError."""
     with open(_open_plain(f"list.{shard.writer}", directory), "rb") as file:

@@ -1,7 +1,7 @@
-"""Where the entries of a list lie in its copy, in a few bytes each.
+"""The positions of the entries of a list in its copy, in a few bytes each.
 
-Per origin, so that a list sorted by host can keep all its hosts busy from the first second. `check.py` fills the
-index, `source.py` takes from it. It knows offsets and origins, no names.
+They are kept per origin, so that a list that is sorted by host still uses all its hosts from the first second.
+`check.py` fills the index, `source.py` takes from it. Only offsets and origins, no names.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bulkspider.lists.copy import Copy
 from bulkspider.lists.reader import Form
 from bulkspider.lists.shards import Shard
 
-# After every size.
+# The rank of an entry without a size: after every size.
 UNSIZED = (1 << 63) - 1
 
 
@@ -36,12 +36,12 @@ class OriginQueue:
 
     @property
     def place(self) -> tuple[int, int]:
-        """The lane's next entry comes before another lane's if its place is smaller."""
+        """The sort key of its next entry: the smallest of all queues comes first."""
         return (self.ranks[self.taken] if self.ranks is not None else 0), self.at[self.taken]
 
 
 class Index:
-    """Where the entries to do lie. known_bytes: sum of the sizes given; unsized: entries without one."""
+    """The positions of the entries to do. known_bytes: sum of the sizes in the list; unsized: entries without one."""
 
     def __init__(self) -> None:
         self.lanes: dict[str, OriginQueue] = {}
@@ -53,7 +53,7 @@ class Index:
         return sum(len(lane.at) for lane in self.lanes.values())
 
     def lane_of(self, url: str) -> OriginQueue:
-        """The lane of a URL, or of its scheme and host alone."""
+        """The queue for a URL, or for scheme and host alone."""
         origin = origin_of(url)
         lane = self.lanes.get(origin)
         if lane is None:
@@ -61,7 +61,7 @@ class Index:
         return lane
 
     def drop(self, entry: Entry, at: int) -> bool:
-        """Takes an entry out; False when it is not in the index. The index is right again after `sweep`."""
+        """Removes an entry; False when it is not in the index. To be followed by `sweep`."""
         lane = self.lane_of(entry.url)
         place = bisect_left(lane.at, at)
         if place == len(lane.at) or lane.at[place] != at:
@@ -71,7 +71,7 @@ class Index:
         return True
 
     def sweep(self) -> None:
-        """Ends the dropping."""
+        """Completes the removals of `drop`."""
         for origin, gone in self._gone.items():
             lane = self.lanes[origin]
             kept = bytearray(b"\1") * len(lane.at)

@@ -1,10 +1,9 @@
 """How the lines of one list are read: as JSON, by the columns of its header, or by the grammar.
 
-A list is in one form from its first line to its last, and a `Form` is what the check and the later taking share. It
-also knows the lines nearly all lists are made of: a simple name, one separator, a simple URL, perhaps size and sha256.
-For these one regular expression says all that `entry.py` would say, in a tenth of the time; whatever it does not match
-is read there. A property test holds that the two agree. Bytes of a line in, an `Entry` out; where the bytes lie in the
-file is the business of `check.py` and `source.py`.
+All lines of a list have one form, a `Form`, which is used by the check and when entries are taken later. Most lists
+have only plain lines: a simple name, one separator, a simple URL, perhaps size and sha256. For these, one regular
+expression gives the same result as `entry.py` in a tenth of the time; all other lines are read by `entry.py`. A
+property test checks that both agree. Bytes of a line in, an `Entry` out.
 """
 
 from __future__ import annotations
@@ -25,8 +24,8 @@ from bulkspider.entries.urls import PATH, SAFE, SITE
 BOM = b"\xef\xbb\xbf"
 
 # A plain name: ASCII letters, digits, '_', '.', '-' and folders; no device of Windows, no suffix of ours, short enough
-# for one component. Its folder and its site are those of many lines: `folder_fits` and `site_fits` look at them once.
-# For a device one letter is looked at first, which is quicker.
+# for one component. Many lines have the same folder and site, which `folder_fits` and `site_fits` check once. For
+# devices the first letter is tested first, which is faster.
 _DEVICE = r"(?=[acnplACNPL])(?i:con|prn|aux|nul|com\d|lpt\d)(?:[./,\t\r\n ]|\Z)"
 _SUFFIX = r"(?<!\.part)(?<!\.part\.json)(?<!\.part\.old)(?<!\.part\.old\.json)(?<!\.part\.json\.tmp)"
 _COMPONENT = rf"(?!{_DEVICE})[\w-][\w.-]{{0,236}}(?<!\.)"
@@ -185,7 +184,7 @@ class Form:
         return parse_json(text, number, numbered=self.numbered, naming=self.naming)
 
     def line_of(self, raw: bytes, number: int) -> int:
-        """What messages call the line: `number`, or what its row says."""
+        """The line number for messages: `number`, or the one in the row of a numbered list."""
         if not self.numbered:
             return number
         return int(json.loads(raw)["line"] if raw[:1] == b"{" else raw.split(b"\t", 2)[1])

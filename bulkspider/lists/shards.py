@@ -1,8 +1,8 @@
-"""Shards: one list divided among many runs that know nothing of each other.
+"""Shards: one list divided among many runs that do not communicate.
 
-Each run is told `3/16` and takes its own sixteenth of one and the same list; together they take every entry once. What
-an entry's shard is depends on the list alone, never on the machine, the time or the Python, so a shard may be run again
-anywhere. Pure: knows names, hosts and sizes; `source.py` applies it to a checked list.
+A run with `3/16` takes its sixteenth of the list; together the runs take every entry once. The shard of an entry
+depends only on the list, not on the machine, the time or the Python version, so a shard may be run again anywhere.
+Pure: names, hosts and sizes; `source.py` applies it to a checked list.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from hashlib import blake2b
 
 from bulkspider.errors import UsageError
 
-# What a list is divided by, and what that is good for.
+# How a list may be divided, with the text for messages.
 WAYS = {
     "entry": "by a hash of its name",
     "host": "all entries of one host in one shard, so that its limits hold for all shards together",

@@ -1,9 +1,9 @@
-"""Where the entries of a run come from, and where it is told what became of them.
+"""Sources: give the entries of a run, and are told how each of them ended.
 
-A `Source` gives entries one by one; the spider asks it whenever a slot is free, and says which origins may not be given
-now. It never waits in `take`: one that must ask somebody first answers None and wakes the spider later. The kinds are a
-list or a shard of it (`ListSource`), made by `check_list` once the whole list was found good, and a queue that several
-machines share (`queue/worker.py`). The spider (`spiders/bulk.py`) does not know which it has.
+A `Source` gives entries one by one; the dispatcher asks whenever a place is free, and says which origins are blocked
+now. `take` never waits: a source that has none yet returns None and wakes the dispatcher later. There are: a list or a
+shard of it (`ListSource`, made by `check_list`), a queue that several machines share (`queue/worker.py`), and entries
+from a program (`spiders/given.py`). The dispatcher treats all alike.
 """
 
 from __future__ import annotations
@@ -32,29 +32,30 @@ __all__ = ["BadLine", "Ignored", "ListSource", "Source", "check_list", "folder_n
 
 
 class Taker(Protocol):
-    """Who takes the entries, and hears from the source between two questions."""
+    """The taker of the entries (`dispatch/dispatcher.py`), as the source sees it."""
 
     def wake(self) -> None:
-        """`take` or `exhausted` may answer otherwise now."""
+        """`take` or `exhausted` may give another answer now."""
 
     def lose(self, name: str) -> None:
-        """Somebody else has the entry of this name now."""
+        """Another worker has the entry of this name now."""
 
     def forgive(self, origin: str) -> None:
-        """An origin was left to others for a while: it is to be tried again here."""
+        """An origin was left to other workers for a while: it must be tried again here."""
 
     def hurry(self, seconds: float) -> None:
-        """Others are there: an origin that cannot be reached from here is given up after so long; inf: they are not."""
+        """Other workers exist: an origin that cannot be reached from here is given up after `seconds`; inf: there are
+        none."""
 
     def stop(self, error: BulkError) -> None:
         """The run ends."""
 
     def refuse(self, number: int, name: str, error: BulkError) -> None:
-        """What came as entry `number` is none, and is a failure of its own."""
+        """Entry `number` is not valid, and counts as a failed entry."""
 
 
 class Source:
-    """Gives the entries of a run. What is not overridden is right for a source that nobody else takes from.
+    """Gives the entries of a run. The defaults here fit a source that is not shared.
 
     title: how messages name it. ignored: the entry in the first line of a list, which was ignored as always. entries:
     how many there are to do, as far as is known at the start. duplicates, bad, warnings, known_bytes, unsized: what the
@@ -95,7 +96,7 @@ class Source:
 
     @property
     def waiting(self) -> int:
-        """Entries not taken yet that nobody but this run will take."""
+        """Entries that are not taken yet, and that only this run will take."""
         return 0
 
     @property
@@ -104,14 +105,14 @@ class Source:
         return self.entries
 
     def has_room(self, places: int, per_host: int) -> None:
-        """So many entries could begin now, so many at most of one host."""
+        """`places` entries could begin now, at most `per_host` of one host."""
 
     def take(self, blocked: Collection[str] = ()) -> Entry | None:
         """The next entry whose origin is not in `blocked`, or None when there is none now."""
         raise NotImplementedError
 
-    # What a source is told. `begin` comes before the first `take`; for every entry taken, exactly one of `ended` and a
-    # `take_back` that says True comes once.
+    # What a source is told. `begin` comes before the first `take`; for every entry taken, exactly one call of `ended`,
+    # or of a `take_back` that returns True, comes.
 
     def begin(self, taker: Taker) -> None:
         """The run begins, in the reactor's thread. Raises UsageError."""
@@ -120,14 +121,14 @@ class Source:
         """An attempt at an entry begins."""
 
     def taken_over(self, entry: Entry) -> bool:
-        """Somebody else had the entry before, and may have done more for it than is known here."""
+        """Another worker had the entry before, and may have fetched more of it than is known here."""
         return False
 
     def ended(self, entry: Entry, status: str, error: BulkError | None = None) -> None:
         """The entry has its outcome: one of the five statuses."""
 
     def take_back(self, entry: Entry, error: BulkError) -> bool:
-        """The run cannot do the entry now. True: it goes to somebody else, or is given again later."""
+        """The run cannot do the entry now. True: it goes to another worker, or is given again later."""
         return False
 
     def may_connect(self, entry: Entry) -> bool:
@@ -141,7 +142,7 @@ class Source:
         """A further connection of the entry has ended."""
 
     def origin_closed(self, origin: str, seconds: float) -> None:
-        """The origin asked to be left alone for a while."""
+        """The origin asked not to be asked for `seconds`."""
 
     async def end(self) -> None:
         """The run has ended: gives back what the source holds."""

@@ -1,4 +1,4 @@
-"""Where a queue is: the address of a Redis, without its secrets on any command line, and the client for it.
+"""The address of the Redis of a queue, without secrets on the command line, and the client for it.
 
 An address is `redis://HOST/0`, `rediss://…` (TLS), `unix://…`, or `redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/0`
 (`rediss+sentinel://` with TLS), whose master is asked for at each connection. It comes from the argument, from a file
@@ -98,7 +98,7 @@ def _master(url: str, options: dict[str, Any], sentinel: Any) -> Any:
         watchers.append((name if colon else host, int(port) if colon else SENTINEL_PORT))
     parameters = dict(parse_qsl(query))
     own = {name.removeprefix("sentinel_"): parameters.pop(name) for name in list(parameters) if "sentinel_" in name}
-    # What is said of a plain address holds for the master; where it is, the Sentinels say.
+    # The options of the address are for the master, whose host the Sentinels say.
     login = f"{userinfo}@" if userinfo else ""
     same = f"{scheme.partition('+')[0]}://{login}{watchers[0][0]}/{database or '0'}?{urlencode(parameters)}"
     of_master: dict[str, Any] = dict(parse_url(_with_password(same)))  # type: ignore[no-untyped-call]

@@ -1,7 +1,7 @@
-"""A job: one shared queue of entries, as `scrapy bulkqueue` and the start of a worker see it.
+"""A job: one shared queue of entries, as `scrapy bulkqueue` and the start of a worker use it.
 
-Pushes lists, tells how far it is, brings dead letters back. Blocking, for code before or without a reactor; a worker's
-own exchange with the queue is `worker.py`. Every mistake of the user is a UsageError that says what to do.
+Pushes lists, reports the status, puts dead letters back. Blocking, for code before or without a reactor; a running
+worker uses `worker.py`. Every mistake of the user is a UsageError that says what to do.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from bulkspider.queue.rows import Row, Rows
 from bulkspider.queue.scripts import FORM, JOBS, SCRIPTS, prefix
 from bulkspider.queue.status import Status
 
-# Four at once is what most hosts bear without complaint; as CONCURRENT_REQUESTS_PER_DOMAIN in `settings.py`.
+# Most hosts accept four connections at once; as CONCURRENT_REQUESTS_PER_DOMAIN in `settings.py`.
 DEFAULT_CAP = 4
 # Entries of one script, which Redis runs in a few milliseconds; scripts that are sent together.
 BATCH = 100
 SENT_TOGETHER = 40
 # A look at a job that is at work is not of one moment where it has more hosts than that; then it is taken again.
 LOOKS = 3
-# A worker may be started beside its Redis.
+# A worker may be started at the same time as its Redis, so it waits this long for it.
 PATIENCE_SECONDS = 30.0
 
 
@@ -46,7 +46,7 @@ class _Asked:
         self._prefix = prefix(name)
 
     def _info(self, section: str) -> dict[str, Any]:
-        """What the server says of itself; nothing where that is not allowed."""
+        """A section of Redis' INFO; empty where that is not allowed."""
         import redis
 
         with self._asking():
@@ -131,7 +131,7 @@ class Job(_Asked):
         )
 
     def _upgrade(self) -> None:
-        """The job was pushed by an earlier version. Its workers find that their leases are lost, and let go."""
+        """Converts a job that an earlier version has pushed. Its workers find that their leases are lost, and stop."""
         for origin in sorted(self._redis.smembers(self._key("hosts"))):
             while self._run("upgrade", origin):
                 pass
@@ -182,7 +182,7 @@ class Job(_Asked):
                 )
 
     def eviction(self) -> str | None:
-        """The policy by which this Redis may throw keys away when its memory is full; None if it throws none away."""
+        """The policy by which this Redis may remove keys when its memory is full; None if it removes none."""
         policy = self._info("memory").get("maxmemory_policy")
         return None if policy in (None, "noeviction") else str(policy)
 
@@ -336,13 +336,13 @@ class Job(_Asked):
         return {"default": int(default), **{host: int(cap) for host, cap in sorted(caps.items())}}
 
     def order(self, order: str | None) -> None:
-        """pause: nothing new is begun. drain: and workers end when what runs is finished. cancel: workers stop at
-        once. None: all goes on."""
+        """pause: no new entry begins. drain: the same, and workers end when their running entries are finished. cancel:
+        workers stop at once. None: all goes on."""
         with self._asking():
             self._run("order", order or "")
 
     def drop(self) -> None:
-        """Forgets the job, whatever state it is in; files stay. Workers that are at it stop."""
+        """Removes the job, in whatever state; files stay. Its workers stop."""
         with self._asking():
             self._run("drop")
             # Found by their names, because a job whose keys were partly removed must go as well.

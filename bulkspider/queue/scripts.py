@@ -1,4 +1,4 @@
-"""What the queue keeps in Redis, and the scripts that change it: each one is atomic, so no worker sees half of a step.
+"""The keys of a queue in Redis, and the scripts that change them: each is atomic, so no worker sees half of a step.
 
 The keys of a job share a prefix in braces, so that they lie on one node of a cluster:
 

@@ -1,4 +1,4 @@
-"""How far a job is: the numbers, the sentences that show them, and the exit status that follows from them.
+"""The status of a job: the numbers, the text that shows them, and the exit status.
 
 `Status` is one look at the queue (`Job.status`). Everything here is also for machines: `as_json` has the same facts.
 """

@@ -1,4 +1,4 @@
-"""The shared queue as a source: a worker leases entries as it has room, and tells the queue what became of them.
+"""The shared queue as a source: a worker leases entries when it has room, and tells the queue their outcomes.
 
 The spider never waits for Redis. `take` gives what was leased; where there is room for more, it asks in the background
 (`working/claims.py`) and wakes the spider when there is an answer; outcomes (`working/outcomes.py`) are posted. Every
@@ -30,7 +30,8 @@ from bulkspider.queue.working.outcomes import UNREACHED_SECONDS, Outcomes
 
 logger = logging.getLogger(__name__)
 
-# How long a stop waits for a Redis that is away. What it does not hear goes to others when the leases end.
+# How long a stop waits for a Redis that does not answer. Entries whose outcome it does not get go to other workers when
+# the leases end.
 STOP_SECONDS = 1.5
 
 
@@ -167,14 +168,14 @@ class RedisQueue(Source):
         await self.vanish()
 
     async def vanish(self) -> None:
-        """Ends here, and says nothing more to anybody: what it has goes to others when the leases end."""
+        """Ends without a message to Redis: its entries go to other workers when the leases end."""
         link, self.link = self.link, None
         if link is not None:
             await self.leases.let_go()
             await link.close()
 
     async def all_told(self) -> None:
-        """Returns when Redis has answered every outcome."""
+        """Waits until Redis has answered every outcome."""
         if self.link is not None:
             await self.link.all_sent()
 

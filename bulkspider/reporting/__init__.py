@@ -1,4 +1,4 @@
-"""Reporting: what a person or a machine sees of a run.
+"""Reporting: shows a run to people and to other programs.
 
 `progress` is the Scrapy extension. `snapshot` gives the state of the run as data; `display` makes lines of it and
 `terminal` draws them. `summary` is the text at the end, `page` the HTML report, `metrics` and `metricserver` the

@@ -36,7 +36,7 @@ STYLES = {"title": TITLE, "warning": WARN, "text": None, "bad": BAD, "cure": WAR
 
 # A file that is done sooner gets no line.
 MIN_AGE_SECONDS = 0.3
-# So many lines are kept for waiting origins, also when there are more running files than lines.
+# Lines that are kept for waiting origins, even if there are more running files than lines.
 WAITING_LINES = 4
 
 Line = list[Segment]
@@ -185,7 +185,7 @@ def _of(count: int, total: int | None, *, estimated: bool) -> str:
 
 
 def _ascii(segment: Segment) -> Segment:
-    """In as many cells: what Python would write in place of other characters takes more."""
+    """The text in ASCII with the same width: Python's own escapes would be wider."""
     text = segment.text.replace("…", "~").encode("ascii", "replace").decode()
     return Segment(set_cell_size(text, cell_len(segment.text)), segment.style)
 
@@ -236,7 +236,7 @@ def _shortened(text: str, width: int, first: int, last: int) -> str:
     """first, last: between these characters it differs from others; if that is possible, they stay."""
     begin, end = first, last
     while begin > 0 and text[begin - 1].isalnum():
-        begin -= 1  # a whole number tells more than its last digit
+        begin -= 1  # shows a whole number, not only its last digit
     while end < len(text) and text[end].isalnum():
         end += 1
     half = width // 2
@@ -251,7 +251,7 @@ def _shortened(text: str, width: int, first: int, last: int) -> str:
             tail = width - 2 - cell_len(text[start:stop])
             return "…" + text[start:stop] + "…" + _cells(text, tail, from_end=True)
     if first and half > 1:
-        # All of it has no room: where it begins, and the end.
+        # It does not fit: shows its beginning and its end.
         return "…" + _cells(text[first:], half - 1) + "…" + _cells(text, width - 1 - half, from_end=True)
     return _cells(text, half) + "…" + _cells(text, width - 1 - half, from_end=True)
 

@@ -1,7 +1,7 @@
 """The page that Prometheus reads (`metrics.py`), served by a thread of its own.
 
-Not by prometheus-client's server: like every HTTPServer of the standard library it looks this machine's name up in the
-DNS, and the crawl would wait for the answer. A thread that cannot be started, or has ended, gives one warning here, and
+prometheus-client's server is not used: like every HTTPServer of the standard library it looks this machine's name up in
+the DNS, and the crawl would wait for the answer. If its thread cannot be started, or ends, there is one warning, and
 the run goes on.
 """
 

@@ -1,4 +1,4 @@
-"""The report: one HTML file to look at, `-a report=run.html`.
+"""The report: one HTML file, `-a report=run.html`.
 
 It collects a row per outcome and the throughput over time during the run, and puts them as JSON into the page
 (`page.html`), which needs nothing but a browser: no network, no library. The file is written under a temporary name and
@@ -48,14 +48,14 @@ logger = logging.getLogger(__name__)
 
 # For the memory of the browser and of this process. Successes and failures are limited separately.
 MAX_ROWS = 100_000
-# Of the throughput; when there are more, every second one is dropped.
+# Samples of the throughput; if there are more, every second one is dropped.
 MAX_SAMPLES = 600
 MAX_HOSTS = 500
 WRITE_INTERVAL_SECONDS = 60.0
 # At the end of the run: how long to wait for a page that is being written.
 LOCK_TIMEOUT_SECONDS = 5.0
 PLACEHOLDER = "/*DATA*/null"
-# Scrapy's settings that matter for downloads. No others: a project's settings hold secrets under any name.
+# Scrapy's settings that matter for downloads. No others, because a project's settings may hold secrets under any name.
 SCRAPY_SETTINGS = (
     *(
         "CONCURRENT_REQUESTS",
@@ -235,7 +235,7 @@ class Hosts:
         origins.on_pause(self._paused)
 
     def take(self, item: BulkItem) -> None:
-        """An outcome; of an earlier run's files nobody was asked."""
+        """Takes an outcome. Files of an earlier run count for no host."""
         if item.url and not item.already and item.status != "interrupted":
             (self._failed if item.status == "failed" else self._done)[origin_of(item.url)] += 1
 
@@ -253,7 +253,8 @@ class Hosts:
         self._origins[name].record.begin_wait(now, now + seconds, redact(why))
 
     def told(self, *, over: bool) -> dict[str, Any]:
-        """For the page: a row for each host that did anything, those with the most bytes first. over: the run is."""
+        """For the page: a row for each host that did anything, those with the most bytes first. over: the run has
+        ended."""
         now = self._clock.now()
         hosts = [origin for origin in self._origins if self._did_anything(origin)]
         hosts.sort(key=lambda origin: (-origin.record.received_bytes, origin.name))

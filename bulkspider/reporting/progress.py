@@ -1,4 +1,4 @@
-"""Progress: what a person sees of a run. Only reads the run; never changes it.
+"""Progress: shows a run to a person. It only reads the run.
 
 BULK_PROGRESS and whether stderr is a terminal decide between a live display (`display.py` makes its lines,
 `terminal.py` draws them) and one log line every LOGSTATS_INTERVAL. At the end there is a summary, and the page of
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PICTURES_PER_SECOND = 4
-# So many failures are shown one by one; further ones of the same second are counted.
+# Failures that are shown one by one; further ones of the same second are only counted.
 FAILURES_PER_SECOND = 5
-# So many hosts that are waited for are named in one line of a log.
+# Hosts that are waited for and named in one line of a log.
 NAMED_WAITS = 3
 # Marks a log record of which a live display has a line of its own.
 SHOWN = "bulk_shown"
@@ -70,7 +70,7 @@ class Progress:
             raise NotConfigured
         progress = cls(crawler, spider)
         crawler.signals.connect(progress._opened, signals.spider_opened)
-        # Not spider_closed: what others log then would come after the summary.
+        # Not spider_closed: log lines of other components would come after the summary.
         crawler.signals.connect(progress._ended, signals.engine_stopped)
         return progress
 
@@ -197,7 +197,7 @@ class Progress:
             report=report,
             ignored=source.ignored,
         )
-        # In the order that a log needs; a terminal has them all the other way round, the summary last.
+        # In a log the summary comes first; on a terminal it comes last.
         level = logging.INFO if self._run.outcomes.exit_status == 0 else logging.WARNING
         for line in told:
             # A terminal shows warnings of the log, and the summary has this line as well.
@@ -244,8 +244,8 @@ def _wait(wait: Waiting, wall: float) -> str:
 
 
 def _is_kept() -> bool:
-    """What looks like a terminal is one whose text is kept as it comes, and read later: the log of a CI job, or the
-    cell of a notebook (`!scrapy bulk …`; Jupyter sets the variable for its kernels, not for its terminals)."""
+    """True when stderr looks like a terminal but its text is kept and read later: the log of a CI job, or the cell of a
+    notebook (`!scrapy bulk …`; Jupyter sets the variable for its kernels, not for its terminals)."""
     return os.environ.get("CI", "").lower() not in ("", "0", "false") or "JPY_PARENT_PID" in os.environ
 
 

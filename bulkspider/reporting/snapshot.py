@@ -1,8 +1,8 @@
 """The snapshot: the state of a run at one moment, as plain data.
 
-A `Sampler` runs in the reactor's thread. It reads the run and what waits for its next attempt, and measures speeds; it
-changes nothing. The `View` that it gives holds no live object, so that any thread may use it. Sizes are in bytes, times
-in seconds.
+A `Sampler` runs in the reactor's thread. It reads the run and the waiting downloads, and measures speeds; it changes
+nothing. Its `View` has no reference to live objects, so that any thread may use it. Sizes are in bytes, times in
+seconds.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class Meter:
         passed = now - self._at
         if passed > 0:
             share = 1 - math.exp(-passed / self._span)
-            # A part that was begun anew has less than before.
+            # A part that was begun anew has fewer bytes than before.
             fresh = max(0.0, (count - self._count) / passed)
             self._speed += (fresh - self._speed) * share
             self._weight += (1 - self._weight) * share

@@ -1,4 +1,4 @@
-"""The summary: the result of a run, to be read in ten seconds.
+"""The summary: the result of a run in a few lines.
 
 A `Tally` takes every outcome and keeps a few of them: failures, the slowest files, the most retried ones. `summary`
 makes lines of it; `progress.py` writes them to a log or, in colours, to a terminal.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bulkspider.items import BulkItem
     from bulkspider.run.run import Run
 
-# Failures that are named, all reasons together; more would not be read.
+# Failures that are named, for all reasons together.
 MAX_NAMED = 20
 MAX_REASONS = 8
 # Origins that are remembered for each reason.
@@ -49,15 +49,15 @@ TOP = 3
 SLOW_SHARE = 2 / 3
 # The speed of a smaller file is mostly the latency of the link.
 MIN_SPEED_BYTES = 1024 * 1024
-# A setting or argument whose value is a secret: -s HTTPAUTH_PASS=… Ours of such names have the name of a function, or
-# the path of a file.
+# A setting or argument whose value is a secret, such as -s HTTPAUTH_PASS=… The values of our own settings with such
+# names are the name of a function, or the path of a file.
 _SECRET = re.compile(
     r"^((?!(?:-[sa])?(?:BULK_AUTH|keyring)=)(?:-s)?\w*(?:PASS|SECRET|TOKEN|KEY|AUTH|COOKIE|CREDENTIAL)\w*)=.+",
     re.IGNORECASE | re.DOTALL,
 )
 
 
-# Who stated a hash, and the flags that tell of proofs which are less than a good hash.
+# Texts for who stated a hash, and for flags of proofs that are weaker than a good hash.
 _BY = {
     SIGNED_SUMS: "a signed checksum file",
     LIST: "the list",
@@ -131,7 +131,7 @@ class Tally:
 
     @property
     def proofs(self) -> list[str]:
-        """Who verified the files of this run, and what was less than a good hash; nothing to say of all by the list."""
+        """Sentences on who verified the files of this run, and on weaker proofs; none if the list verified all."""
         by = [f"{self._proofs[who]:,} {_BY[who]}" for who in STATED_BY if self._proofs[who]]
         told = [f"verified by: {', '.join(by)}"] if set(self._proofs) - {LIST} else []
         return told + [f"{plural(self._flags[flag], *words)}" for flag, words in _TOLD.items() if self._flags[flag]]
@@ -142,7 +142,7 @@ class Tally:
         return [(name, int(retries)) for retries, _, name in sorted(self._retried, reverse=True)]
 
     def cure(self, code: str, known: Origins) -> str:
-        """What to do about the failures of this code. A host that was given up has the cures of what was wrong."""
+        """What to do about the failures of this code. For a host that was given up: the cure of the error behind it."""
         origins = self._origins.get(code, set())
         if code == "origin_down":
             causes = sorted({cause for name in origins if (cause := known.cause(name)) is not None})
@@ -189,7 +189,7 @@ def summary(
                 "text", "most retried: " + ", ".join(f"{name} ({plural(n, 'retry', 'retries')})" for name, n in retried)
             )
         )
-    # After a verify there is one cure for these codes, given below.
+    # After a verify, these codes have one common cure, given below.
     lines.extend(_failures(run, tally, report, cured=("missing", "digest_mismatch") if verifying else ()))
     if report:
         lines.append(SummaryLine("text", f"report: {report}"))
@@ -230,7 +230,7 @@ def _failures(run: Run, tally: Tally, report: str | None, *, cured: Sequence[str
 
 
 def command_line() -> str:
-    """What the user typed, as well as it can be known, quoted for a shell and without secrets."""
+    """The command that the user typed, as far as it is known, quoted for a shell and without secrets."""
     # Not sys.argv: Scrapy removes the command's name from it.
     words = sys.orig_argv
     for at, word in enumerate(words):

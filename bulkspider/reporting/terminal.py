@@ -1,4 +1,4 @@
-"""The terminal: a picture at its bottom that changes in place (`rich.live`), and log lines above it.
+"""The terminal: the live display at its bottom (`rich.live`), and log lines above it.
 
 A thread of its own draws, so that a terminal that takes nothing for a while (Ctrl-S, a hanging connection) holds up no
 download: what is written to stderr meanwhile, by Python's logging first of all, waits in a queue. Rich's own thread and
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How much of a log is kept while the terminal takes nothing; its oldest lines are lost first.
+# Log lines that are kept while the terminal accepts nothing; the oldest are lost first.
 QUEUE_LINES = 10_000
 # Log lines are shown that often even when there is no new picture.
 REFRESH_SECONDS = 1.0
@@ -124,11 +124,11 @@ class Terminal:
                 self._frame()
                 self._end_live()
         except OSError:
-            pass  # the terminal is gone, and nobody looks any more
+            pass  # the terminal has been closed
         except BaseException as error:
             ended = error
         finally:
-            # Whatever ends the thread, the log goes on.
+            # Whatever ended the thread, the log must go on.
             self._undo.close()
         if ended is not None:
             self._draw = _nothing
@@ -197,7 +197,7 @@ class Terminal:
         yield _WRAP_ON
 
     def _in_foreground(self) -> bool:
-        """False after Ctrl-Z and `bg`: the terminal is somebody else's."""
+        """False after Ctrl-Z and `bg`: another process uses the terminal."""
         try:
             return os.tcgetpgrp(self._stream.fileno()) == os.getpgrp()
         except (OSError, ValueError):  # no terminal, or not the one that controls this process

@@ -1,7 +1,7 @@
-"""How far a list is, told from what is on disk: the list, the ledger, the parts, and what a run has left.
+"""How much of a list is done, read from the disk: the list, the ledger, the parts, and the files of a run.
 
-Takes no lock and changes nothing, so it may be asked while a run works in the folder. What is done is judged as a dry
-run does, by ledger and file; nothing is hashed and nobody is asked.
+Takes no lock and changes nothing, so it may be used while a run works in the folder. Entries are judged by ledger and
+file, as in a dry run, without hashing and without requests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from bulkspider.lists.source import Extent, ListSource
 from bulkspider.options import clock, human, plural
 from bulkspider.status.record import LIVE
 
-# A run writes every two seconds, unless its disk does not answer; one that was killed leaves what it said last.
+# A run writes its status file every two seconds, unless its disk does not answer; a run that was killed leaves the
+# file. An older file does not count.
 STALE_SECONDS = 20.0
 STALE_HERE_SECONDS = 600.0
 
@@ -55,7 +56,8 @@ class Status:
     live: dict[str, Any] = field(default_factory=dict)
 
     def not_done(self, failed: Failed | None, again: bool) -> None:
-        """failed: why, None for what has not failed yet. again: it is tried again now."""
+        """Counts an entry that is not done. failed: why, None if it has not failed yet. again: the running run tries it
+        again."""
         if failed is None or again:
             self.left += 1
         else:
@@ -64,13 +66,13 @@ class Status:
 
     @property
     def exit_status(self) -> int:
-        """What a run that ended now would end with, unproven files apart."""
+        """The exit status of a run that ended now, if unproven files are not counted."""
         if self.left or self.failed.total() > self.permanent:
             return Kind.RETRY.exit_status
         return Kind.PERMANENT.exit_status if self.permanent else 0
 
     def to_json(self) -> str:
-        """For programs. waiting: the hosts that are waited for."""
+        """One line for programs. waiting: the hosts that are waited for."""
         numbers = {
             "entries": self.entries,
             "done": self.done,
@@ -131,8 +133,8 @@ def look(source: ListSource, root: str) -> Status:
 
 
 class _Earlier:
-    """Which entries have failed. What failed before the run that works there now is left, as long as that run tries it
-    again. live: what that run has said last. Raises DiskError."""
+    """The entries that have failed. An entry that failed before the running run counts as left while that run tries it
+    again. live: the status file of that run. Raises DiskError."""
 
     def __init__(self, source: ListSource, root: str, live: dict[str, Any]) -> None:
         self._failures = load_failures(root)
@@ -148,7 +150,7 @@ class _Earlier:
 
 
 def _extent(live: dict[str, Any], source: ListSource, root: str) -> Extent | None:
-    """Which of the list's entries the running run does; None where that is not known."""
+    """Which entries of the list the running run does; None where that is not known."""
     try:
         extent = Extent(**live["extent"])
         if not isinstance(live["failures_start"], int):
@@ -191,7 +193,7 @@ def _count(status: Status, entry: Entry, ledger: Ledger, earlier: _Earlier) -> N
 
 
 def _live(root: str) -> dict[str, Any]:
-    """What the run that works there has said last; empty where none does."""
+    """The status file of the run that works there; empty without one."""
     try:
         with open(open_ours(os.path.join(root, PRIVATE, LIVE), os.O_RDONLY), encoding="utf-8") as file:
             live = json.load(file)

@@ -1,8 +1,8 @@
-"""What a run leaves for those who ask how far it is: an extension of Scrapy's beside the display.
+"""Writes the files that `--status` reads: a Scrapy extension.
 
-Every two seconds it writes what the run is doing (`.bulkspider/status.json`, which is gone when the run ends); at its
-end the entries that failed become a list for people, `.bulkspider/failed.list`, with the lines as they are in theirs.
-Both have mode 600, since lists hold signed URLs.
+Every two seconds it writes what the run is doing to `.bulkspider/status.json`, which is removed when the run ends. At
+the end it writes the entries that failed to a list, `.bulkspider/failed.list`, with the lines of the user's list. Both
+have mode 600, because lists hold signed URLs.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""COMMANDS_MODULE of the stand-alone project: `crawl` with an honest exit status, and `demo`."""
+"""COMMANDS_MODULE of the stand-alone project: `crawl` with our exit status, and `demo`."""

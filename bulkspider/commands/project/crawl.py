@@ -1,4 +1,4 @@
-"""`scrapy crawl` of this project: Scrapy's own, but `bulk` ends with an honest exit status."""
+"""`scrapy crawl` of this project: Scrapy's own, but `bulk` ends with our exit status (docs/command.md)."""
 
 from __future__ import annotations
 

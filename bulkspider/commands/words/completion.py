@@ -1,8 +1,8 @@
-"""What a shell offers when somebody presses TAB behind `scrapy bulk`: made from the options themselves.
+"""Shell completion for `scrapy bulk`, made from the options themselves.
 
-The script is one for bash; zsh reads it by its own `bashcompinit`. Behind an option that takes one of a few words these
-are offered, behind one that takes a file or folder such, and else options and lists. Other commands of scrapy keep what
-the shell does by itself.
+The script is for bash; zsh reads it by its own `bashcompinit`. After an option with fixed values it offers these, after
+one that takes a file or folder it offers files or folders, and otherwise options and lists. Other scrapy commands keep
+the shell's own completion.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
       out=isos/a.iso
       checksum=sha-256=9f86…
 
-Decides what each line and option means to us, and says so of those that mean nothing here. A line of URIs with the
-options below it is a `Row`. It opens nothing.
+Each line of URIs with the options below it is a `Row`. Options that have no effect here give a warning. It opens no
+file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bulkspider.lists.copy import lines_of
 from bulkspider.lists.formats.row import Note, Passed, Row
 from bulkspider.options import nearest
 
-# How aria2 calls the hashes that we know. Others (sha-224, sha-384) cannot be compared here.
+# aria2's names of the hashes that we know. Others (sha-224, sha-384) cannot be compared here.
 _DIGESTS = {"md5": "md5", "sha-1": "sha1", "sha-256": "sha256", "sha-512": "sha512", "adler32": "adler32"}
 _OTHER_DIGESTS = ("sha-224", "sha-384")
 
@@ -31,7 +31,7 @@ _TAKEN = (
     *("referer", "split", "user-agent"),
 )
 
-# What bulkspider does anyway; nothing is said about it.
+# Options for what bulkspider does anyway: no warning.
 _ALWAYS = {
     *("allow-piece-length-change", "always-resume", "async-dns", "check-integrity", "conditional-get", "continue"),
     *("enable-http-keep-alive", "enable-http-pipelining", "enable-mmap", "force-save", "gid", "http-accept-gzip"),
@@ -43,7 +43,7 @@ _ALWAYS = {
 _PROXY = "set http_proxy and https_proxy in the environment"
 _ATTEMPTS = "-s BULK_RETRY_TIMES=N holds for all files"
 _COOKIES = "write header=Cookie: NAME=VALUE"
-# What is done another way here, or not at all: a warning names the way.
+# Options that work differently here, or not at all: the text of the warning.
 _ELSEWHERE = {
     "allow-overwrite": "what is in the way is kept as NAME.old",
     "auto-file-renaming": "what is in the way is kept as NAME.old",
@@ -71,7 +71,7 @@ _ELSEWHERE = {
     "no-proxy": "set no_proxy in the environment",
     "proxy-method": _PROXY,
 }
-# Of BitTorrent, Metalink, FTP and aria2's remote control.
+# Options of BitTorrent, Metalink, FTP and aria2's remote control.
 _NOT_HTTP = re.compile(
     r"(?:bt|ftp|metalink|rpc|ssh)-[a-z0-9-]+|follow-(?:torrent|metalink)|seed-(?:ratio|time)|pause-metadata"
     r"|index-out|select-file|max-upload-limit|enable-peer-exchange"
@@ -81,10 +81,10 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 class Aria2Form:
-    """Reads an input file line by line. note: is told of every line that does not fit. root: the output folder. where:
-    how messages name the file.
+    """Reads an input file line by line. note: called for every bad line. root: the output folder. where: name of the
+    file for messages.
 
-    warnings: sentences on what is passed over, each option once; complete when all was read.
+    warnings: sentences on options that are ignored, each once; complete when all was read.
     """
 
     def __init__(self, note: Note, root: str | None = None, where: str = "") -> None:
@@ -203,7 +203,7 @@ class Aria2Form:
             raise EntryError(f"option checksum={show(value, 40)}", f"write TYPE=HEX, TYPE one of {', '.join(_DIGESTS)}")
 
     def _below_root(self, value: str) -> str:
-        """dir= relative to the output folder; an absolute one has to lie in it."""
+        """dir= relative to the output folder; an absolute one must be inside of it."""
         if not os.path.isabs(value):
             folder = os.path.normpath(value)
         elif self._root is not None:

@@ -1,7 +1,7 @@
-"""Which format a list is in: the one that was named, or what its beginning shows.
+"""Finds the format of a list: the one that was named, or the one that its beginning shows.
 
-Found by its content is only what no list of ours can be, so that a plain list is never read as something else.
-`Reading` is all that a user can say about how a list is to be read; the names here are those of `--format`.
+A format is found by its content only where the list cannot be one of our own form, so that a plain list is never read
+as something else. `Reading` has all that the user says about how a list is read; the names are those of `--format`.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ from bulkspider.lists.formats.xmls.metalink import Metalink
 from bulkspider.lists.reader import BOM
 from bulkspider.options import nearest
 
-# A document or a script may say late what it is.
+# Bytes of the beginning that are looked at: the mark of a document or a script may come late.
 HEAD_BYTES = 1024 * 1024
 LINES_LOOKED_AT = 20
 
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
-# The first element of a document, with what makes it more than a heading in brackets.
+# The first element of a document; the rest of the pattern excludes a heading in brackets.
 _ROOT = re.compile(
     r"""<(?:\w+:)?(?:(?P<metalink>metalink)\s[^>]*(?:xmlns|version)|(?P<ia>files)\b[^>]*>\s*<file\b)"""
     r"|<[A-Za-z]",
     re.DOTALL,
 )
 _ENA_COLUMNS = frozenset(f"{kind}_ftp" for kind in EnaReport.KINDS)
-# What only these documents have.
+# Texts that only these documents contain.
 _MARKS = {
     "dataverse": re.compile(r'"dataFile"\s*:\s*\{'),
     "figshare": re.compile(r'"(?:computed_md5|supplied_md5|is_link_only)"\s*:'),
@@ -54,7 +54,7 @@ _MARKS = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A format. title: what messages call such a list. needs_base: an example of its base, if it cannot do without."""
+    """A format. title: its name for messages. needs_base: an example of a base, if it needs one."""
 
     title: str
     make: Callable[[Given], Format]
@@ -85,9 +85,9 @@ ARGUMENTS = ("format", "base", "names", "cut", "columns", "url_field", "name_fie
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a list is to be read, as the user says it. format: one of NAMES. base: the URL, ending in '/', of entries
-    without host. names: "last" or "path". cut: folders to leave out. columns: as it was written. url_field,
-    name_field: of items."""
+    """How the user wants a list to be read. format: one of NAMES. base: the URL, ending in '/', of entries without
+    host. names: "last" or "path". cut: folders to leave out. columns: as it was written. url_field, name_field: for
+    items."""
 
     format: str = "auto"
     base: str | None = None
@@ -135,7 +135,7 @@ class Reading:
 
     @property
     def title(self) -> str:
-        """What messages call such a list; empty for one of our own form."""
+        """The name of the format for messages; empty for our own form."""
         return FORMATS[self.format].title if self.format in FORMATS else ""
 
     def look(self, path: str) -> Opened:
@@ -158,15 +158,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A list whose beginning was looked at. reading: with its format found. path: the file that is read, which is
-    within the list if that is a folder. blocks: all of its bytes."""
+    """An opened list. reading: with the format that was found. path: the file that is read; inside the list if that is
+    a folder. blocks: all bytes of the file."""
 
     reading: Reading
     path: str
     blocks: Iterator[bytes]
 
     def format(self, note: Note, root: str | None) -> Format | None:
-        """What reads it; None for a list of our own form. root: the output folder. Raises UsageError when a base is
+        """The reader of its format; None for our own form. root: the output folder. Raises UsageError when a base is
         missing."""
         reading = self.reading
         if reading.format == "list":
@@ -185,7 +185,7 @@ class Opened:
 
 
 def find(head: bytes) -> str:
-    """The format of a list that begins like this, "list" for what may be one of our own."""
+    """The format of a list with this beginning, "list" for one that may be of our own form."""
     text = head.removeprefix(BOM).decode(errors="replace").lstrip()
     if text[:1] == "<":
         root = _ROOT.search(_COMMENT.sub("", text))
@@ -201,7 +201,7 @@ def find(head: bytes) -> str:
         return "ena"
     if any("://" in line for line in lines):
         return "list"
-    # A few may be damaged: with their lines they are told better as such.
+    # A few lines may be damaged: they are reported better as bad checksum lines.
     return "sums" if 0 < len(lines) <= 2 * sum(map(_is_sum, lines)) else "list"
 
 
@@ -219,7 +219,7 @@ def _is_sum(line: str) -> bool:
         _, algorithm, digest = parse_sum(line)
     except EntryError:
         return False
-    # Eight digits may be a date.
+    # Eight digits may be a date, not a checksum.
     return algorithm in DIGESTS and len(digest) > 8
 
 

@@ -1,7 +1,7 @@
 """Lists in JSON: the files of a Hugging Face repository; records of Zenodo, Figshare and Dataverse; items of a crawl.
 
-Each is a document in which some arrays hold an object for each file. `_objects` finds these as the document streams by;
-what an object says is written down here, form by form.
+Each is a document in which some arrays hold an object for each file. `_objects` finds these while the document is read
+in pieces; the classes know the keys of each form.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bulkspider.entries.names import show
 from bulkspider.lists.formats.row import Given, Reader, Row, digests_of
 from bulkspider.lists.reader import BOM
 
-# Where the objects of files are: the keys from the top of the document on, arrays left out.
+# Where the objects of files are: the keys from the top of the document, without arrays.
 Places = Collection[tuple[str, ...]]
 
 
@@ -68,7 +68,7 @@ def _objects(given: Given, blocks: Iterable[bytes], places: Places) -> Iterator[
 
 
 def _is_file(keys: list[str | None], kind: str, key: str | None, places: Places) -> bool:
-    """An object begins: is it that of a file? In an object of files the key is the file's own."""
+    """An object begins: is it that of a file? In an object of files, its key is the file's name."""
     path = tuple(key for key in keys if key is not None)
     return path in places if kind == "start_array" else path in places and path[-1:] == ("entries",)
 
@@ -80,7 +80,7 @@ def _lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 class _Record(Reader):
-    """What the forms share. places: where their files are."""
+    """The common base. places: where the files are."""
 
     places: Places = ()
 
@@ -117,7 +117,7 @@ class HuggingFace(_Record):
         if file["type"] != "file":
             return None
         path, lfs = file["path"], file.get("lfs") or {}
-        # The oid of a file that is not in LFS is that of git, which is no hash of the content alone.
+        # The oid of a file that is not in LFS is git's, which is no hash of the content alone.
         digests = {"sha256": lfs["oid"].removeprefix("sha256:")} if lfs else {}
         return Row(
             line, self._given.below_base(path), self._given.name(path), lfs.get("size", file.get("size")), digests
@@ -182,9 +182,9 @@ class Dataverse(_Record):
 
 
 class Items(Reader):
-    """What a crawl has written: JSON Lines, or one JSON array, of items that have URLs in one of their fields.
+    """Items that a crawl has exported: JSON Lines, or one JSON array; one of their fields holds URLs.
 
-    An item with several URLs gives as many rows. All its other fields are carried through.
+    An item with several URLs gives as many rows. All its other fields are copied into the rows.
     """
 
     def rows(self, blocks: Iterable[bytes]) -> Iterator[Row]:

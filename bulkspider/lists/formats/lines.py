@@ -1,9 +1,9 @@
 """Lists of nothing but URLs, or of nothing but paths: as files, and as arguments of `scrapy bulk`.
 
 A file is read only when its format is named, for a line of ours may look the same: `urls` is what `wget -i` reads,
-`paths` are names below a base (Common Crawl's `warc.paths.gz`). Of arguments this module decides which are URLs, and
-that two of them may not have one name: there is no line to rename them in. They become JSON Lines, so that a URL may
-hold whatever a shell lets through; a list like any other from there on.
+`paths` are names below a base (Common Crawl's `warc.paths.gz`). For arguments this module decides which are URLs; two
+of them must not have the same name, because there is no list in which to rename them. They become JSON Lines, so that a
+URL may hold any character; then they are a list like any other.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def contents(given: Given, blocks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
-    """The lines of a file that hold something and are no comment, each with its number, without blanks around it."""
+    """The lines of a file that are neither empty nor comments, stripped, each with its number."""
     number = 0
     for lines in lines_of(blocks, given.where):
         for raw in lines:
@@ -57,7 +57,7 @@ class UrlLines:
 
 
 class PathLines:
-    """A path in each line, below the base. A line that is a URL all the same is taken as one."""
+    """A path in each line, below the base. A line that is a URL is used as a URL."""
 
     warnings = ()
 

@@ -1,9 +1,9 @@
-"""The one interface of all formats: the bytes of a file in, rows out.
+"""The interface of all formats: the bytes of a file in, rows out.
 
-A `Format` reads a list of another tool as it streams by and gives a `Row` for each file of it; what does not fit it
-tells to `note`, with the line. `as_lines` writes rows as lines of a numbered list, which from there on is a list like
-any other (`check.py`): names, URLs and hashes are checked there and nowhere else, so a format only says what its file
-says. A row tells its own line, so that messages have the line of the file that the user knows.
+A `Format` reads a list of another tool in pieces and gives a `Row` for each file; bad lines are reported to `note`.
+`as_lines` writes rows as lines of a numbered list, which is then a list like any other (`check.py`): names, URLs and
+hashes are checked only there. A row has its own line number, so that messages name the line of the file that the user
+knows.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from bulkspider.entries.names import BY_LAST_PART, Naming, name_of_url
 from bulkspider.lists.reader import PlainRow
 from bulkspider.options import plural
 
-# So many rows are written and checked together.
+# Rows that are written and checked together.
 BATCH = 500
 
-# Told of every line that does not fit, by its 1-based number.
+# Called for every bad line: its 1-based number, and the error.
 Note = Callable[[int, EntryError], None]
 
 GIVE_BASE = "say where these files are: --base URL (-a base=URL)"
 
-# Hosts that lists call ftp:// and that serve the same paths by https.
+# Hosts that appear with ftp:// in lists, and serve the same paths by https.
 HTTPS_TOO = frozenset(
     {"ftp.sra.ebi.ac.uk", "ftp.ebi.ac.uk", "ftp.ncbi.nlm.nih.gov", "ftp.ensembl.org", "ftp.ensemblgenomes.org"}
 )
@@ -113,7 +113,7 @@ class Lines(NamedTuple):
 
 
 class Format(Protocol):
-    """A form of list. warnings: sentences on what was passed over, complete when all rows were given."""
+    """A form of list. warnings: sentences on what was ignored, complete when all rows were given."""
 
     @property
     def warnings(self) -> Sequence[str]: ...
@@ -149,7 +149,7 @@ def batches(lines: Iterable[bytes]) -> Iterator[list[bytes]]:
 
 
 class Passed:
-    """What was passed over in a list, each thing told once with its first line."""
+    """Collects what was ignored in a list; each kind is reported once, with its first line."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -170,7 +170,7 @@ class Passed:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """One list on its way in, and what the user said about it.
+    """One list that is read, and what the user said about it.
 
     path: the file or folder, "-" for stdin. where: how messages name it. note: is told of what does not fit. root: the
     output folder. base: the URL that entries without host are relative to. naming: names URLs without a name. renames:

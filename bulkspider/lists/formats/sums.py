@@ -1,7 +1,7 @@
-"""Checksum files as lists, and bags (BagIt, RFC 8493): what is known of the files is their hashes.
+"""Checksum files as lists, and bags (BagIt, RFC 8493).
 
-A checksum file (`SHA256SUMS`) has a hash and a path in each line; where the paths lie is the base's to say. A bag is a
-folder with `fetch.txt`, the files that are still to be fetched, and `manifest-*.txt`, the hashes of all its files.
+A checksum file (`SHA256SUMS`) has a hash and a path in each line; the paths are relative to the base. A bag is a folder
+with `fetch.txt`, the files that are still to be fetched, and `manifest-*.txt`, the hashes of all its files.
 """
 
 from __future__ import annotations

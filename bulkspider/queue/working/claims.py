@@ -1,4 +1,4 @@
-"""Claims: what a worker asks the queue for, and what it hears.
+"""Claims: the worker's questions for entries, and the queue's answers.
 
 It asks for as many entries as it has room for, and again as soon as there is room for more. Where files are so short
 that several end before Redis can answer, it asks for those ahead, so that no place waits for an entry however far away
@@ -24,12 +24,12 @@ from bulkspider.queue.working.link import AWAY_SECONDS, Link
 
 logger = logging.getLogger(__name__)
 
-# An entry is given up when it failed so often, each time at another worker than before, and its part did not grow; each
-# time it had BULK_RETRY_TIMES attempts.
+# An entry is given up after so many failures at changing workers without growth of its part; each of these failures had
+# BULK_RETRY_TIMES attempts.
 MOST_TRIES = 5
 # Seconds between two questions when the queue has nothing for us.
 POLL_SECONDS = 0.5
-# How many leases long a worker waits for a job that its Redis has lost to be pushed again.
+# When Redis has lost the job, a worker waits this many times the length of a lease for it to be pushed again.
 LOST_LEASES = 5
 # Entries of one question: a worker of a thousand places does not keep Redis from others.
 MOST_AT_ONCE = 64

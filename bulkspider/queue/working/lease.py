@@ -1,9 +1,9 @@
 """A lease: the right of one worker, for a while, to work on one entry of the shared queue.
 
-A worker that was held up for longer than its lease (a stopped process, a suspended machine, a network cut off) may go
-on while another one has the entry. So a lease ends by the worker's own clock too, and the part asks it before every
-write, every state and the final rename. What is written late can only be the last piece that was already on its way:
-the same bytes at the same place, because every write has its offset, and a new version of the object gets a new file.
+A worker that was interrupted for longer than its lease (a stopped process, a suspended machine, a lost network) may go
+on while another one has the entry. So a lease also ends by the worker's own clock, and the part checks it before every
+write, every state and the final rename. A late write can only be the last piece that was in progress: the same bytes at
+the same place, because every write has its offset, and a new version of the object gets a new file.
 
 `Leases` are all those of one worker, renewed together several times within their length.
 """
@@ -73,16 +73,16 @@ class Lease:
 
 
 class Holder(Protocol):
-    """Who has the leases, and hears what became of them."""
+    """The holder of the leases; it is told what happens to them."""
 
     def lease_lost(self, lease: Lease) -> None:
-        """It has run out, or somebody else has the entry."""
+        """The lease has run out, or another worker has the entry."""
 
     def cancelled(self) -> None:
         """The job was cancelled."""
 
     def beside(self, others: int) -> None:
-        """So many other workers live."""
+        """`others` other workers are alive."""
 
 
 class Leases:

@@ -1,10 +1,10 @@
-"""The link of one worker to Redis: scripts asked now, and outcomes that must arrive some time.
+"""The connection of one worker to Redis: questions that are answered now, and outcomes that must arrive in the end.
 
-`ask` gives an answer or raises OSError while Redis is away. `post` is for what must not get lost: it is sent in order,
-again and again, until Redis has answered. All go over one connection, in the order in which they were given, and none
-waits for the answer to the one before it: an outcome and the question for the next entry travel together, however long
-the way is. Every script checks that the worker still holds what it speaks of, so that repeating one whose answer was
-lost does no harm. Logs once that Redis cannot be reached, and once that it can.
+`ask` gives an answer, or raises OSError while Redis is away. `post` is for messages that must not get lost: they are
+sent in order, and repeated until Redis has answered. All go over one connection, in the order in which they were given,
+and none waits for the answer to the one before it: an outcome and the question for the next entry are sent together, so
+that a long round trip costs little. Every script checks that the worker still holds the lease, so that repeating one
+whose answer was lost does no harm. Logs once that Redis cannot be reached, and once that it can.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class Link:
             await self._heard.wait()
 
     async def close(self) -> None:
-        """Ends the link; what was not sent is forgotten."""
+        """Closes the connection; what was not sent is lost."""
         self._open = False
         self._worker.cancel()
         self._given.set()
@@ -129,7 +129,7 @@ class Link:
             if not self._open:
                 return
             self._break_off(OSError(error))
-            # One that has died since it was used last is replaced at once, without a word.
+            # A connection that died while it was not used is replaced at once, without a warning.
             if not self._has_answered:
                 if not self.away:
                     self.away = True

@@ -1,4 +1,5 @@
-"""Outcomes: what a worker tells the queue of its entries, and what follows from failures that may be this machine's.
+"""Outcomes: what a worker tells the queue about its entries, and what follows from failures that may be of this
+machine.
 
 Each is posted, which means that it is repeated until Redis has answered; the number of the lease makes that harmless.
 """
@@ -21,7 +22,7 @@ from bulkspider.queue.working.link import Link
 
 logger = logging.getLogger(__name__)
 
-# Failures that speak of this machine, its network, clock or certificates, when the origin serves other workers.
+# Errors that mean this machine, its network, clock or certificates, when the origin serves other workers.
 MAYBE_HERE_ONLY = ("origin_down", "no_network", "tls_verify", "proxy", "proxy_auth")
 # An origin that cannot be reached from here is left to others after so long, if there are any.
 UNREACHED_SECONDS = 20.0
@@ -63,13 +64,13 @@ class Outcomes:
             self._settle(lease, "done", json.dumps(told, separators=(",", ":")), size or 0)
 
     def give_back(self, lease: Lease) -> None:
-        """It has not begun, or has ended here, and nobody is to blame."""
+        """Gives an entry back that has not begun here, or has ended without a failure."""
         if self._leases.get(lease.entry.name) is lease:
             self._leases.pop(lease.entry.name)
         self._settle(lease, "back")
 
     def take_back(self, lease: Lease, error: BulkError) -> bool:
-        """Hands on what cannot be done here now; False when it has failed for good."""
+        """Gives an entry to other workers if it cannot be done here now; False when it has failed finally."""
         if error.code == "lease_lost" or error.kind is Kind.STOP:
             # This machine's fault, not the entry's. Nothing happens if somebody has it already.
             self._settle(lease, "back")
@@ -106,7 +107,7 @@ class Outcomes:
             return
         seconds = self._delay
         if answer == 2:
-            # A fault of this machine, for which no entry must pay.
+            # The failure of this machine must not count as a failure of the entry.
             seconds = min(seconds * 2 ** min(self._left_alone[origin], 10), max(LEFT_ALONE_MAX_SECONDS, self._delay))
             self._left_alone[origin] += 1
         works = "works for others" if answer == 2 else "may work for others"
@@ -122,7 +123,7 @@ class Outcomes:
         return tuple(self._avoided)
 
     def _letter(self, lease: Lease, error: BulkError | None) -> str:
-        """What is kept of an entry that was given up."""
+        """The record of an entry that was given up."""
         code, reason = (error.code, redact(str(error))) if error is not None else ("", "")
         letter = {"origin": lease.origin, "entry": lease.text, "code": code, "reason": reason, "worker": self._worker}
         return json.dumps(letter)
