@@ -36,7 +36,7 @@ from support.world.plans import WorldPlan
 from support.world.transfers import SimulatedTransfer, holds_one_version
 
 FINISH_SECONDS = 0.002
-LOOK_SELDOM_SECONDS = 16.0
+LOOK_SELDOM_SECONDS = 64.0
 # What came is counted so often, and when a transfer ends or is looked at by somebody else.
 TICK_SECONDS = 0.25
 FIRST_VERSION = "a" * 64

@@ -123,7 +123,7 @@ def _python(value: Any) -> str:
 # -- from a seed -------------------------------------------------------------------------------------------------------
 
 FOREVER = float("inf")
-PIECES_MAX = 100
+PIECES_MAX = 40
 HOWS: tuple[str | int, ...] = ("refused", "black", "silent", "lost", 500, 502, 503)
 
 

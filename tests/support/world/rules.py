@@ -150,7 +150,7 @@ def check_requests(world: World, host: Host, number: int) -> None:
 
 def check_after_outages(world: World, host: Host, number: int) -> None:
     """Whoever was down is used again soon."""
-    if host.plan != replace(HostPlan(host.plan.name), **_calm(host.plan)):
+    if host.plan != replace(HostPlan(host.plan.name), **_calm(host.plan)) or host.plan.speed < world.options.min_speed:
         return
     patience = min(world.options.origin_patience, 60.0)
     files = [
@@ -240,8 +240,10 @@ def check_fair(world: World) -> None:
         factor = 2.0 if plan.total == 4 and len(plan.hosts) > 2 else 1.5
         slack = SLACK_SECONDS
         if len(busy) > 1:
-            # As if one connection were too many; one more is tried after a calm while.
+            # Two at once, as if these were too many: one more connection is tried after each calm while, and a large
+            # file may have had several.
             slack += CALM_SECONDS
+            factor = factor if plan.options.get("segments") == 1 else 2.0
         fates = [e.fate for e in plan.entries if e.host == n]
         if fates.count(403) >= SEVERAL_ENTRIES and {*fates} - {None, 403}:
             # What 403 means there is found out once, by a few tries one after the other, about a second apart; those
