@@ -15,6 +15,7 @@ from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider.entries.entry import redact
 from bulkspider.errors import AttemptError, BulkError, DiskError, Kind, VersionConflict
+from bulkspider.options import human
 from bulkspider.protocol import plan
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.digests import from_headers
@@ -390,7 +391,7 @@ async def _find_room(run: Run, download: Download, head: Head) -> None:
         if not run.downloads.fits(download, run.clock.now()):
             head.drop()
             raise AttemptError(
-                f"no room for its {download.remaining} bytes on the file system of {download.folder.root}",
+                f"no room for its {human(download.remaining)} on the file system of {download.folder.root}",
                 code="no_space",
             )
     if run.options.preallocate:

@@ -57,7 +57,7 @@ SAYS = {
     "two_ways": r"/.+: BulkFilesPipeline is fetching it already",
     "two_urls": r"/.+: (it is being fetched by another request|another request of this crawl has its file there)"
     "; give this one another path",
-    "no_space": r"no room for its \d+ bytes on the file system of /.+",
+    "no_space": r"no room for its [\d.]+ (?:B|[KMGT]iB) on the file system of /.+",
     "disk_full": r"/.+: (the file system is full|the disk quota is used up); make room and run the same command again",
     "read_only": r"/.+: the file system is read-only; mount it writable or choose another output",
     "io_error": r"/.+: the disk reported an error; check it before running again",
