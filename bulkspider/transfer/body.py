@@ -154,15 +154,15 @@ class Body:
 
     async def read(self, head: Head, verdict: Write) -> bytes:
         """Reads a short body into memory."""
-        sample = MemoryWriter(verdict.first, verdict.end or 0)
-        pump = self._pump = Pump(head, sample, self._run.threads.in_thread, self._count)
+        writer = MemoryWriter(verdict.first, verdict.end or 0)
+        pump = self._pump = Pump(head, writer, self._run.threads.in_thread, self._count)
         self._watchdog.begin(time.monotonic())
         pump.start()
         try:
             await maybe_deferred_to_future(pump.done)
         finally:
             self._has_ended()
-        return bytes(sample.data)
+        return bytes(writer.data)
 
     def stop(self, error: BulkError) -> None:
         """Ends it at once; every byte that was received is kept."""

@@ -1,4 +1,4 @@
-"""The rows of the gate: for each line of FAULTS A to E, what the origin does and what lay on disk before.
+"""The rows of the gate: for each fault (`support/faults.py`), what the origin does and what was on disk before.
 
 What must come of a row is not said here: whatever the frozen version makes of it. All rows of one table and one exit
 status share a crawl, because a crawl takes a second to start; each has an origin of its own, because a crawl remembers

@@ -1,4 +1,4 @@
-"""FAULTS F: which lines of a list are refused, which entries it has in every form, and how the run ends."""
+"""Which lines of a list are refused, which entries it has in every form, and how the run ends."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""The library of wrong answers: behaviours for `faulty.py`, each named for its lie.
+"""The library of wrong answers: behaviours for `faulty.py`, each named after what is wrong.
 
-A letter and number such as A4 is the line of the project's list of faults: A ranges and resume, B framing, C status
-and pace, D time. The functions return behaviours and combine: `in_turn(cut_after(9_000), on_resume(short_206(500)))`.
+A letter and number such as A4 names a fault in the tests: A ranges and resume, B framing, C status and pace, D time. The functions return behaviours and combine: `in_turn(cut_after(9_000), on_resume(short_206(500)))`.
 Where `times` is counted, it counts all requests for the path, HEAD included.
 
 Some faults are the server's own: a refused port is `origin.down()` (C28), a connection that ends before or in the TLS

@@ -71,7 +71,7 @@ class Weather:
 
 
 @dataclass
-class MemoryWriter:
+class Sample:
     """The crawl at one moment. seconds: since its begin. rss: KiB."""
 
     seconds: float
@@ -81,7 +81,7 @@ class MemoryWriter:
     done: int
 
     @classmethod
-    def take(cls, pid: int, seconds: float, done: int) -> MemoryWriter | None:
+    def take(cls, pid: int, seconds: float, done: int) -> Sample | None:
         """None when the process has ended."""
         try:
             status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
@@ -98,7 +98,7 @@ class Soak:
     """One soak. `run` ends when every file is there, and tells when one is wrong."""
 
     def __init__(self, folder: Path, seconds: float, *, every: float, seed: int = 11) -> None:
-        self.samples: list[MemoryWriter] = []
+        self.samples: list[Sample] = []
         self.restarts = 0
         self._seconds, self._every, self._seed = seconds, every, seed
         self._bulk = Bulk(folder)
@@ -148,7 +148,7 @@ class Soak:
 
     def _note(self, pid: int, seconds: float) -> None:
         done = sum(path.suffix == ".bin" for path in self._bulk.output.glob("?/*"))
-        taken = MemoryWriter.take(pid, seconds, done)
+        taken = Sample.take(pid, seconds, done)
         if taken is not None:
             self.samples.append(taken)
             print(taken, flush=True)

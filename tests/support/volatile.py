@@ -1,4 +1,4 @@
-"""A disk with a volatile cache: what a power cut may leave of what a program did, as folders to be looked at.
+"""A disk with a volatile cache: what a power cut may leave on the disk, as folders.
 
 A `Recorder` notes what the code under test does to one folder: every write, and every change of a name. `Images` makes of
 the record what may be there after a power cut at any of its moments. Of a file: all that was written before its last

@@ -194,7 +194,7 @@ def test_an_object_that_changes_between_its_segments_never_ends_up_mixed(bulk: B
 
 @pytest.mark.parametrize("node_etag", ['"v1"', '"v2"'])
 def test_every_connection_may_be_sent_to_another_mirror(bulk: Bulk, node_etag: str) -> None:
-    """Validators hold for the host they came from (FAULTS 12); what the mirrors send is the same."""
+    """Validators hold for the host they came from; what the mirrors send is the same."""
     crowd = Crowd(8)
     with (
         FaultyOrigin({"a.bin": crowd}, resource=BODY) as one,

@@ -321,7 +321,8 @@ def asked_with(if_range: str | None) -> Callable[[Crawl, Case], None]:
 
 
 def asked_without_weak_etag(crawl: Crawl, case: Case) -> None:
-    """FAULTS A10 allows the date, RFC 9110 §13.1.5 does not when there is any entity tag: both are right here."""
+    """With a weak ETag, If-Range with the date is accepted, although RFC 9110 §13.1.5 forbids it when there is any
+    entity tag."""
     assert not any("W/" in request.headers.get("if-range", "") for request in crawl.requests(case))
 
 

@@ -165,7 +165,7 @@ ROWS = [
         Write,
         None,
     ),
-    ("200 that carries the slice (FAULTS 6)", state(), answer(200, length="910"), Write, None),
+    ("200 that carries the slice", state(), answer(200, length="910"), Write, None),
     ("416, complete", state(have=1000, total=None), answer(416, "bytes */1000"), Complete, None),
     ("416, the object shrank", state(total=None), answer(416, "bytes */50"), Restart, None),
     ("416 that contradicts itself", state(total=None), answer(416, "bytes */1000"), AskAgain, None),
