@@ -414,7 +414,7 @@ class AttemptError(BulkError):
     """One HTTP exchange failed, or its answer was refused. The part keeps its bytes.
 
     retry_after: seconds the origin asked us to wait (RFC 9110 §10.2.3), if it did.
-    origin_wide: True when it speaks of the whole origin (unreachable, busy), not of this entry alone.
+    origin_wide: True when it means the whole origin (unreachable, busy), not this entry alone.
     cause: the error that led to this one.
     meaning: what the refusal says of itself.
     redirected_to: the host:port that failed, where it is not the one of the list but one to which a redirect led.

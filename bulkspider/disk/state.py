@@ -1,4 +1,5 @@
-"""The state: `<name>.part.json`, which says which bytes of a part are there, and of which version of the object.
+"""The state: `<name>.part.json`, which says which bytes of a part are on disk, and which version of the object they are
+from.
 
 `written` is true as long as this machine stays up, because the page cache survives a kill -9; `durable` was flushed to
 the disk (docs/resume.md). The file is replaced by a temporary file and a rename, so a full disk cannot empty it.

@@ -91,7 +91,7 @@ class Outage:
             return False
         if self._success_at >= begun:
             return True
-        # Whoever asks for one file at a time hears nothing of others meanwhile.
+        # With one file at a time no other one can be served meanwhile.
         return self._success_at >= now - LATELY_SECONDS and len(self._failed_since) < SEVERAL_ENTRIES
 
     def is_of_all(self, budget: Budget) -> bool:

@@ -6,10 +6,10 @@ A `Claim` is one statement: who says which hash the file has. `weigh` compares c
 **verified** when at least one hash was stated and computed, and agrees; `proof_by` tells who stated it. What comes from
 the user (the list, a checksum file, a signed one) decides: when it differs the file is refused, and when it agrees no
 server can refute it, because a server's own hash may be wrong for ever. A hash of the server came over the same
-connection as the bytes, so it guards against damage and not against a forger. md5 and sha1 verify as well, flagged
-`weak-hash`: they guard against damage, and no longer against somebody who makes two files with the same hash. Checksums
-(crc32, crc32c, crc64nvme, adler32) are no hashes: one that differs refutes the file, one that agrees makes it complete,
-flagged `checksum-only`.
+connection as the bytes, so it protects against damage, not against forgery. md5 and sha1 verify as well, flagged
+`weak-hash`: they protect against damage, but two different files with the same hash can be made. Checksums (crc32,
+crc32c, crc64nvme, adler32) are no hashes: one that differs refutes the file, one that agrees makes it complete, flagged
+`checksum-only`.
 """
 
 from __future__ import annotations

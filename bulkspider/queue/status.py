@@ -54,7 +54,7 @@ class Status:
 
     @property
     def missing(self) -> int:
-        """Entries that were pushed and of which the queue knows nothing any more: keys were removed or evicted."""
+        """Entries that were pushed but are not in the queue any more: keys were removed or evicted."""
         return self.pushed - self.done - self.dead - self.left
 
     @property

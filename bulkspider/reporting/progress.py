@@ -42,7 +42,7 @@ PICTURES_PER_SECOND = 4
 FAILURES_PER_SECOND = 5
 # Hosts that are waited for and named in one line of a log.
 NAMED_WAITS = 3
-# Marks a log record of which a live display has a line of its own.
+# Marks a log record that the live display shows as a line of its own.
 SHOWN = "bulk_shown"
 
 

@@ -48,7 +48,7 @@ class Rows:
         run.crawler.signals.connect(self._dropped, signals.item_dropped)
         run.crawler.signals.connect(self._dropped, signals.item_error)
 
-    # -- for whoever gives them to Scrapy --------------------------------------------------------------------------
+    # -- for `frontend.py`, which gives them to Scrapy -------------------------------------------------------------
 
     def __len__(self) -> int:
         """How many items `take` can give."""

@@ -219,8 +219,8 @@ class Shapes:
         self._allowed = self._alike = True
 
     def take(self, blocks: Iterable[bytes]) -> Iterator[Left]:
-        """What is left for the parser. `rows` has what was made since the last block; whoever takes them leaves a new
-        list."""
+        """Gives what is left for the parser. `rows` has the rows made since the last block; the caller takes them and
+        puts a new list in its place."""
         rest, passed = b"", 0
         for block in blocks:
             text = rest + block
