@@ -25,7 +25,8 @@ LITTLE_PAUSE_MAX_SECONDS = 5.0
 class Budget:
     """The tries of an entry: attempts in a row in which its part did not grow.
 
-    limit: how many of them there may be. unpaid: those that are not counted, because nothing of its origin succeeded.
+    entry: which one, "" for one without a name: a queue gives an entry again, and then it has another budget. limit:
+    how many of them there may be. unpaid: those that are not counted, because nothing of its origin succeeded.
     failed_at, failed_as: when it failed last, by which code. own: its origin served others since. served_at: when it
     brought bytes last, None before the first. tried: attempts in a row that its origin did not serve. refused: one of
     them was 403. forbidden: how many were although nothing else was asked for. waits_since: since when it waits alone,
@@ -44,6 +45,7 @@ class Budget:
     failed_as: str | None = None
     waits_since: float | None = None
     brief: int = 0
+    entry: str = ""
 
     @property
     def is_spent(self) -> bool:

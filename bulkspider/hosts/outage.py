@@ -59,7 +59,7 @@ class Outage:
         self._probe_began: float | None = None
         self._success_at: float | None = None
         self._failing: dict[Budget, None] = {}
-        self._failed_since: set[Budget] = set()  # the last success
+        self._failed_since: set[str | Budget] = set()  # entries that failed since the last success
         # The last outage: from when to when, and until when failures were certainly the origin's.
         self._began = self._ended = self._excused_until = float("-inf")
         self._unauthorized = 0
@@ -78,7 +78,7 @@ class Outage:
         status = error.http_status
         speaks_of_origin = status is None or status >= 500 or status in self._busy
         if speaks_of_origin and len(self._failed_since) < SEVERAL_ENTRIES:
-            self._failed_since.add(budget)
+            self._failed_since.add(budget.entry or budget)
 
     def served(self, budget: Budget) -> None:
         """An entry was. If it failed in the last outage, that was none of its entries' fault."""

@@ -81,7 +81,7 @@ class Downloads:
             entry=entry,
             folder=folder,
             part=part,
-            budget=Budget(limit=self._options.retry_times),
+            budget=Budget(limit=self._options.retry_times, entry=entry.name),
             policy=self._options.digest,
             takes_pages=pages if self._options.html is None else self._options.html == "accept",
             server_digest=self._options.server_digest,
