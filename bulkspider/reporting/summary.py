@@ -165,6 +165,8 @@ def summary(
     handed_on = run.outcomes.handed_on
     here = {status: counts[status] - handed_on[status] for status in (*STATUSES, "left")}
     told = [f"{count:,} {status}" for status, count in ({**here, "handed on": handed_on.total()}).items() if count]
+    if run.stopping.reason is not None and run.stopping.reason.code == "folder_gone":
+        told.append("whatever was finished before the folder was deleted may be gone with it")
     entries = plural(run.outcomes.entries or 0, "entry", "entries")
     lines = [] if ignored is None else [SummaryLine("warning", str(ignored))]
     lines.append(SummaryLine("title", f"{entries}: {', '.join(told) or 'nothing to do'}"))

@@ -264,6 +264,8 @@ def test_an_output_folder_that_is_deleted_ends_the_run_with_one_sentence(bulk: B
         assert len(origin.requests) <= 24, "no reason to ask for all the others"
         assert {row["status"] for row in ended.rows} <= {"complete", "failed", "interrupted"}
         assert "mend what it says" not in ended.log
+        (counted,) = [line for line in ended.log.splitlines() if ": 40 entries: " in line]
+        assert counted.endswith("whatever was finished before the folder was deleted may be gone with it")
         for name in names:
             origin.add(name, good, body)
         again = bulk.run(settings={"CONCURRENT_REQUESTS": "8", "CONCURRENT_REQUESTS_PER_DOMAIN": "8"})
