@@ -48,7 +48,7 @@ class Signed:
     def by(cls, signature: str | None, keyring: str) -> Signed:
         """Raises UsageError when there is no such keyring, or no gpgv."""
         if shutil.which("gpgv") is None:
-            raise UsageError("a signature is checked by gpgv, which is not installed; install the package gpgv or gnupg")
+            raise UsageError("a signature is checked by gpgv, which is not installed; install gpgv or gnupg")
         # A name without a slash would be looked for in GnuPG's own folder.
         keyring = os.path.abspath(keyring)
         try:
