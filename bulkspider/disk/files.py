@@ -175,8 +175,9 @@ class PartFile:
     """The open file of a part, or an adopted file; `fd` < 0 while it is closed.
 
     inode: of the part, also while it is closed; 0 when there is none. reserved: bytes that the file system has reserved
-    for it. is_adopted: not a part but a file under the final name is open, which was found whole and is only read. Only
-    one thread opens, closes and publishes; several may write.
+    for it. is_adopted: not a part but a file under the final name is open, which was found whole and is only read.
+    took_place: of a file that had the final name, and is kept as `<name>.old`. Only one thread opens, closes and
+    publishes; several may write.
     """
 
     def __init__(self, files: EntryFiles) -> None:
@@ -184,6 +185,7 @@ class PartFile:
         self.inode = 0
         self.reserved = 0
         self.is_adopted = False
+        self.took_place = False
         self._files = files
         self._changes = ChangeDetector()
 
@@ -330,6 +332,7 @@ class PartFile:
             self._require_unchanged(size)
             if files.lstat_regular(FINAL) is not None:
                 files.keep_aside(FINAL)
+                self.took_place = True
             files.rename(PART, FINAL)
             return os.fstat(self.fd)
         except OSError as error:

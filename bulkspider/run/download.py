@@ -290,6 +290,8 @@ class Download:
         item.final_url = self.final_url
         item.flags = sorted(self.flags)
         item.set_aside = self.set_aside
+        if self.part.file.took_place and item.set_aside is None:
+            item.set_aside = "another file had this name when the download was complete"
         item.size = state.total
         item.bytes_received = self.bytes_received
         item.resumed_from = self.resumed.start

@@ -224,6 +224,25 @@ def test_a_file_that_has_zeros_and_no_holes_costs_no_request_more(bulk: Bulk) ->
         assert (ended.status, ended.file("a.bin"), len(origin.requests)) == (0, body, 1)
 
 
+def test_a_file_that_takes_the_name_during_the_download_is_kept_and_the_row_says_so(bulk: Bulk) -> None:
+    body = make_body(900_000)
+
+    def behaviour(exchange: Exchange) -> None:
+        reply = correct(exchange)
+        exchange.promise(reply)
+        exchange.send(reply.body[:600_000])
+        (bulk.output / "a.bin").write_bytes(b"another's")
+        exchange.send(reply.body[600_000:])
+
+    with FaultyOrigin({"a.bin": (behaviour, body)}) as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        ended = bulk.run()
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == body
+        assert ended.file("a.bin.old") == b"another's"
+        assert ended.row("a.bin")["set_aside"] == "another file had this name when the download was complete"
+
+
 # --- The output folder is deleted -------------------------------------------------------------------------------------
 
 
