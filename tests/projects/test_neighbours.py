@@ -72,6 +72,7 @@ def test_rules_identity_throttle_feeds_logs_and_another_handler_all_at_once(proj
         "AUTOTHROTTLE_ENABLED": True,
         "AUTOTHROTTLE_DEBUG": True,
         "AUTOTHROTTLE_START_DELAY": 0.3,
+        "AUTOTHROTTLE_TARGET_CONCURRENCY": 8.0,  # a delay of an eighth of the latency, which is long on a busy machine
         "EXTENSIONS": {"scrapy.extensions.periodic_log.PeriodicLog": 0},
         "PERIODIC_LOG_DELTA": {"include": ["bulk/"]},
         "LOGSTATS_INTERVAL": 0.2,
