@@ -4,7 +4,8 @@ same for code that asked for one file, by a request with `meta["bulk"]`, a signa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 
@@ -88,8 +89,7 @@ class Result:
     @classmethod
     def of(cls, item: BulkItem) -> Result:
         """From a row of the report."""
-        known = asdict(item)
-        return cls(**{key: known[key] for key in RESULT_KEYS})
+        return cls(**{key: deepcopy(getattr(item, key)) for key in RESULT_KEYS})
 
     @property
     def ok(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from bulkspider.entries.entry import EntryError, redact
 from bulkspider.entries.names import show
-from bulkspider.lists.formats.row import HTTPS_TOO, Given, Lines, Passed, Row, digest_name
+from bulkspider.lists.formats.row import HTTPS_TOO, Lines, Reader, Row, digest_name
 from bulkspider.lists.formats.xmls.elements import Elements, Left, files
 from bulkspider.lists.formats.xmls.shapes import Shapes
 
@@ -19,17 +19,9 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _AROUND_URLS = ("resources", "publisher", "license")
 
 
-class Metalink:
+class Metalink(Reader):
     """Files with their size, hashes and URLs; the best URL first, the others are its mirrors. Hashes of pieces are not
     read, nor are torrents."""
-
-    def __init__(self, given: Given) -> None:
-        self._given = given
-        self._passed = Passed(given.where)
-
-    @property
-    def warnings(self) -> list[str]:
-        return self._passed.warnings
 
     def rows(self, blocks: Iterable[bytes]) -> Iterator[Row | Lines]:
         shapes = Shapes(self._sample)
