@@ -280,7 +280,7 @@ class Command(ScrapyCommand):
             server.serve_forever()
 
     def _clean(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
-        from bulkspider.disk.leftovers import remove_parts
+        from bulkspider.disk.leftovers.cleaning import remove_parts
 
         if len(args) != 1 or not Path(args[0]).is_dir():
             raise UsageError("which folder? `scrapy bulkqueue clean DIR --queue URL --job NAME`")

@@ -19,7 +19,7 @@ from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 from bulkspider.addon import BASE_MIDDLEWARES, SCRAPYS_COOKIES
 from bulkspider.commands import cookies
 from bulkspider.commands.process import obey_signals, raise_descriptors
-from bulkspider.disk.folder import UntouchedFolder
+from bulkspider.disk.output.untouched import UntouchedFolder
 from bulkspider.entries.entry import redact
 from bulkspider.entries.redaction import be_brief, unexpected
 from bulkspider.errors import BulkError, Kind

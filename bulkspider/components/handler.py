@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
     from typing_extensions import Self
 
-    from bulkspider.disk.folder import Folder
+    from bulkspider.disk.output.folder import Folder
     from bulkspider.wire import Head
 
 logger = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 A Part finds what an earlier run, a crash or another program left at the names of its entry, writes bytes at explicit
 offsets, and is set aside and begun anew when the object has changed. All decisions about HTTP are made by `plan.py`, on
-the PartState kept here. Its files are in `files.py`; `state.py` writes its state and makes its bytes durable;
-`commit.py` gives it its name. All methods are called from worker threads unless they say otherwise.
+the PartState kept here. Its files are in `files/`, what was there before in `leftovers/`; `finished/commit.py` gives it
+its name. All methods are called from worker threads unless they say otherwise.
 """
 
 from __future__ import annotations
@@ -12,23 +12,16 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
-from bulkspider.disk.files import (
-    CHANGED,
-    FLUSHED_STATE,
-    PART,
-    STATE,
-    ChangedOutside,
-    EntryFiles,
-    PartFile,
-    doubtful_ranges,
-    read_at,
-)
-from bulkspider.disk.folder import Folder
-from bulkspider.disk.leftovers import CONTROL_FILES, Foreign, Found, Lookup, Spoiled
-from bulkspider.disk.state import Checkpoints, load_state
+from bulkspider.disk.files.changes import ChangedOutside
+from bulkspider.disk.files.checkpoints import Checkpoints
+from bulkspider.disk.files.entryfiles import FLUSHED_STATE, PART, EntryFiles, read_at
+from bulkspider.disk.files.partfile import CHANGED, PartFile
+from bulkspider.disk.files.space import doubtful_ranges
+from bulkspider.disk.leftovers.foreign import Foreign, ForeignFile
+from bulkspider.disk.leftovers.lookup import Found, Lookup, Spoiled
+from bulkspider.disk.output.folder import Folder
 from bulkspider.errors import DiskError, VersionConflict, disk_error
 from bulkspider.protocol.plan import MAX_RESTARTS, PartState, Validators
 from bulkspider.protocol.ranges import Ranges
@@ -296,104 +289,5 @@ class Part:
             self.close()
 
 
-class ForeignFile:
-    """A file of another program at one of the entry's names. When the origin has answered it is taken over as our part,
-    adopted as the finished file, or refused. found: the file, None when there is none."""
-
-    def __init__(self, files: EntryFiles, file: PartFile, checkpoints: Checkpoints, lock: threading.RLock) -> None:
-        self.found: Foreign | None = None
-        self._files = files
-        self._file = file
-        self._checkpoints = checkpoints
-        self._lock = lock
-
-    @property
-    def reserved(self) -> int:
-        """Bytes on disk that need no further space if it is taken over. If it is refused, space is checked again."""
-        return self.found.usable if self.found is not None and self.found.is_part else 0
-
-    def distrust(self) -> None:
-        """None of its bytes may be continued."""
-        if self.found is not None:
-            self.found = replace(self.found, usable=0)
-
-    def read(self, offset: int, length: int) -> bytes:
-        """May be short at its end, and is empty when there is no file. Raises OSError, DiskError."""
-        return b"" if self.found is None else self._files.read(self.found.suffix, offset, length)
-
-    def take_over(self) -> None:
-        """It was found equal to the origin's bytes: it becomes our part and is continued. Raises DiskError."""
-        self._files.require_lease()
-        with self._lock:
-            foreign = self.found
-            if foreign is None:
-                return
-            if foreign.shared:
-                # Writing would change the file under its other name, too.
-                self.refuse()
-                return
-            try:
-                if not foreign.is_part:
-                    self._files.rename(foreign.suffix, PART)
-                    self._file.open()
-                self._files.remove(FLUSHED_STATE)
-            except OSError as error:
-                raise self._files.error(error, PART) from error
-            self.found = None
-            self._checkpoints.state.have = Ranges([(0, foreign.usable)])
-            self._checkpoints.save()
-
-    def adopt(self) -> None:
-        """It has the final name, and was found whole and equal: it stays as it is. Raises DiskError."""
-        with self._lock:
-            foreign, self.found = self.found, None
-            if foreign is not None:
-                self._file.adopt(foreign.suffix)
-                self._checkpoints.state.have = Ranges([(0, foreign.size)])
-
-    def refuse(self) -> None:
-        """It is another file. A foreign part becomes `.old` now; a file under the final name becomes `.old` when ours
-        gets the name (`commit.py`). Raises DiskError."""
-        self._files.require_lease()
-        with self._lock:
-            foreign, self.found = self.found, None
-            if foreign is None or not foreign.is_part:
-                return
-            self._checkpoints.wait()
-            self._file.close()
-            self._file.inode = 0
-            try:
-                foreign.clear_away(self._files)
-            except OSError as error:
-                raise self._files.error(error, PART) from error
-
-
 def _pwrite(fd: int, at: int, data: memoryview) -> int:
     return os.pwrite(fd, data, at)
-
-
-class Held(NamedTuple):
-    """What is on disk of a file. foreign: another program has left it. total: bytes of the whole file, None where no
-    server has said it yet."""
-
-    bytes: int = 0
-    foreign: bool = False
-    total: int | None = None
-
-
-def bytes_held(path: str | os.PathLike[str]) -> Held:
-    """What is on disk of the file `path`, for a dry run and for `--status`: changes nothing, and checks less than
-    `Part.open` does."""
-    for name in (f"{os.fspath(path)}{PART}", os.fspath(path)):
-        try:
-            size = os.lstat(name).st_size
-        except OSError:
-            continue
-        try:
-            saved = load_state(f"{os.fspath(path)}{STATE}") or {}
-            total = saved.get("total")
-            return Held(Ranges(saved["written"]).count, total=total if isinstance(total, int) else None)
-        except (ValueError, KeyError, TypeError):
-            holes = any(os.path.lexists(f"{os.fspath(path)}{suffix}") for suffix in CONTROL_FILES)
-            return Held(0 if holes else size, foreign=True)
-    return Held()

@@ -17,8 +17,8 @@ from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
-from bulkspider.disk.ledger import LedgerLine
-from bulkspider.disk.proof import Refuted
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.proof import Refuted
 from bulkspider.dispatch.freshurl import FreshUrls, has_expired
 from bulkspider.dispatch.segments import Further, Segments
 from bulkspider.dispatch.slots import Slots

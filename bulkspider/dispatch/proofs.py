@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bulkspider.disk.folder import Folder
-from bulkspider.disk.ledger import Ledger, LedgerLine, LineVerdict, judge_line
-from bulkspider.disk.proof import claims_of, prove_again, stated_now
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.line import LedgerLine, LineVerdict, judge_line
+from bulkspider.disk.finished.proof import claims_of, prove_again, stated_now
+from bulkspider.disk.output.folder import Folder
 from bulkspider.entries.entry import Entry
 from bulkspider.errors import DiskError
 from bulkspider.protocol.digests import Claim

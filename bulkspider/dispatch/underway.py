@@ -18,8 +18,8 @@ from scrapy.utils.log import failure_to_exc_info
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from bulkspider.disk.folder import Folder
-from bulkspider.disk.ledger import LedgerLine
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.output.folder import Folder
 from bulkspider.dispatch.fetch import Fetcher
 from bulkspider.dispatch.slots import Slots
 from bulkspider.entries.entry import Entry, origin_of, redact

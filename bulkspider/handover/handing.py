@@ -19,9 +19,11 @@ from dataclasses import dataclass, replace
 
 from twisted.internet.defer import DeferredSemaphore
 
-from bulkspider.disk.folder import Folder, open_ours
-from bulkspider.disk.ledger import Ledger, LedgerLine
-from bulkspider.disk.proof import add_sha256
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.proof import add_sha256
+from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.output.opening import open_ours
 from bulkspider.entries.urls import redact
 from bulkspider.errors import BulkError, Stopped
 from bulkspider.handover import command

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from bulkspider.disk.folder import create_temporary
+from bulkspider.disk.output.opening import create_temporary
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry, EntryError
 from bulkspider.errors import BulkError, ListError, UsageError

@@ -1,6 +1,6 @@
 """Digests: the hash algorithms, who states a hash, how a server states one, and what follows from a comparison.
 
-Pure: header fields and hex strings; `disk/proof.py` computes.
+Pure: header fields and hex strings; `disk/finished/hashing.py` computes.
 
 A `Claim` is one statement: who says which hash the file has. `weigh` compares claims with what was computed. A file is
 **verified** when at least one hash was stated and computed, and agrees; `proof_by` tells who stated it. What comes from

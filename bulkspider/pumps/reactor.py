@@ -16,7 +16,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from bulkspider.disk.files import PART
+from bulkspider.disk.files.entryfiles import PART
 from bulkspider.disk.part import Part
 from bulkspider.errors import AttemptError, VersionConflict
 from bulkspider.protocol.byteranges import ByteRange

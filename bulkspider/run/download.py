@@ -17,10 +17,11 @@ from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
-from bulkspider.disk.folder import Folder
-from bulkspider.disk.ledger import LedgerLine
+from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.proof import claims_of
+from bulkspider.disk.output.folder import Folder
 from bulkspider.disk.part import Part
-from bulkspider.disk.proof import IncrementalHasher, algorithms_for, claims_of
 from bulkspider.entries.entry import Entry, origin_of, redact, without_userinfo
 from bulkspider.entries.redaction import error_of
 from bulkspider.errors import BulkError, Stopped

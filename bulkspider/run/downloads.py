@@ -3,7 +3,8 @@
 A path has one download at a time, and one URL; two entries for the same file take turns (`turns.py`). `finish` proves
 the bytes and gives the file its name; if a hash refutes them the entry is fetched once more. Here is also decided
 whether the disk has room for a file, because the other downloads need their share. Other processes cannot write the
-same part, because it is locked (`disk/files.py`). Coroutines here await Deferreds, so that they run with every reactor.
+same part, because it is locked (`disk/files/partfile.py`). Coroutines here await Deferreds, so that they run with every
+reactor.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-from bulkspider.disk.commit import CommitRequest, Committer, remote_time
-from bulkspider.disk.folder import Folder
-from bulkspider.disk.ledger import LedgerLine
+from bulkspider.disk.finished.commit import CommitRequest, Committer, remote_time
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.proof import Proof, Refuted, prove
+from bulkspider.disk.output.folder import Folder
 from bulkspider.disk.part import Part
-from bulkspider.disk.proof import Proof, Refuted, prove
 from bulkspider.entries.entry import Entry
 from bulkspider.entries.redaction import hider
 from bulkspider.errors import BulkError, DiskError, PartChanged

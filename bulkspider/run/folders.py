@@ -7,9 +7,10 @@ import logging
 import os
 from collections.abc import Iterator
 
-from bulkspider.disk.folder import Folder, UntouchedFolder
-from bulkspider.disk.ledger import Ledger
-from bulkspider.disk.leftovers import begin_journal
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.leftovers.journal import begin_journal
+from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.output.untouched import UntouchedFolder
 from bulkspider.pumps.ratelimit import ControlFile
 
 logger = logging.getLogger(__name__)

@@ -23,8 +23,8 @@ from bulkspider.auth.grants import Grants
 from bulkspider.auth.named import function_of
 from bulkspider.auth.trusted import Trusted
 from bulkspider.clock import Clock, ReactorClock, Wakeup
-from bulkspider.disk.folder import Folder
-from bulkspider.disk.ledger import Ledger
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.output.folder import Folder
 from bulkspider.entries.entry import redact
 from bulkspider.entries.redaction import guard_logs
 from bulkspider.errors import BulkError, DiskError, Kind, Stopped, UsageError

@@ -2,7 +2,8 @@
 error, even one after the other: the file that came first stays.
 
 Only paths and keys (`Entry.key`), no requests and no disk. Other processes cannot write the same part, because it is
-locked (`disk/files.py`). The spider does not need this: its list was checked for collisions before the first byte.
+locked (`disk/files/partfile.py`). The spider does not need this: its list was checked for collisions before the first
+byte.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from scrapy import Request, signals
 from scrapy.spidermiddlewares.httperror import HttpError
 from twisted.internet.defer import Deferred
 
-from bulkspider.disk.ledger import LedgerLine
+from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.dispatch.fetch import Fetcher
 from bulkspider.entries.entry import slot_of, without_userinfo
 from bulkspider.errors import BulkError
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
-    from bulkspider.disk.folder import Folder
+    from bulkspider.disk.output.folder import Folder
 
 logger = logging.getLogger(__name__)
 

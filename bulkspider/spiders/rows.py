@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from scrapy import signals
 from twisted.internet.defer import Deferred
 
-from bulkspider.disk.ledger import LedgerLine
-from bulkspider.disk.proof import VerifyResult
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.verify import VerifyResult
 from bulkspider.entries.entry import Entry
 from bulkspider.entries.redaction import error_of
 from bulkspider.errors import BulkError
@@ -24,7 +24,7 @@ from bulkspider.run.run import Run
 from bulkspider.spiders.passed import PassedItems
 
 if TYPE_CHECKING:
-    from bulkspider.disk.folder import Folder
+    from bulkspider.disk.output.folder import Folder
 
 # Rows of entries that earlier runs have done, gathered before Scrapy gets them one by one.
 ROWS_AHEAD = 64

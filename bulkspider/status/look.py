@@ -17,9 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bulkspider.disk.folder import PRIVATE, open_ours
-from bulkspider.disk.ledger import Ledger, LineVerdict, judge_line
-from bulkspider.disk.part import bytes_held
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.line import LineVerdict, judge_line
+from bulkspider.disk.leftovers.held import bytes_held
+from bulkspider.disk.output.opening import PRIVATE, open_ours
 from bulkspider.entries.entry import Entry, url_key
 from bulkspider.errors import DiskError, Kind, cure
 from bulkspider.failures import Failed, load_failures, load_failures_since

@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, Any
 from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider.auth.credentials import userinfo
-from bulkspider.disk.ledger import LedgerLine
-from bulkspider.disk.proof import IncrementalHasher, Proof, Refuted, prove
+from bulkspider.disk.finished.hashing import IncrementalHasher
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.proof import Proof, Refuted, prove
 from bulkspider.entries.entry import Entry, origin_of, without_userinfo
 from bulkspider.errors import AttemptError, BulkError, DiskError, too_large
 from bulkspider.hosts.limits import seconds_to_wait

@@ -1,6 +1,6 @@
 """Bytes on disk that we did not write, or that may have changed: they are compared with the origin's.
 
-A foreign file (`disk/leftovers.py`) is compared by samples: then it is continued, adopted, or kept as `.old`. Holes in
+A foreign file (`disk/leftovers/`) is compared by samples: then it is continued, adopted, or kept as `.old`. Holes in
 a part that should have none are compared byte by byte: either the file system stores zeros as holes, or another program
 has changed the part.
 """
@@ -21,7 +21,7 @@ from bulkspider.transfer.body import Body
 from bulkspider.transfer.exchange import Bound, Exchange, Reply, with_retry_after
 
 if TYPE_CHECKING:
-    from bulkspider.disk.leftovers import Foreign
+    from bulkspider.disk.leftovers.foreign import Foreign
     from bulkspider.protocol.byteranges import ByteRange
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from bulkspider.disk.folder import create_temporary
+from bulkspider.disk.output.opening import create_temporary
 from bulkspider.entries.entry import redact
 from bulkspider.errors import BulkError, Kind, ListError, disk_error
 from bulkspider.options import plural

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkspider.disk.leftovers import remove_parts
+from bulkspider.disk.leftovers.cleaning import remove_parts
 from bulkspider.errors import UsageError
 from bulkspider.spiders.arguments.prepare import prepare
 from support.faults import busy, first, status

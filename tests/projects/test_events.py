@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from bulkspider.disk.ledger import Ledger, LedgerLine
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.line import LedgerLine
 from support.crawl import Bulk
 from support.faults import in_turn, status
 from support.faulty import FaultyOrigin, good, make_body

@@ -13,8 +13,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bulkspider.disk.ledger import LedgerLine
-from bulkspider.disk.state import better_state, load_state, restore
+from bulkspider.disk.files.statefile import better_state, load_state, restore
+from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.entries.entry import EntryError, check_name, parse_header, parse_json, parse_line
 from bulkspider.entries.sumsfile import parse_sums
 from bulkspider.errors import ListError, UsageError

@@ -60,11 +60,11 @@ WORKING = {
     "the third": ({"refuse": "bulk-", "after": 2}, "no_thread"),
     "mover ends": ({"raise": {"bulkspider.pumps.splice:DirectPump._move_some": "Ended"}}, "thread_died"),
     "no memory to move": ({"raise": {"bulkspider.pumps.splice:DirectPump._move_some": "MemoryError"}}, "no_memory"),
-    "hasher ends": ({"raise": {"bulkspider.disk.proof:IncrementalHasher.follow": "Ended"}}, "thread_died"),
-    "flusher ends": ({"raise": {"bulkspider.disk.state:Checkpoints.checkpoint": "Ended"}}, "thread_died"),
-    "committer ends": ({"raise": {"bulkspider.disk.commit:_name": "Ended"}}, "thread_died"),
+    "hasher ends": ({"raise": {"bulkspider.disk.finished.hashing:IncrementalHasher.follow": "Ended"}}, "thread_died"),
+    "flusher ends": ({"raise": {"bulkspider.disk.files.checkpoints:Checkpoints.checkpoint": "Ended"}}, "thread_died"),
+    "committer ends": ({"raise": {"bulkspider.disk.finished.commit:_name": "Ended"}}, "thread_died"),
     "committer ends between two files": (
-        {"raise": {"bulkspider.disk.commit:Committer._commit_all": "Ended"}},
+        {"raise": {"bulkspider.disk.finished.commit:Committer._commit_all": "Ended"}},
         "thread_died",
     ),
 }
@@ -133,8 +133,8 @@ def test_in_another_project_it_fails_its_files_and_the_crawl_goes_on(
 
 HANGS = {
     "mover": "bulkspider.pumps.splice:DirectPump._move_some",
-    "committer": "bulkspider.disk.commit:_name",
-    "flusher": "bulkspider.disk.state:Checkpoints.checkpoint",
+    "committer": "bulkspider.disk.finished.commit:_name",
+    "flusher": "bulkspider.disk.files.checkpoints:Checkpoints.checkpoint",
     "disk": "bulkspider.disk.part:Part.open",
 }
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkspider.disk import state
+from bulkspider.disk.files import statefile
 from support.crawl import QUICK, Bulk, sha256
 from support.faulty import FaultyOrigin, good, make_body
 
@@ -29,7 +29,10 @@ FLUSHES = ("fdatasync", "fsync")
 def is_of_the_directory_of_a_state(met: str) -> bool:
     """A state whose name is lost in a power cut costs some bytes; not every file system has such a flush."""
     module, _, line = met.partition(":")
-    return module == "state.py" and "os.fsync(dir_fd)" in Path(state.__file__).read_text().splitlines()[int(line) - 1]
+    return (
+        module == "statefile.py"
+        and "os.fsync(dir_fd)" in Path(statefile.__file__).read_text().splitlines()[int(line) - 1]
+    )
 
 
 @pytest.mark.timeout(3600)

@@ -21,7 +21,7 @@ from twisted.internet import error as net
 from twisted.web.error import SchemeNotSupported
 
 from bulkspider import errors
-from bulkspider.disk.folder import Folder
+from bulkspider.disk.output.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.errors import HTTP, TABLE, BulkError, Kind, UsageError, cure, disk_error, look_up
 from bulkspider.spiders.arguments.prepare import prepare

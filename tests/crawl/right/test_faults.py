@@ -24,7 +24,7 @@ from typing import Any
 
 import pytest
 
-from bulkspider.disk.state import BOOT_ID
+from bulkspider.disk.files.statefile import BOOT_ID
 from bulkspider.entries.urls import url_key
 from support.crawl import Bulk, Ended, sha256
 from support.faults import (

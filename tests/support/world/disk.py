@@ -6,7 +6,7 @@ import errno
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
-from bulkspider.disk.ledger import LedgerLine
+from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.errors import VersionConflict, disk_error
 from bulkspider.protocol.plan import PartState
 from bulkspider.protocol.ranges import Ranges

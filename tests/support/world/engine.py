@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from bulkspider.clock import Clock, Wakeup
-from bulkspider.disk.ledger import LedgerLine
-from bulkspider.disk.proof import Refuted
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.proof import Refuted
 from bulkspider.dispatch.dispatcher import LOOK_EVERY_SECONDS, Dispatcher
 from bulkspider.dispatch.fetch import Fetcher
 from bulkspider.dispatch.places import Limits, Places

@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
-from bulkspider.disk.commit import CommitRequest, Committer
-from bulkspider.disk.folder import Folder
-from bulkspider.disk.ledger import Ledger, LedgerLine
+from bulkspider.disk.finished.commit import CommitRequest, Committer
+from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.proof import Proof, Refuted, prove, prove_again
+from bulkspider.disk.output.folder import Folder
 from bulkspider.disk.part import Part
-from bulkspider.disk.proof import IncrementalHasher, Proof, Refuted, algorithms_for, prove, prove_again
 from bulkspider.errors import BulkError, DiskError, Stopped
 from bulkspider.protocol.digests import claims
 from support.crawl import sha256

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from bulkspider.disk import state as state_module
-from bulkspider.disk.commit import CommitRequest, Committer
-from bulkspider.disk.folder import Folder
-from bulkspider.disk.ledger import Ledger
+from bulkspider.disk.files import statefile
+from bulkspider.disk.finished.commit import CommitRequest, Committer
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.proof import Proof
+from bulkspider.disk.output.folder import Folder
 from bulkspider.disk.part import Part
-from bulkspider.disk.proof import Proof
 from bulkspider.protocol.ranges import Ranges
 from support.faulty import make_body
 from support.volatile import Recorder, image
@@ -88,7 +88,7 @@ def test_what_a_power_cut_leaves_is_true_and_can_be_ended(
     kinds = {event.kind for event in recorder.events}
     assert kinds >= {"write", "sync", "syncdir", "link", "rename"}, kinds
     assert all((root / name).read_bytes() == body for name, body in BODIES.items())
-    monkeypatch.setattr(state_module, "BOOT_ID", "after the power cut")
+    monkeypatch.setattr(statefile, "BOOT_ID", "after the power cut")
     claimed = proven = 0
     for number in range(images):
         chance = random.Random(number)

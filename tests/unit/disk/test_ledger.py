@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkspider.disk import ledger as ledger_module
-from bulkspider.disk.ledger import Ledger, LedgerLine, LineVerdict, judge_line
+from bulkspider.disk.finished import ledger as ledger_module
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.line import STATUSES, LedgerLine, LineVerdict, judge_line
 from bulkspider.errors import DiskError, Kind
 from support.memory import held_by_python
 
@@ -51,7 +52,7 @@ LINES = st.builds(
     size=st.integers(0, 2**63),
     mtime_ns=st.integers(-(2**63), 2**63),
     digests=st.dictionaries(st.sampled_from(["sha256", "md5"]), st.text()),
-    status=st.sampled_from(sorted(ledger_module.STATUSES)),
+    status=st.sampled_from(sorted(STATUSES)),
     flags=st.lists(st.text()).map(tuple),
     time=st.floats(0, 1e12),
     url=st.none() | st.text(),
@@ -193,7 +194,7 @@ def test_the_last_line_of_a_file_and_the_latest_among_files_counts(
 
 
 def test_names_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "_HASH", 0)
+    monkeypatch.setattr(ledger_module, "HASH_MASK", 0)
     lines = [line(f"name {number}", size=number) for number in range(20)]
     ledger = loaded(tmp_path)
     ledger.append(lines)
@@ -203,7 +204,7 @@ def test_names_of_one_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_folder_with_more_ledgers_than_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_module, "_MOST_OPEN_FILES", 2)
+    monkeypatch.setattr(ledger_module, "OPEN_FILES_MAX", 2)
     lines = [line(f"name {number}") for number in range(7)]
     for number, each in enumerate(lines):
         writer = loaded(tmp_path, str(number))

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkspider.disk import state as state_module
-from bulkspider.disk.commit import publish
-from bulkspider.disk.folder import Folder
+from bulkspider.disk.files import checkpoints, statefile
+from bulkspider.disk.finished.commit import publish
+from bulkspider.disk.output.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.errors import DiskError, Kind, PartChanged, VersionConflict
 from bulkspider.protocol.plan import Validators
@@ -132,7 +132,7 @@ def test_another_or_an_unknown_boot_trusts_only_what_is_durable(
     part.write(DATA[3000:5000], 3000)
     part.checkpoints.save()
     part.close()
-    monkeypatch.setattr(state_module, "BOOT_ID", now)
+    monkeypatch.setattr(statefile, "BOOT_ID", now)
     assert held(part_of(folder)) == [(0, 3000)]
 
 
@@ -169,7 +169,7 @@ def test_a_part_of_another_url_is_foreign(folder: Folder) -> None:
 def test_state_is_saved_every_eight_mib_and_durable_every_checkpoint(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(state_module, "WRITTEN_EVERY_BYTES", 1000)
+    monkeypatch.setattr(checkpoints, "WRITTEN_EVERY_BYTES", 1000)
     part = part_of(folder, checkpoint=2500)
     for at in range(0, 5000, 500):
         part.write(DATA[at : at + 500], at)
@@ -235,7 +235,7 @@ def test_a_flush_that_failed_beside_is_told(folder: Folder, monkeypatch: pytest.
     part.checkpoints.wait()
     monkeypatch.undo()
     if how == "next state":
-        monkeypatch.setattr(state_module, "WRITTEN_EVERY_BYTES", 10)
+        monkeypatch.setattr(checkpoints, "WRITTEN_EVERY_BYTES", 10)
     more = DATA[1000 : 2000 if how == "next checkpoint" else 1100]
     with pytest.raises(DiskError, match="the disk reported an error"):
         make_durable(part) if how == "finish" else part.write(more, 1000)
@@ -256,7 +256,7 @@ def test_large_files_leave_the_page_cache_but_for_what_is_to_be_hashed(
     part.write(DATA[:1000], 0)
     part.checkpoints.checkpoint()
     assert told == [], "a small file may stay"
-    part.learn(total=state_module.DROP_FROM_CACHE_BYTES)
+    part.learn(total=checkpoints.DROP_FROM_CACHE_BYTES)
     for hashed, advised in ((0, []), (700, [(0, 700)]), (None, [(0, 0)])):
         part.checkpoints.reader = ReaderAt(hashed)
         told.clear()

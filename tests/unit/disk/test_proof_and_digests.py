@@ -21,7 +21,7 @@ from crc32c import crc32c
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkspider.disk.proof import BUFFER_BYTES, IncrementalHasher, hash_file
+from bulkspider.disk.finished.hashing import BUFFER_BYTES, IncrementalHasher, hash_file
 from bulkspider.entries.sumsfile import parse_sums
 from bulkspider.errors import DiskError, ListError, Stopped
 from bulkspider.protocol.digests import (

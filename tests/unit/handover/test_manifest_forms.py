@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bulkspider.disk.folder import Folder
-from bulkspider.disk.ledger import Ledger, LedgerLine
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.output.folder import Folder
 from bulkspider.errors import UsageError
 from bulkspider.handover import manifests
 

@@ -1,8 +1,7 @@
-"""The ledger: append-only proof of what is done, one JSON line per finished entry.
+"""The ledger: append-only proof of what is done, one JSON line per finished entry (`line.py`).
 
-`judge_line` decides whether a line proves an entry of today's list. `commit.py` appends, many lines with one flush, and
-only after data, name and folder are durable. Each entry is looked up here before a request is made for it, which makes
-a second run fast.
+`commit.py` appends, many lines with one flush, and only after data, name and folder are durable. Each entry is looked
+up here before a request is made for it, which makes a second run fast.
 
 Every writer has a file of its own in `.bulkspider/`, `ledger.jsonl` or `ledger.<writer>.jsonl`; readers take them all.
 For a name the last line of a file counts, and among files the line with the latest `time`. A line that was torn by a
@@ -15,9 +14,7 @@ added later is one `insort` into a short array, and no line is parsed as JSON be
 
 from __future__ import annotations
 
-import enum
 import errno
-import json
 import os
 import shutil
 import stat as stat_module
@@ -25,160 +22,27 @@ import threading
 import time
 from array import array
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bulkspider.disk.folder import create_temporary, open_ours
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.output.opening import create_temporary, open_ours
 from bulkspider.errors import DiskError, disk_error
-from bulkspider.items import HANDED_ON, BulkItem
-from bulkspider.protocol.digests import STATED_BY
-from bulkspider.text import visible
 
-# A line
-
-STATUSES = frozenset({"verified", "complete", "unproven"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerLine:
-    """What is known of one finished entry.
-
-    key: the comparable key of its URL. size: bytes. mtime_ns: of the finished file. digests: algorithm -> lower-case
-    hex of the file. status: one of STATUSES. proof_by: who stated the hash that verifies it (`protocol/digests.py`);
-    None of others, and in lines of versions that did not note it. time: when the line was made, seconds since 1970.
-    url: already redacted. owed: its item has not come through the item pipelines yet, and the next run must yield it
-    again if this one is killed. handed_on: `begun` before the command of `--then` gets the file, then `done`, or
-    `moved` if the command moves the file away; each change is a new line of the same name.
-    """
-
-    name: str
-    key: str
-    size: int
-    mtime_ns: int
-    digests: Mapping[str, str]
-    status: str
-    proof_by: str | None = None
-    flags: tuple[str, ...] = ()
-    time: float
-    url: str | None = None
-    etag: str | None = None
-    last_modified: str | None = None
-    owed: bool = False
-    handed_on: str | None = None
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """The command of `--then` has moved the file away: it need not be there."""
-        return self.handed_on == "moved"
-
-    def to_json(self) -> str:
-        """One line, without the newline. `name` comes first, so that the index is made without parsing the rest."""
-        record = {key: value for key in _KEYS if (value := getattr(self, key)) is not None}
-        record["digests"] = dict(self.digests)
-        if not self.owed:
-            del record["owed"]
-        text = json.dumps(record, ensure_ascii=False)
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # lone surrogates: how Python shows a file name that is not UTF-8
-            return json.dumps(record)
-        return text
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> LedgerLine:
-        """Raises ValueError if the line is damaged. Unknown keys are ignored: a newer version may add some."""
-        try:
-            record = json.loads(text if isinstance(text, str) else str(text, "utf-8"))
-            record["flags"] = tuple(record["flags"])
-            line = cls(**{key: record[key] for key in _KEYS if key in record})
-        except (KeyError, TypeError, RecursionError) as error:
-            raise ValueError(f"not a ledger line: {error!r}") from error
-        sound = (
-            type(line.name) is type(line.key) is type(line.status) is str
-            and type(line.size) is type(line.mtime_ns) is int
-            and type(line.time) in (int, float)
-            and type(line.digests) is dict
-            and line.status in STATUSES
-            and line.proof_by in (None, *STATED_BY)
-        )
-        if not sound:
-            raise ValueError("not a ledger line: a value of the wrong kind")
-        return line
-
-    def describe(self, item: BulkItem) -> None:
-        """Writes into the item what is proven."""
-        item.status = self.status
-        item.proof_by = self.proof_by
-        item.size = self.size
-        item.flags = list(self.flags)
-        if self.handed_on in ("done", "moved"):
-            item.flags.append(HANDED_ON)
-        item.checksums = dict(self.digests)
-        item.sha256 = self.digests.get("sha256")
-        item.etag = self.etag and visible(self.etag)
-        item.last_modified = self.last_modified and visible(self.last_modified)
-
-
-_KEYS = tuple(field.name for field in fields(LedgerLine))
-
-
-# What a line proves
-
-
-class LineVerdict(enum.Enum):
-    """What a ledger line says about an entry of today's list and the file that is there."""
-
-    PROVEN = "done, with the status of the line"
-    KEY_DIFFERS = "the list has another URL now: the file is foreign"
-    GONE = "no regular file of that size is there"
-    CONTRADICTED = "the list states another size or hash than the file has"
-    STALE = "the file was touched since: hash it again"
-    UNKNOWN_HASH = "the list states a hash that the line does not hold: hash the file"
-
-
-def judge_line(
-    line: LedgerLine, *, key: str, stat: os.stat_result | None, size: int | None, digests: Mapping[str, str]
-) -> LineVerdict:
-    """Judges a line. stat: of the name itself (`os.lstat`), None when nothing is there. key, size, digests: what the
-    list says.
-
-    The order matters: a touched file may have been replaced by the right one, so the line's hashes are compared with
-    the list only while the mtime is unchanged. A size can be compared in any case.
-    """
-    if line.key != key:
-        return LineVerdict.KEY_DIFFERS
-    if line.is_elsewhere:
-        # A hash that only the list states cannot be checked any more: it does not count.
-        told = {algorithm: line.digests.get(algorithm, digest) for algorithm, digest in digests.items()}
-        same = size in (None, line.size) and all(told[name].lower() == digests[name].lower() for name in told)
-        return LineVerdict.PROVEN if same else LineVerdict.CONTRADICTED
-    if stat is None or not stat_module.S_ISREG(stat.st_mode) or stat.st_size != line.size:
-        return LineVerdict.GONE
-    if size is not None and size != line.size:
-        return LineVerdict.CONTRADICTED
-    if stat.st_mtime_ns != line.mtime_ns:
-        return LineVerdict.STALE
-    if any(line.digests.get(algorithm, digest).lower() != digest.lower() for algorithm, digest in digests.items()):
-        return LineVerdict.CONTRADICTED
-    if not digests.keys() <= line.digests.keys():
-        return LineVerdict.UNKNOWN_HASH
-    return LineVerdict.PROVEN
-
-
-# The files of a folder and their index
-
-_ADDRESS = (1 << 38) - 1  # 256 GiB of ledgers, some 600 million lines
-_HASH = (1 << 64) - 1 - _ADDRESS  # 26 bits: with a million lines one look-up in 67 reads a line that is not its own
+ADDRESS_MASK = (1 << 38) - 1  # 256 GiB of ledgers, some 600 million lines
+HASH_MASK = (
+    (1 << 64) - 1 - ADDRESS_MASK
+)  # 26 bits: with a million lines one look-up in 67 reads a line that is not its own
 _BUCKETS = 256
 _BUCKET_SHIFT = 56
 
 _START = b'{"name": "'
 _USUAL_LINE_BYTES = 1024  # most lines are shorter
 _LONGEST_LINE_BYTES = 1024 * 1024
-_MOST_OPEN_FILES = 64  # a folder may hold the ledgers of a thousand shards
+OPEN_FILES_MAX = 64  # a folder may hold the ledgers of a thousand shards
 
 
 class Ledger:
@@ -252,7 +116,7 @@ class Ledger:
                     end = self._index(path, end)
         except OSError as error:
             raise disk_error(error, error.filename or self._folder) from error
-        if end > _ADDRESS:
+        if end > ADDRESS_MASK:
             raise DiskError(f"the ledgers in {self._folder} are larger than 256 GiB", code="file_too_big")
         for position, bucket in enumerate(self._buckets):  # one by one: sorting makes an object of every number
             self._buckets[position] = array("Q", sorted(bucket))
@@ -269,7 +133,7 @@ class Ledger:
                 plain = line.startswith(_START) and line.endswith(b"}\n") and b"\\" not in raw
                 name = raw if plain else self._odd_name(line)
                 if name is not None:
-                    bits = hash(name) & _HASH
+                    bits = hash(name) & HASH_MASK
                     add[bits >> _BUCKET_SHIFT](bits | address)
                 address += len(line)
         return address
@@ -288,13 +152,13 @@ class Ledger:
 
     def find(self, name: str) -> LedgerLine | None:
         """The line that counts for a name, or None. Raises DiskError."""
-        bits = hash(_encoded(name)) & _HASH
+        bits = hash(_encoded(name)) & HASH_MASK
         newest: dict[int, LedgerLine] = {}  # by file
         with self._index_lock:
             bucket = self._buckets[bits >> _BUCKET_SHIFT]
-            first, behind = bisect_left(bucket, bits), bisect_right(bucket, bits | _ADDRESS)
+            first, behind = bisect_left(bucket, bits), bisect_right(bucket, bits | ADDRESS_MASK)
             for position in reversed(range(first, behind)):  # backwards: the last line of a file comes first
-                address = bucket[position] & _ADDRESS
+                address = bucket[position] & ADDRESS_MASK
                 file = bisect_right(self._bases, address) - 1
                 if file in newest:
                     continue
@@ -326,10 +190,10 @@ class Ledger:
 
     def _counts(self, line: LedgerLine, address: int) -> bool:
         """The line at this address is the one that counts for its name."""
-        bits = hash(_encoded(line.name)) & _HASH
+        bits = hash(_encoded(line.name)) & HASH_MASK
         with self._index_lock:
             bucket = self._buckets[bits >> _BUCKET_SHIFT]
-            alone = bisect_right(bucket, bits | _ADDRESS) - bisect_left(bucket, bits) == 1
+            alone = bisect_right(bucket, bits | ADDRESS_MASK) - bisect_left(bucket, bits) == 1
             if alone:
                 return bucket[bisect_left(bucket, bits)] == bits | address
         return self.find(line.name) == line
@@ -338,7 +202,7 @@ class Ledger:
         length = _USUAL_LINE_BYTES
         try:
             if file not in self._readers:
-                if len(self._readers) >= _MOST_OPEN_FILES:
+                if len(self._readers) >= OPEN_FILES_MAX:
                     self._close_readers()
                 self._readers[file] = self._open(self._paths[file], os.O_RDONLY)
             while b"\n" not in (data := os.pread(self._readers[file], length, offset)):
@@ -375,7 +239,7 @@ class Ledger:
             address = self._bases[-1] + end - len(data)
             with self._index_lock:
                 for line, written in zip(lines, encoded, strict=True):
-                    bits = hash(_encoded(line.name)) & _HASH
+                    bits = hash(_encoded(line.name)) & HASH_MASK
                     insort(self._buckets[bits >> _BUCKET_SHIFT], bits | address)
                     address += len(written)
 

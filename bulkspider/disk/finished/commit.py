@@ -1,9 +1,4 @@
-"""The end of a file: make durable, rename, flush the directory, write the ledger, remove the state, in this order.
-
-So a file that this module has given its name is never wrong or short, whenever the power fails. The parts were proven
-before (`proof.py`). Parts that are ready together are committed together, because three flushes for every tiny file
-would limit a slow disk to 30 files a second. All of it runs in worker threads.
-"""
+"""COMMIT"""
 
 from __future__ import annotations
 
@@ -18,10 +13,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from bulkspider.disk.files import FINAL
-from bulkspider.disk.ledger import Ledger, LedgerLine
+from bulkspider.disk.files.entryfiles import FINAL
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.proof import Proof
 from bulkspider.disk.part import Part
-from bulkspider.disk.proof import Proof
 from bulkspider.errors import BulkError, Stopped, WorkerError
 from bulkspider.protocol.plan import http_date
 from bulkspider.workers import Workers, as_bulk_error, start

@@ -1,0 +1,142 @@
+"""One line of the ledger: what is known of one finished entry, and whether it proves an entry of today's list."""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import stat as stat_module
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from bulkspider.items import HANDED_ON, BulkItem
+from bulkspider.protocol.digests import STATED_BY
+from bulkspider.text import visible
+
+STATUSES = frozenset({"verified", "complete", "unproven"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerLine:
+    """What is known of one finished entry.
+
+    key: the comparable key of its URL. size: bytes. mtime_ns: of the finished file. digests: algorithm -> lower-case
+    hex of the file. status: one of STATUSES. proof_by: who stated the hash that verifies it (`protocol/digests.py`);
+    None of others, and in lines of versions that did not note it. time: when the line was made, seconds since 1970.
+    url: already redacted. owed: its item has not come through the item pipelines yet, and the next run must yield it
+    again if this one is killed. handed_on: `begun` before the command of `--then` gets the file, then `done`, or
+    `moved` if the command moves the file away; each change is a new line of the same name.
+    """
+
+    name: str
+    key: str
+    size: int
+    mtime_ns: int
+    digests: Mapping[str, str]
+    status: str
+    proof_by: str | None = None
+    flags: tuple[str, ...] = ()
+    time: float
+    url: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    owed: bool = False
+    handed_on: str | None = None
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """The command of `--then` has moved the file away: it need not be there."""
+        return self.handed_on == "moved"
+
+    def to_json(self) -> str:
+        """One line, without the newline. `name` comes first, so that the index is made without parsing the rest."""
+        record = {key: value for key in _KEYS if (value := getattr(self, key)) is not None}
+        record["digests"] = dict(self.digests)
+        if not self.owed:
+            del record["owed"]
+        text = json.dumps(record, ensure_ascii=False)
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # lone surrogates: how Python shows a file name that is not UTF-8
+            return json.dumps(record)
+        return text
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> LedgerLine:
+        """Raises ValueError if the line is damaged. Unknown keys are ignored: a newer version may add some."""
+        try:
+            record = json.loads(text if isinstance(text, str) else str(text, "utf-8"))
+            record["flags"] = tuple(record["flags"])
+            line = cls(**{key: record[key] for key in _KEYS if key in record})
+        except (KeyError, TypeError, RecursionError) as error:
+            raise ValueError(f"not a ledger line: {error!r}") from error
+        sound = (
+            type(line.name) is type(line.key) is type(line.status) is str
+            and type(line.size) is type(line.mtime_ns) is int
+            and type(line.time) in (int, float)
+            and type(line.digests) is dict
+            and line.status in STATUSES
+            and line.proof_by in (None, *STATED_BY)
+        )
+        if not sound:
+            raise ValueError("not a ledger line: a value of the wrong kind")
+        return line
+
+    def describe(self, item: BulkItem) -> None:
+        """Writes into the item what is proven."""
+        item.status = self.status
+        item.proof_by = self.proof_by
+        item.size = self.size
+        item.flags = list(self.flags)
+        if self.handed_on in ("done", "moved"):
+            item.flags.append(HANDED_ON)
+        item.checksums = dict(self.digests)
+        item.sha256 = self.digests.get("sha256")
+        item.etag = self.etag and visible(self.etag)
+        item.last_modified = self.last_modified and visible(self.last_modified)
+
+
+_KEYS = tuple(field.name for field in fields(LedgerLine))
+
+
+# What a line proves
+
+
+class LineVerdict(enum.Enum):
+    """What a ledger line says about an entry of today's list and the file that is there."""
+
+    PROVEN = "done, with the status of the line"
+    KEY_DIFFERS = "the list has another URL now: the file is foreign"
+    GONE = "no regular file of that size is there"
+    CONTRADICTED = "the list states another size or hash than the file has"
+    STALE = "the file was touched since: hash it again"
+    UNKNOWN_HASH = "the list states a hash that the line does not hold: hash the file"
+
+
+def judge_line(
+    line: LedgerLine, *, key: str, stat: os.stat_result | None, size: int | None, digests: Mapping[str, str]
+) -> LineVerdict:
+    """Judges a line. stat: of the name itself (`os.lstat`), None when nothing is there. key, size, digests: what the
+    list says.
+
+    The order matters: a touched file may have been replaced by the right one, so the line's hashes are compared with
+    the list only while the mtime is unchanged. A size can be compared in any case.
+    """
+    if line.key != key:
+        return LineVerdict.KEY_DIFFERS
+    if line.is_elsewhere:
+        # A hash that only the list states cannot be checked any more: it does not count.
+        told = {algorithm: line.digests.get(algorithm, digest) for algorithm, digest in digests.items()}
+        same = size in (None, line.size) and all(told[name].lower() == digests[name].lower() for name in told)
+        return LineVerdict.PROVEN if same else LineVerdict.CONTRADICTED
+    if stat is None or not stat_module.S_ISREG(stat.st_mode) or stat.st_size != line.size:
+        return LineVerdict.GONE
+    if size is not None and size != line.size:
+        return LineVerdict.CONTRADICTED
+    if stat.st_mtime_ns != line.mtime_ns:
+        return LineVerdict.STALE
+    if any(line.digests.get(algorithm, digest).lower() != digest.lower() for algorithm, digest in digests.items()):
+        return LineVerdict.CONTRADICTED
+    if not digests.keys() <= line.digests.keys():
+        return LineVerdict.UNKNOWN_HASH
+    return LineVerdict.PROVEN
