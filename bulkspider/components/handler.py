@@ -38,8 +38,9 @@ from bulkspider.protocol.plan import REDIRECTS
 from bulkspider.run.download import Attempt, row_of
 from bulkspider.run.origins import Outcome
 from bulkspider.run.run import Run
+from bulkspider.transfer.asking.exchange import Redirected
 from bulkspider.transfer.batch import Batch
-from bulkspider.transfer.exchange import Probe, Redirected
+from bulkspider.transfer.probe import Probe
 from bulkspider.transfer.segment import Segment
 from bulkspider.transfer.transfer import Transfer
 from bulkspider.wire.exchange import refuse_downgrade

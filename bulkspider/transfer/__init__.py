@@ -1,7 +1,7 @@
 """Transfer: one attempt at a file: ask, judge the answer by `protocol/plan.py`, carry the verdict out.
 
-`transfer` is the attempt at a whole file, `segment` that of a further connection. Both send requests by `exchange`, as
-the dry run's probes do, and read by `body`, which also checks that bytes flow. `foreign` compares files of other
+`transfer` is the attempt at a whole file, `segment` that of a further connection, `probe` that of a dry run. All ask by
+`asking/`, and the first two read by `body`, which also checks that bytes flow. `foreign` compares files of other
 programs with the origin, `length` finds out a length that the answer did not state. `batch` fetches several small files
-over one connection. `destinations` decides where a request may go, and which secrets it carries there.
+over one connection.
 """

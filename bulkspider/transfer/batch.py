@@ -38,8 +38,8 @@ from bulkspider.protocol.plan import Ask, Write
 from bulkspider.protocol.sniff import FIRST_BYTES, Content, look
 from bulkspider.pumps.reactor import HELD_MAX_BYTES
 from bulkspider.run.origins import Origin, Outcome
-from bulkspider.transfer.destinations import add_secrets
-from bulkspider.transfer.exchange import expected_of
+from bulkspider.transfer.asking.destinations import add_secrets
+from bulkspider.transfer.asking.exchange import expected_of
 from bulkspider.transfer.transfer import expect_digests
 from bulkspider.wire import Conversation
 

@@ -1,7 +1,7 @@
 """Bytes on disk that we did not write, or that may have changed: they are compared with the origin's.
 
-A foreign file (`disk/leftovers/`) is compared by samples: then it is continued, adopted, or kept as `.old`. Holes in
-a part that should have none are compared byte by byte: either the file system stores zeros as holes, or another program
+A foreign file (`disk/leftovers/`) is compared by samples: then it is continued, adopted, or kept as `.old`. Holes in a
+part that should have none are compared byte by byte: either the file system stores zeros as holes, or another program
 has changed the part.
 """
 
@@ -17,8 +17,9 @@ from scrapy.utils.defer import maybe_deferred_to_future
 from bulkspider.errors import AttemptError, VersionConflict
 from bulkspider.protocol import plan
 from bulkspider.protocol.plan import Ask, AskAgain, Complete, Fail, LearnLength, NoPieces, PartState, Restart, Write
+from bulkspider.transfer.asking.bound import Bound
+from bulkspider.transfer.asking.exchange import Exchange, Reply, with_retry_after
 from bulkspider.transfer.body import Body
-from bulkspider.transfer.exchange import Bound, Exchange, Reply, with_retry_after
 
 if TYPE_CHECKING:
     from bulkspider.disk.leftovers.foreign import Foreign

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bulkspider.protocol import plan
 from bulkspider.protocol.plan import Ask, AskAgain, Complete, Fail, PartState, Restart
-from bulkspider.transfer.exchange import Exchange
+from bulkspider.transfer.asking.exchange import Exchange
 
 if TYPE_CHECKING:
     from bulkspider.wire import Head

@@ -29,7 +29,7 @@ from bulkspider.protocol.plan import (
     Write,
 )
 from bulkspider.run.origins import Outcome
-from bulkspider.transfer.exchange import Reply, with_retry_after
+from bulkspider.transfer.asking.exchange import Reply, with_retry_after
 from bulkspider.transfer.transfer import Transfer
 
 if TYPE_CHECKING:

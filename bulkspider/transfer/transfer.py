@@ -1,8 +1,8 @@
 """The transfer: one attempt at one entry, from the request to its outcome.
 
 It asks as `protocol/plan.py` says, carries the verdict out exactly (write, set aside, ask again, give up) and reports
-an Outcome. Retries, pauses and the next attempt are decided in `run/origins.py` and `dispatch/`. `exchange.py` sends
-its requests, `body.py` moves the bytes, `foreign.py` compares files of other programs, `length.py` finds out a length
+an Outcome. Retries, pauses and the next attempt are decided in `run/origins.py` and `dispatch/`. `asking/` sends its
+requests, `body.py` moves the bytes, `foreign.py` compares files of other programs, `length.py` finds out a length
 that was not stated.
 """
 
@@ -21,8 +21,9 @@ from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.digests import from_headers
 from bulkspider.protocol.plan import Ask, AskAgain, Complete, Fail, LearnLength, NoPieces, Restart, Write
 from bulkspider.run.origins import Outcome
+from bulkspider.transfer.asking.bound import Bound
+from bulkspider.transfer.asking.exchange import Exchange, Redirected, Reply, with_retry_after
 from bulkspider.transfer.body import Body
-from bulkspider.transfer.exchange import Bound, Exchange, Redirected, Reply, with_retry_after
 from bulkspider.transfer.foreign import ForeignComparison, Holes
 from bulkspider.transfer.length import learn_length, prove_length
 

@@ -33,7 +33,7 @@ from bulkspider.hosts.limits import parse_retry_after
 from bulkspider.options import plural
 from bulkspider.protocol.plan import REDIRECTS
 from bulkspider.run.run import Run
-from bulkspider.transfer.destinations import check_redirect
+from bulkspider.transfer.asking.destinations import check_redirect
 from bulkspider.walk.bucket import is_listing, is_refusal, listing_below, read_listing, whole_question
 from bulkspider.walk.links import read_links
 from bulkspider.walk.record import Record

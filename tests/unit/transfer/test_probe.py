@@ -8,7 +8,7 @@ import pytest
 
 from bulkspider.entries.entry import Entry
 from bulkspider.protocol.plan import Answer, Expected, PartState, judge
-from bulkspider.transfer.exchange import ProbeResult, understand
+from bulkspider.transfer.probe import ProbeResult, understand
 
 ENTRY = Entry(2, "a.bin", "http://example.org/a.bin")
 
