@@ -12,6 +12,7 @@ from bulkspider.hosts.pieces import REFUSALS as PIECES_REFUSALS
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.plan import Answer, Ask, Complete, Fail, PartState, Verdict, Write
 from bulkspider.run.origins import Outcome
+from bulkspider.transfer.asking.exchange import Exchange, Redirected, with_retry_after
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run
     from bulkspider.wire import Head
-from bulkspider.transfer.asking.exchange import Exchange, Redirected, with_retry_after
 
 # A GET, because a signed link refuses HEAD; for one byte, because without Range the server may send ten gigabytes.
 PROBE = Ask(first=0, end=1)

@@ -10,11 +10,11 @@ from bulkspider.errors import AttemptError
 from bulkspider.hosts.pieces import PIECES
 from bulkspider.options import human
 from bulkspider.protocol.plan import Ask
+from bulkspider.transfer.asking.exchange import Reply
 
 if TYPE_CHECKING:
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run
-from bulkspider.transfer.asking.exchange import Reply
 
 logger = logging.getLogger(__name__)
 

@@ -22,6 +22,7 @@ from bulkspider.protocol.digests import linked
 from bulkspider.protocol.plan import Ask, Complete, Expected, Fail, PartState, Verdict, Write
 from bulkspider.protocol.servertext import READ_BYTES, excerpt, meaning_of, quote
 from bulkspider.transfer.asking.destinations import check_redirect
+from bulkspider.transfer.asking.sender import Sender
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run
     from bulkspider.wire import Head
-from bulkspider.transfer.asking.sender import Sender
 
 # How long the body of a refusal is waited for.
 HEAR_SECONDS = 2.0
