@@ -1,5 +1,6 @@
 """BulkItem: the outcome of one entry. A run that ended by itself has one for each entry, failures included. Result: the
-same for code that asked for one file, by a request with `meta["bulk"]`, a signal or `fetch`."""
+same for code that asked for one file, by a request with `meta["bulk"]`, a signal or `fetch`.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 from bulkspider.api.child import Child, Tell
 from bulkspider.api.given import Entries, list_file, output_folder, plain_settings, rows
 from bulkspider.api.shown import Shown
-from bulkspider.errors import cure
+from bulkspider.codes import cure
 from bulkspider.options import plural
 
 # Failed files that the message of a FetchError names.

@@ -22,10 +22,11 @@ from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
 
+from bulkspider.codes import Kind
 from bulkspider.entries.fields import check_header
 from bulkspider.entries.names import EntryError
 from bulkspider.entries.urls import redact
-from bulkspider.errors import AttemptError, Kind
+from bulkspider.errors import AttemptError
 from bulkspider.text import visible
 
 if TYPE_CHECKING:

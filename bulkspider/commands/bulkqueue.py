@@ -137,7 +137,7 @@ class Command(ScrapyCommand):
             self.exitcode = 130
 
     def _push(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
-        from bulkspider.lists.source import check_list
+        from bulkspider.lists.opening import check_list
         from bulkspider.queue.job import DEFAULT_CAP
         from bulkspider.spiders.arguments.reading import list_options
         from bulkspider.sums.checksums import sums_file

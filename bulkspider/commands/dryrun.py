@@ -26,7 +26,7 @@ from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped, Usage
 from bulkspider.items import BulkItem
 from bulkspider.options import human
 from bulkspider.run.download import Download
-from bulkspider.run.origins import Origins
+from bulkspider.run.origins.origins import Origins
 from bulkspider.run.run import Run
 from bulkspider.spiders.adjust import introduce, leave_out_idle
 from bulkspider.spiders.arguments.prepare import Prepared

@@ -17,14 +17,15 @@ from scrapy import signals
 from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 
 from bulkspider.addon import BASE_MIDDLEWARES, SCRAPYS_COOKIES
+from bulkspider.codes import Kind
 from bulkspider.commands import cookies
 from bulkspider.commands.process import obey_signals, raise_descriptors
 from bulkspider.disk.output.untouched import UntouchedFolder
 from bulkspider.entries.entry import redact
 from bulkspider.entries.redaction import be_brief, unexpected
-from bulkspider.errors import BulkError, Kind
-from bulkspider.lists.copy import shown
-from bulkspider.lists.source import ListSource
+from bulkspider.errors import BulkError
+from bulkspider.lists.checking.copy import shown
+from bulkspider.lists.listsource import ListSource
 from bulkspider.pumps.descriptors import transfers_at_once
 from bulkspider.run.run import Run
 from bulkspider.spiders.adjust import introduce

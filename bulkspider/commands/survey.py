@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from bulkspider.codes import cure
 from bulkspider.entries.entry import Entry, origin_of, redact
-from bulkspider.errors import BulkError, cure
+from bulkspider.errors import BulkError
 from bulkspider.options import human
 
 SHOWN_MAX = 50

@@ -38,8 +38,9 @@ from bulkspider.entries.entry import Entry, EntryError, redact, slot_of, without
 from bulkspider.entries.redaction import error_of, guard_logs
 from bulkspider.errors import BulkError, UsageError
 from bulkspider.items import BulkItem
-from bulkspider.run.download import Attempt, Download, row_of
-from bulkspider.run.origins import Outcome
+from bulkspider.run.download import Attempt, Download
+from bulkspider.run.origins.outcome import Outcome
+from bulkspider.run.row import row_of
 from bulkspider.run.run import Run
 from bulkspider.wire.compat import FileException
 from bulkspider.wire.failures import middleware_error

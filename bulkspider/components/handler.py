@@ -17,6 +17,7 @@ from scrapy.http import Headers, Response
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
 from twisted.internet.defer import Deferred
 
+from bulkspider.codes import Kind, look_up
 from bulkspider.components.identity import (
     check_request,
     first_of,
@@ -32,11 +33,12 @@ from bulkspider.components.meta import RESULT, entry_of, store
 from bulkspider.dispatch.proofs import find_proof
 from bulkspider.entries.entry import Entry, EntryError, redact
 from bulkspider.entries.redaction import error_of
-from bulkspider.errors import AttemptError, BulkError, Kind, Stopped, look_up
+from bulkspider.errors import AttemptError, BulkError, Stopped
 from bulkspider.items import FINISHED, BulkItem
 from bulkspider.protocol.plan import REDIRECTS
-from bulkspider.run.download import Attempt, row_of
-from bulkspider.run.origins import Outcome
+from bulkspider.run.download import Attempt
+from bulkspider.run.origins.outcome import Outcome
+from bulkspider.run.row import row_of
 from bulkspider.run.run import Run
 from bulkspider.transfer.asking.exchange import Redirected
 from bulkspider.transfer.batch import Batch

@@ -2,7 +2,7 @@
 
 It waits for a place at the origin, makes one attempt (or several connections at once), decides what follows, and
 repeats that until all bytes are here; then the file is finished. `protocol/plan.py` judges the answers,
-`run/origins.py` the outcomes. The users differ in how they send requests and finish files (`Frontend`): the spider
+`run/origins/` the outcomes. The users differ in how they send requests and finish files (`Frontend`): the spider
 gives Requests to Scrapy and lets its item pipeline finish, BulkFilesPipeline uses Scrapy's engine and finishes itself.
 Coroutines here await Deferreds, so that they run with every reactor; clock, frontend and disk are arguments, so that a
 simulation can run them.
@@ -26,7 +26,8 @@ from bulkspider.entries.entry import redact
 from bulkspider.errors import AttemptError, BulkError, Stopped
 from bulkspider.lists.source import Source
 from bulkspider.run.download import Attempt, Download
-from bulkspider.run.origins import Again, Fetched, GiveUp, Outcome, Place
+from bulkspider.run.origins.origin import Place
+from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 from bulkspider.run.run import Run
 from bulkspider.transfer.batch import SmallFiles
 

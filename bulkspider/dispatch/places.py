@@ -18,7 +18,8 @@ from scrapy.settings import BaseSettings
 
 from bulkspider.clock import Clock
 from bulkspider.errors import UsageError
-from bulkspider.run.origins import Origin, Origins, Place
+from bulkspider.run.origins.origin import Origin, Place
+from bulkspider.run.origins.origins import Origins
 from bulkspider.wire.compat import ZERO_IS_NO_LIMIT
 
 TOTAL = "CONCURRENT_REQUESTS"

@@ -15,7 +15,7 @@ from bulkspider.entries.entry import Entry, slot_of
 from bulkspider.errors import BulkError
 from bulkspider.protocol.byteranges import SMALLEST_PIECE_BYTES, ByteRange, best_cut, fair_share
 from bulkspider.run.download import Attempt, Download
-from bulkspider.run.origins import Origins
+from bulkspider.run.origins.origins import Origins
 
 # After so many further connections in a row that brought nothing, a file gets no more of them.
 MOST_IN_VAIN = 3

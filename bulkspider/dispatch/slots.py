@@ -19,7 +19,7 @@ from bulkspider.dispatch.places import Places
 from bulkspider.entries.entry import origin_of
 from bulkspider.errors import BulkError
 from bulkspider.run.download import Download
-from bulkspider.run.origins import Origin, Place
+from bulkspider.run.origins.origin import Origin, Place
 from bulkspider.run.stopping import Stopping
 from bulkspider.transfer.batch import SmallFiles, may_travel
 

@@ -27,7 +27,7 @@ from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped, too_l
 from bulkspider.handover.stage import StagedFolder
 from bulkspider.lists.source import Source
 from bulkspider.run.download import Download
-from bulkspider.run.origins import Origins
+from bulkspider.run.origins.origins import Origins
 from bulkspider.run.run import Run
 
 logger = logging.getLogger(__name__)

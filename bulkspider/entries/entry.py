@@ -3,7 +3,7 @@
 It decides the grammar of a list (docs/lists.md, "Lists"): where the name ends and the URL begins, what the
 fields behind it mean, and what is refused. Pure: one line in, one Entry or one EntryError out; no file, no other line,
 no network. The rules for cells, names, URLs and fields have modules of their own (`grammar.py`, `names.py`, `urls.py`,
-`fields.py`). An Entry is not checked again later; `lists/source.py` hands it to the spider.
+`fields.py`). An Entry is not checked again later; `lists/listsource.py` hands it to the spider.
 """
 
 from __future__ import annotations

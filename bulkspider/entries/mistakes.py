@@ -2,7 +2,8 @@
 
 People give as a list: a script of wget commands, a CSV file with semicolons, an address without `https://`, a JSON
 document. Some of these could even be read, with wrong names. Each is recognised here by its form alone, and its error
-says how to make a list of it. Pure text; `entry.py` asks about lines, `lists/check.py` about the beginning of a file.
+says how to make a list of it. Pure text; `entry.py` asks about lines, `lists/checking/check.py` about the beginning of
+a file.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 A name becomes a path below the output folder, on any file system, beside files of our own. So it is refused when it
 could leave the folder, when some system would read it as another name or as a device, when it is too long for our
 suffixes, or when it looks like one of our files. A name is never repaired: under a name that was silently changed its
-owner could not find the file. Where a list gives none, `Naming` makes one of the URL. Pure text; `lists/check.py` uses
+owner could not find the file. Where a list gives none, `Naming` makes one of the URL. Pure text; `lists/checking/` uses
 `fold` to find names that are one file on disk.
 """
 

@@ -1,6 +1,6 @@
 """Lists: a file becomes checked entries, before the first byte is fetched.
 
-`reader` parses the lines, `check` reads the whole list and `copy` keeps a copy, `collisions` finds names that would be
-one file on disk, `index` finds entries by origin, `shards` takes a part of a list, `source` gives the entries to the
-run. `formats` turns lists of other tools into ours.
+`opening` reads a whole list: `reader` parses the lines, `checking/` checks them and keeps a copy, `formats/` turns
+lists of other tools into ours, `shards` takes a part of a list. `listsource` gives the entries to the run, as every
+`source` does.
 """

@@ -2,7 +2,7 @@
 
 A run with `3/16` takes its sixteenth of the list; together the runs take every entry once. The shard of an entry
 depends only on the list, not on the machine, the time or the Python version, so a shard may be run again anywhere.
-Pure: names, hosts and sizes; `source.py` applies it to a checked list.
+Pure: names, hosts and sizes; `opening.py` applies it to a checked list.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
     from bulkspider.clock import Clock
     from bulkspider.items import BulkItem
-    from bulkspider.run.origins import Origin, Origins
+    from bulkspider.run.origins.origin import Origin
+    from bulkspider.run.origins.origins import Origins
     from bulkspider.run.run import Run
     from bulkspider.spiders.bulk import BulkSpider
 from bulkspider.workers import as_bulk_error

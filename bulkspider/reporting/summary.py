@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from bulkspider.codes import cure
 from bulkspider.entries.entry import origin_of, redact
-from bulkspider.errors import cure
 from bulkspider.options import clock, human, plural
 from bulkspider.protocol.digests import (
     CHECKSUM_ONLY,
@@ -31,7 +31,7 @@ from bulkspider.protocol.digests import (
     SUMS,
     WEAK_HASH,
 )
-from bulkspider.run.origins import Origins
+from bulkspider.run.origins.origins import Origins
 from bulkspider.run.outcomes import STATUSES
 
 if TYPE_CHECKING:

@@ -7,13 +7,12 @@ methods that use the disk run in worker threads.
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 
@@ -23,8 +22,7 @@ from bulkspider.disk.finished.proof import claims_of
 from bulkspider.disk.output.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry, origin_of, redact, without_userinfo
-from bulkspider.entries.redaction import error_of
-from bulkspider.errors import BulkError, Stopped
+from bulkspider.errors import BulkError
 from bulkspider.hosts.budget import Budget
 from bulkspider.items import BulkItem
 from bulkspider.protocol.byteranges import ByteRange, missing
@@ -32,7 +30,8 @@ from bulkspider.protocol.digests import REDIRECT, SERVER, Claim, claims
 from bulkspider.protocol.plan import PartState
 from bulkspider.protocol.resumed import Resumed
 from bulkspider.protocol.sniff import says_binary
-from bulkspider.run.origins import Again, Fetched, GiveUp, Outcome, Place
+from bulkspider.run.origins.origin import Place
+from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 from bulkspider.text import visible
 
 
@@ -316,43 +315,3 @@ class Download:
             self.resumed.begins_anew()
             self.largest = 0
             self.mixed = False
-
-
-def row_of(
-    entry: Entry,
-    folder: Folder,
-    status: str = "",
-    *,
-    download: Download | None = None,
-    line: LedgerLine | None = None,
-    error: BulkError | None = None,
-) -> BulkItem:
-    """The row of an entry, from the list, this run and the ledger. An error sets the status: failed, or interrupted for
-    a Stopped."""
-    item = BulkItem(
-        line=entry.line,
-        name=entry.name,
-        url=redact(entry.url),
-        path=folder.place(entry.name),
-        status=status,
-    )
-    if entry.extra is not None:
-        item.extra = _without_secrets(json.loads(entry.extra))
-    if download is not None:
-        download.describe(item)
-    if line is not None:
-        line.describe(item)
-    if error is not None:
-        item.status = error.status
-        item.error = error_of(error.reason if isinstance(error, Stopped) else error)
-        item.server_said = error.server_said
-    return item
-
-
-def _without_secrets(value: Any) -> Any:
-    """A value of the list, with the secrets of URLs in it hidden."""
-    if isinstance(value, dict):
-        return {key: _without_secrets(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_without_secrets(each) for each in value]
-    return redact(value) if isinstance(value, str) else value

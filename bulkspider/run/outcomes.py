@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from bulkspider.errors import Kind
+from bulkspider.codes import Kind
 from bulkspider.items import HANDED_ON, BulkItem
 from bulkspider.run.stopping import Stopping
 

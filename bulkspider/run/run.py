@@ -23,11 +23,12 @@ from bulkspider.auth.grants import Grants
 from bulkspider.auth.named import function_of
 from bulkspider.auth.trusted import Trusted
 from bulkspider.clock import Clock, ReactorClock, Wakeup
+from bulkspider.codes import Kind
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.output.folder import Folder
 from bulkspider.entries.entry import redact
 from bulkspider.entries.redaction import guard_logs
-from bulkspider.errors import BulkError, DiskError, Kind, Stopped, UsageError
+from bulkspider.errors import BulkError, DiskError, Stopped, UsageError
 from bulkspider.handover.handing import Handover
 from bulkspider.items import FINISHED, BulkItem, Result
 from bulkspider.options import Options, human, plural
@@ -36,7 +37,7 @@ from bulkspider.pumps.threads import Threads
 from bulkspider.run.download import Download
 from bulkspider.run.downloads import Downloads
 from bulkspider.run.folders import Folders
-from bulkspider.run.origins import Origins
+from bulkspider.run.origins.origins import Origins
 from bulkspider.run.outcomes import Outcomes
 from bulkspider.run.stopping import Patience, Stopping, listen
 from bulkspider.signals import bulk_file_failed, bulk_file_finished, bulk_origin_paused

@@ -23,7 +23,7 @@ from bulkspider.entries.entry import slot_of, without_userinfo
 from bulkspider.errors import BulkError
 from bulkspider.items import BulkItem
 from bulkspider.run.download import Attempt, Download
-from bulkspider.run.origins import Outcome
+from bulkspider.run.origins.outcome import Outcome
 from bulkspider.run.run import Run
 from bulkspider.transfer.batch import SmallFiles
 from bulkspider.wire import is_closing, is_idle

@@ -19,7 +19,8 @@ from bulkspider.entries.entry import Entry
 from bulkspider.entries.redaction import error_of
 from bulkspider.errors import BulkError
 from bulkspider.items import BulkItem
-from bulkspider.run.download import Download, row_of
+from bulkspider.run.download import Download
+from bulkspider.run.row import row_of
 from bulkspider.run.run import Run
 from bulkspider.spiders.passed import PassedItems
 

@@ -23,7 +23,7 @@ from scrapy.utils.asyncio import create_looping_call
 
 from bulkspider.errors import DiskError
 from bulkspider.failures import Failed, Journal, file_name, load_failures, write_private
-from bulkspider.lists.source import ListSource
+from bulkspider.lists.listsource import ListSource
 from bulkspider.reporting.snapshot import Sampler
 from bulkspider.run.run import Run
 from bulkspider.spiders.bulk import BulkSpider

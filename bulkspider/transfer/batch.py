@@ -37,7 +37,8 @@ from bulkspider.protocol import plan
 from bulkspider.protocol.plan import Ask, Write
 from bulkspider.protocol.sniff import FIRST_BYTES, Content, look
 from bulkspider.pumps.reactor import HELD_MAX_BYTES
-from bulkspider.run.origins import Origin, Outcome
+from bulkspider.run.origins.origin import Origin
+from bulkspider.run.origins.outcome import Outcome
 from bulkspider.transfer.asking.destinations import add_secrets
 from bulkspider.transfer.asking.exchange import expected_of
 from bulkspider.transfer.transfer import expect_digests

@@ -11,7 +11,7 @@ from bulkspider.hosts.pieces import PIECES
 from bulkspider.hosts.pieces import REFUSALS as PIECES_REFUSALS
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.plan import Answer, Ask, Complete, Fail, PartState, Verdict, Write
-from bulkspider.run.origins import Outcome
+from bulkspider.run.origins.outcome import Outcome
 from bulkspider.transfer.asking.exchange import Exchange, Redirected, with_retry_after
 
 if TYPE_CHECKING:

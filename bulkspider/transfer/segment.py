@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from scrapy.utils.defer import maybe_deferred_to_future
 
-from bulkspider.errors import AttemptError, BulkError, Kind, VersionConflict
+from bulkspider.codes import Kind
+from bulkspider.errors import AttemptError, BulkError, VersionConflict
 from bulkspider.protocol.byteranges import ByteRange, give_back
 from bulkspider.protocol.plan import (
     AskAgain,
@@ -28,7 +29,7 @@ from bulkspider.protocol.plan import (
     Validators,
     Write,
 )
-from bulkspider.run.origins import Outcome
+from bulkspider.run.origins.outcome import Outcome
 from bulkspider.transfer.asking.exchange import Reply, with_retry_after
 from bulkspider.transfer.transfer import Transfer
 

@@ -1,7 +1,7 @@
 """The transfer: one attempt at one entry, from the request to its outcome.
 
 It asks as `protocol/plan.py` says, carries the verdict out exactly (write, set aside, ask again, give up) and reports
-an Outcome. Retries, pauses and the next attempt are decided in `run/origins.py` and `dispatch/`. `asking/` sends its
+an Outcome. Retries, pauses and the next attempt are decided in `run/origins/` and `dispatch/`. `asking/` sends its
 requests, `body.py` moves the bytes, `foreign.py` compares files of other programs, `length.py` finds out a length
 that was not stated.
 """
@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 from scrapy.utils.defer import maybe_deferred_to_future
 
+from bulkspider.codes import Kind
 from bulkspider.entries.entry import redact
-from bulkspider.errors import AttemptError, BulkError, DiskError, Kind, VersionConflict
+from bulkspider.errors import AttemptError, BulkError, DiskError, VersionConflict
 from bulkspider.options import human
 from bulkspider.protocol import plan
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.digests import from_headers
 from bulkspider.protocol.plan import Ask, AskAgain, Complete, Fail, LearnLength, NoPieces, Restart, Write
-from bulkspider.run.origins import Outcome
+from bulkspider.run.origins.outcome import Outcome
 from bulkspider.transfer.asking.bound import Bound
 from bulkspider.transfer.asking.exchange import Exchange, Redirected, Reply, with_retry_after
 from bulkspider.transfer.body import Body

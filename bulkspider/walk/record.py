@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
+from bulkspider.codes import Kind
 from bulkspider.disk.output.opening import create_temporary
 from bulkspider.entries.entry import redact
-from bulkspider.errors import BulkError, Kind, ListError, disk_error
+from bulkspider.errors import BulkError, ListError, disk_error
 from bulkspider.options import plural
 
 NAME = "walk.jsonl"

@@ -26,9 +26,10 @@ from w3lib.http import basic_auth_header
 from w3lib.url import safe_url_string
 
 from bulkspider.clock import Wakeup
+from bulkspider.codes import Kind
 from bulkspider.entries.entry import redact, without_userinfo
 from bulkspider.entries.redaction import unexpected
-from bulkspider.errors import AttemptError, BulkError, DiskError, Kind, UsageError
+from bulkspider.errors import AttemptError, BulkError, DiskError, UsageError
 from bulkspider.hosts.limits import parse_retry_after
 from bulkspider.options import plural
 from bulkspider.protocol.plan import REDIRECTS

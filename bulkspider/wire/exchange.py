@@ -24,8 +24,9 @@ from twisted.web.client import URI, Agent, FileBodyProducer, HTTPConnectionPool
 from twisted.web.http_headers import Headers as TxHeaders
 from twisted.web.iweb import IResponse
 
+from bulkspider.codes import Kind
 from bulkspider.entries.urls import has_site, is_private, origin_of, without_userinfo
-from bulkspider.errors import AttemptError, Kind
+from bulkspider.errors import AttemptError
 from bulkspider.wire import tls
 from bulkspider.wire.connection import ConnectionPool, RawConnection
 from bulkspider.wire.failures import map_error

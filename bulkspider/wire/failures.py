@@ -15,8 +15,9 @@ from twisted.python.failure import Failure
 from twisted.web._newclient import _WrapperException
 from twisted.web.error import SchemeNotSupported
 
+from bulkspider.codes import Kind
 from bulkspider.entries.entry import redact
-from bulkspider.errors import AttemptError, BulkError, Kind, proxy_auth
+from bulkspider.errors import AttemptError, BulkError, proxy_auth
 
 # The text of an error may contain what a peer has sent, so it is cut.
 TEXT_MAX_CHARACTERS = 300

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 from twisted.python.failure import Failure
 from twisted.web import http
 
-from bulkspider.errors import AttemptError, Kind
+from bulkspider.codes import Kind
+from bulkspider.errors import AttemptError
 from bulkspider.protocol.plan import length_of
 
 if TYPE_CHECKING:

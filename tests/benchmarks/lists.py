@@ -139,7 +139,7 @@ def metalink_as_others_write_it(entries: int) -> Iterator[str]:
 def check(path: str, name: str, base: str | None) -> dict[str, float]:
     """In a process of its own."""
     from bulkspider.lists.formats.choose import Reading
-    from bulkspider.lists.source import check_list
+    from bulkspider.lists.opening import check_list
 
     gc.disable()  # as `scrapy bulk` does
     before = _peak_bytes()

@@ -20,7 +20,7 @@ from bulkspider.entries.sumsfile import parse_sums
 from bulkspider.errors import ListError, UsageError
 from bulkspider.hosts.limits import seconds_to_wait
 from bulkspider.lists.formats.choose import FORMATS, Reading
-from bulkspider.lists.source import check_list
+from bulkspider.lists.opening import check_list
 from bulkspider.options import parse_size
 from bulkspider.protocol import plan
 from bulkspider.protocol.digests import ALGORITHMS, from_headers, linked

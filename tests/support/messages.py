@@ -1,4 +1,4 @@
-"""What every error says: for each code of the table in `bulkspider/errors.py`, a pattern that its sentence must match.
+"""What every error says: for each code of the table in `bulkspider/codes.py`, a pattern that its sentence must match.
 
 `crawl.Bulk` holds every failing row of every test to it, whoever provoked it; `test_errors.py` provokes those that no
 other test does, and holds the table complete.

@@ -12,7 +12,7 @@ from bulkspider.hosts.budget import Budget
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.plan import PartState
 from bulkspider.run.download import Attempt, Download
-from bulkspider.run.origins import Place
+from bulkspider.run.origins.origin import Place
 
 
 class Timer:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from scrapy.settings import Settings
 
-from bulkspider import errors
+from bulkspider import codes, errors
 from bulkspider.commands.bulk import Command
 from bulkspider.components import meta
 from bulkspider.items import RESULT_KEYS, BulkItem
@@ -157,7 +157,7 @@ def test_error_codes() -> None:
     known = {code for path in SOURCES for code in codes_in(ast.parse(path.read_text(encoding="utf-8")))}
     known |= {code for code, _ in errors.DISK_CODES.values()} | {"disk_error"}
     known -= {"error"}  # the default of the base class, which nobody uses
-    assert {*errors.TABLE, "http_NNN"} == known
+    assert {*codes.TABLE, "http_NNN"} == known
     assert set(table("Error codes")) == known
 
 

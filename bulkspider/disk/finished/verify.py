@@ -11,13 +11,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from bulkspider.codes import Kind
 from bulkspider.disk.finished.hashing import algorithms_for, hash_file
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine, LineVerdict, judge_line
 from bulkspider.disk.finished.proof import claims_of
 from bulkspider.disk.output.folder import Folder
 from bulkspider.entries.entry import Entry
-from bulkspider.errors import BulkError, Kind, disk_error
+from bulkspider.errors import BulkError, disk_error
 from bulkspider.items import HANDED_ON
 from bulkspider.protocol.digests import (
     Claim,

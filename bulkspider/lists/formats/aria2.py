@@ -18,7 +18,7 @@ from urllib.parse import quote
 from bulkspider.entries.entry import EntryError, check_name, name_of_url, redact
 from bulkspider.entries.fields import SEGMENTS_MAX, Fields
 from bulkspider.entries.names import show
-from bulkspider.lists.copy import lines_of
+from bulkspider.lists.checking.copy import lines_of
 from bulkspider.lists.formats.row import Note, Passed, Row
 from bulkspider.options import nearest
 

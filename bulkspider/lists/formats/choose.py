@@ -19,7 +19,7 @@ from bulkspider.entries.names import Naming
 from bulkspider.entries.sumsfile import parse_sum
 from bulkspider.entries.urls import normal_url
 from bulkspider.errors import UsageError
-from bulkspider.lists.copy import read_blocks, shown
+from bulkspider.lists.checking.copy import read_blocks, shown
 from bulkspider.lists.formats.aria2 import Aria2Form
 from bulkspider.lists.formats.json import Dataverse, Figshare, HuggingFace, Items, Zenodo
 from bulkspider.lists.formats.lines import PathLines, UrlLines

@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from bulkspider.entries.entry import EntryError, parse_json, redact
 from bulkspider.entries.names import NAME_IT, RENAME, show
 from bulkspider.errors import UsageError
-from bulkspider.lists.collisions import key_of
-from bulkspider.lists.copy import lines_of
+from bulkspider.lists.checking.collisions import key_of
+from bulkspider.lists.checking.copy import lines_of
 from bulkspider.lists.formats.row import Given, Row
 
 IN_A_LIST = "give it a name of its own in a list: scrapy bulk LIST"

@@ -1,7 +1,7 @@
 """The interface of all formats: the bytes of a file in, rows out.
 
 A `Format` reads a list of another tool in pieces and gives a `Row` for each file; bad lines are reported to `note`.
-`as_lines` writes rows as lines of a numbered list, which is then a list like any other (`check.py`): names, URLs and
+`as_lines` writes rows as lines of a numbered list, which is then a list like any other (`checking/`): names, URLs and
 hashes are checked only there. A row has its own line number, so that messages name the line of the file that the user
 knows.
 """

@@ -15,7 +15,7 @@ from bulkspider.entries.fields import DIGESTS
 from bulkspider.entries.names import show
 from bulkspider.entries.sumsfile import default_algorithm, parse_sum
 from bulkspider.errors import ListError, Problem
-from bulkspider.lists.copy import read_blocks
+from bulkspider.lists.checking.copy import read_blocks
 from bulkspider.lists.formats.lines import contents
 from bulkspider.lists.formats.row import Given, Reader, Row
 

@@ -17,7 +17,7 @@ from bulkspider.entries.entry import NAME_KEYS, EntryError
 from bulkspider.entries.fields import DIGESTS
 from bulkspider.entries.names import BY_LAST_PART, show
 from bulkspider.errors import UsageError
-from bulkspider.lists.copy import whole_lines
+from bulkspider.lists.checking.copy import whole_lines
 from bulkspider.lists.formats.row import BATCH, Given, Lines, Reader, Row, digests_of
 from bulkspider.options import nearest
 

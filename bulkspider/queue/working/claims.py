@@ -14,8 +14,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Collection
 from typing import Any
 
+from bulkspider.codes import Kind
 from bulkspider.entries.entry import Entry
-from bulkspider.errors import BulkError, Kind
+from bulkspider.errors import BulkError
 from bulkspider.lists.source import Taker
 from bulkspider.options import plural
 from bulkspider.queue.status import MISSING_CURE

@@ -12,8 +12,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+from bulkspider.codes import Kind
 from bulkspider.entries.entry import redact
-from bulkspider.errors import BulkError, Kind
+from bulkspider.errors import BulkError
 from bulkspider.lists.source import Taker
 from bulkspider.queue.working.claims import MOST_TRIES
 from bulkspider.queue.working.connections import Connections

@@ -24,7 +24,7 @@ from bulkspider.entries.urls import redact
 from bulkspider.errors import UsageError
 from bulkspider.handover.handing import Then
 from bulkspider.handover.manifests import Bag, Form, prepare_folder
-from bulkspider.lists.copy import compare_with_other_shards
+from bulkspider.lists.checking.copy import compare_with_other_shards
 from bulkspider.lists.source import Source
 from bulkspider.options import Options, plural
 from bulkspider.spiders.arguments.reading import (

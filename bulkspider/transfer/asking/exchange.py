@@ -12,10 +12,11 @@ from urllib.parse import urlsplit
 
 from twisted.internet.defer import CancelledError
 
+from bulkspider.codes import Kind
 from bulkspider.entries.entry import origin_of
 from bulkspider.entries.redaction import hider
 from bulkspider.entries.urls import same_origin
-from bulkspider.errors import AttemptError, BulkError, Kind, VersionConflict, too_large, too_large_for_stage
+from bulkspider.errors import AttemptError, BulkError, VersionConflict, too_large, too_large_for_stage
 from bulkspider.hosts.limits import seconds_to_wait
 from bulkspider.protocol import plan
 from bulkspider.protocol.digests import linked

@@ -21,9 +21,10 @@ from twisted.internet import error as net
 from twisted.web.error import SchemeNotSupported
 
 from bulkspider import errors
+from bulkspider.codes import HTTP, TABLE, Kind, cure, look_up
 from bulkspider.disk.output.folder import Folder
 from bulkspider.disk.part import Part
-from bulkspider.errors import HTTP, TABLE, BulkError, Kind, UsageError, cure, disk_error, look_up
+from bulkspider.errors import BulkError, UsageError, disk_error
 from bulkspider.spiders.arguments.prepare import prepare
 from bulkspider.wire import map_error
 from support.crawl import Bulk

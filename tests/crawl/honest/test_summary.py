@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from bulkspider.errors import TABLE, cure
+from bulkspider.codes import TABLE, cure
 from bulkspider.items import BulkItem
 from bulkspider.options import clock
 from bulkspider.reporting.summary import MAX_NAMED, Tally, command_line, duration

@@ -17,7 +17,7 @@ from scrapy.settings import Settings
 from bulkspider.errors import BulkError
 from bulkspider.options import Options
 from bulkspider.pumps.reactor import HELD_MAX_BYTES
-from bulkspider.run.origins import Origins
+from bulkspider.run.origins.origins import Origins
 from bulkspider.transfer.batch import SMALL_FILES_FIRST, SMALLEST_BATCH, SmallFiles, allows_batches, may_travel
 from support.crawl import Bulk, Ended, kill
 from support.faults import (

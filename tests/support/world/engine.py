@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from bulkspider.clock import Clock, Wakeup
+from bulkspider.codes import Kind
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import Refuted
 from bulkspider.dispatch.dispatcher import LOOK_EVERY_SECONDS, Dispatcher
@@ -21,12 +22,12 @@ from bulkspider.dispatch.places import Limits, Places
 from bulkspider.dispatch.segments import Segments
 from bulkspider.dispatch.slots import Slots
 from bulkspider.entries.entry import Entry, origin_of, slot_of
-from bulkspider.errors import BulkError, DiskError, Kind, Stopped
+from bulkspider.errors import BulkError, DiskError, Stopped
 from bulkspider.hosts.budget import Budget
 from bulkspider.lists.source import Source
 from bulkspider.options import Options
 from bulkspider.run.download import Attempt, Download
-from bulkspider.run.origins import Origins
+from bulkspider.run.origins.origins import Origins
 from bulkspider.run.stopping import Stopping
 from bulkspider.run.turns import Turns
 from support.world.clock import EventClock
@@ -417,7 +418,7 @@ class Engine:
 
 
 def _outcome(error: BulkError) -> Any:
-    from bulkspider.run.origins import Outcome
+    from bulkspider.run.origins.outcome import Outcome
 
     return Outcome(error=error)
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from twisted.internet.defer import Deferred
 
-from bulkspider.errors import AttemptError, BulkError, DiskError, Kind, VersionConflict
+from bulkspider.codes import Kind
+from bulkspider.errors import AttemptError, BulkError, DiskError, VersionConflict
 from bulkspider.hosts.limits import parse_retry_after
 from bulkspider.protocol import plan
 from bulkspider.protocol.byteranges import give_back
@@ -18,7 +19,7 @@ from bulkspider.protocol.plan import Ask, AskAgain, Complete, Expected, Fail, Le
 from bulkspider.protocol.ranges import Ranges
 from bulkspider.protocol.servertext import meaning_of
 from bulkspider.run.download import Attempt
-from bulkspider.run.origins import Outcome
+from bulkspider.run.origins.outcome import Outcome
 from support.world.hosts import LOST_BYTES, Said
 
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bulkspider.codes import Kind
 from bulkspider.disk.finished import ledger as ledger_module
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import STATUSES, LedgerLine, LineVerdict, judge_line
-from bulkspider.errors import DiskError, Kind
+from bulkspider.errors import DiskError
 from support.memory import held_by_python
 
 

@@ -10,7 +10,7 @@ from bulkspider.errors import AttemptError
 from bulkspider.options import Options
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.run.download import Attempt
-from bulkspider.run.origins import Origins
+from bulkspider.run.origins.origins import Origins
 from support.simulated import SimulatedClock, download, run_attempt
 
 GIB = 1 << 30

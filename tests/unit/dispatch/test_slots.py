@@ -19,7 +19,9 @@ from bulkspider.errors import AttemptError, BulkError, Stopped
 from bulkspider.hosts.budget import Budget
 from bulkspider.options import Options
 from bulkspider.run.download import Download
-from bulkspider.run.origins import Origins, Outcome, Place
+from bulkspider.run.origins.origin import Place
+from bulkspider.run.origins.origins import Origins
+from bulkspider.run.origins.outcome import Outcome
 from bulkspider.run.stopping import Stopping
 from bulkspider.transfer.batch import SMALL_FILES_FIRST, SmallFiles
 from support.simulated import SimulatedClock, download

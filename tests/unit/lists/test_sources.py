@@ -19,10 +19,12 @@ from hypothesis import strategies as st
 
 from bulkspider.entries.entry import Entry, EntryError, fold, origin_of, parse_line
 from bulkspider.errors import ListError, UsageError
-from bulkspider.lists import check as list_check
-from bulkspider.lists import copy as list_copy
+from bulkspider.lists.checking import check as list_check
+from bulkspider.lists.checking import copy as list_copy
 from bulkspider.lists.formats.choose import Reading
-from bulkspider.lists.source import ListSource, Source, check_list, folder_name
+from bulkspider.lists.listsource import ListSource
+from bulkspider.lists.opening import check_list, folder_name
+from bulkspider.lists.source import Source
 
 SHA = "ab" * 32
 
@@ -140,7 +142,7 @@ def test_gzip_is_known_by_its_first_bytes(folder: Path, name: str) -> None:
 
 def test_stdin_is_a_list(folder: Path) -> None:
     code = (
-        "import sys; from bulkspider.lists.source import check_list; s = check_list('-', sys.argv[1])\n"
+        "import sys; from bulkspider.lists.opening import check_list; s = check_list('-', sys.argv[1])\n"
         "print(s.take().name, s.waiting)"
     )
     for content in (b"x\na https://h/a\nb https://h/b\n", gzip.compress(b"x\na https://h/a\nb https://h/b\n")):
@@ -259,7 +261,7 @@ def test_a_full_disk_is_told_and_nothing_is_left_behind(folder: Path, monkeypatc
     def full(fd: int, block: bytes) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(list_copy, "_write", full)
+    monkeypatch.setattr(list_copy, "write_block", full)
     with pytest.raises(UsageError, match="No space left"):
         check(folder, "x\na https://h/a\n")
     assert not list(folder.iterdir())
@@ -365,7 +367,7 @@ def test_a_bad_line_makes_no_other_line_bad(folder: Path) -> None:
 
 
 def test_a_chance_collision_of_hashes_is_no_problem(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("bulkspider.lists.check", "bulkspider.lists.collisions"):
+    for module in ("bulkspider.lists.checking.check", "bulkspider.lists.checking.collisions"):
         monkeypatch.setattr(f"{module}.hash", lambda key: len(key) % 3 - 1, raising=False)
     content = "x\n" + "".join(f"{name} https://h/{name}\n" for name in ("a", "b", "c/a", "dd", "e/f/g", "h/a", "i/jjj"))
     source = check(folder, content)
@@ -533,7 +535,7 @@ def test_taking_gives_the_first_entry_that_is_not_blocked(
 @pytest.mark.parametrize("block", [1, 7, 64, 4096])
 def test_lines_are_whole_wherever_a_block_ends(folder: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(list_copy, "BLOCK", block)
-    monkeypatch.setattr(list_copy, "_WINDOW", block)
+    monkeypatch.setattr(list_copy, "WINDOW_BYTES", block)
     lines = [f"name-{n} https://h{n % 3}/{'x' * (n * 13 % 50)}" for n in range(40)]
     source = check(folder, "\n".join(["first", *lines, lines[3], ""]))
     assert source.duplicates == 1
@@ -542,7 +544,7 @@ def test_lines_are_whole_wherever_a_block_ends(folder: Path, monkeypatch: pytest
 
 def test_a_long_list_needs_a_few_bytes_per_line(folder: Path) -> None:
     code = (
-        "import resource, sys; from bulkspider.lists.source import check_list\n"
+        "import resource, sys; from bulkspider.lists.opening import check_list\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "before = peak(); s = check_list(sys.argv[1], sys.argv[2]); print(s.entries, peak() - before)"
     )

@@ -16,14 +16,9 @@ from bulkspider.hosts.budget import Budget
 from bulkspider.hosts.limits import parse_retry_after
 from bulkspider.hosts.outage import STRANGER_PATIENCE_SECONDS
 from bulkspider.options import Options
-from bulkspider.run.origins import (
-    Again,
-    Fetched,
-    GiveUp,
-    Origin,
-    Origins,
-    Outcome,
-)
+from bulkspider.run.origins.origin import Origin
+from bulkspider.run.origins.origins import Origins
+from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 
 OPTIONS = Options(retry_delay=1.0, retry_delay_max=300.0, retry_after_max=3600.0, origin_patience=3600.0)
 A = "a.example:443"

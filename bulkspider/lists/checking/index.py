@@ -1,7 +1,7 @@
 """The positions of the entries of a list in its copy, in a few bytes each.
 
 They are kept per origin, so that a list that is sorted by host still uses all its hosts from the first second.
-`check.py` fills the index, `source.py` takes from it. Only offsets and origins, no names.
+`check.py` fills the index, `listsource.py` takes from it. Only offsets and origins, no names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import compress, islice
 
 from bulkspider.entries.entry import Entry, origin_of
-from bulkspider.lists.copy import Copy
+from bulkspider.lists.checking.copy import Copy
 from bulkspider.lists.reader import Form
 from bulkspider.lists.shards import Shard
 

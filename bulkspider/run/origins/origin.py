@@ -1,4 +1,4 @@
-"""Origins: what is known of each host:port, and when and how it may be asked.
+"""One host:port: what is known of it, and when and how it may be asked.
 
 All such questions go to the Origin: may it be asked now (`allows`), may a file of it get a further connection
 (`allows_more`), what follows from the outcome of an attempt (`after`): the file is fetched, it is tried again not
@@ -12,20 +12,21 @@ in, and randomness is an argument, so that all of it can be tested without waiti
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from bulkspider.errors import AttemptError, BulkError, Kind, Meaning
+from bulkspider.codes import Kind
+from bulkspider.errors import AttemptError, BulkError, Meaning
 from bulkspider.hosts.budget import Budget, Pauses
 from bulkspider.hosts.crowd import Crowd, Forbidden
 from bulkspider.hosts.outage import BUSY, Outage
 from bulkspider.hosts.pieces import Pieces
-from bulkspider.hosts.profiles import Profile, Profiles
+from bulkspider.hosts.profiles import Profile
 from bulkspider.hosts.record import Record
 from bulkspider.options import Options
 from bulkspider.protocol.gain import Gain
 from bulkspider.protocol.plan import ValidatorKind
+from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -33,49 +34,6 @@ logger = logging.getLogger(__name__)
 STRANGER_CONNECTIONS = 1
 # After this many challenges for browsers in a row, the challenge is final.
 CHALLENGES = 3
-
-# When so many hosts have had no DNS answer or no route for so long, the network of this machine does not work.
-HOSTS_WITHOUT_WAY = 2
-NO_WAY_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The outcome of one attempt.
-
-    fetched: every byte of the object is here. grew: the part is larger than ever before. gained: by how many bytes.
-    error: why the attempt ended early; None when it did not. With neither error nor `fetched`, the next attempt asks
-    for the rest.
-    """
-
-    fetched: bool = False
-    grew: bool = False
-    gained: int = 0
-    error: BulkError | None = None
-
-    @property
-    def retry_after(self) -> float | None:
-        """Seconds that the origin asked us to wait."""
-        return self.error.retry_after if isinstance(self.error, AttemptError) else None
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """All bytes are here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """Try again, not before `at` (seconds of the run's clock)."""
-
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """This URL is given up, because of `error`."""
-
-    error: BulkError
 
 
 class Origin:
@@ -402,94 +360,3 @@ class Place:
     holders: int = 1
     shared: bool = False
     trial: bool = False
-
-
-class Origins:
-    """All origins of one crawl. jitter: returns a random number from 0 to 1. tries: for a dry run, which does not wait,
-    the number of outages in a row after which an origin is given up; None for BULK_ORIGIN_PATIENCE."""
-
-    def __init__(
-        self, options: Options, jitter: Callable[[], float] = random.random, *, tries: int | None = None
-    ) -> None:
-        self._options = options
-        self._jitter = jitter
-        self._tries = tries
-        self._origins: dict[str, Origin] = {}
-        self.profiles = Profiles.load(options.hosts)
-        self._told_of_openings: list[Callable[[], object]] = []
-        self._told_of_pauses: list[Callable[[str, float, str], None]] = []
-        # Seconds to wait for an origin that cannot be reached from here, when other workers may reach it.
-        self.patience_beside_others = float("inf")
-        self._answered = False  # an origin has answered
-        self._looked_at: float | None = None
-        self._found_no_way: AttemptError | None = None
-
-    def on_open(self, subscriber: Callable[[], object]) -> None:
-        """Calls `subscriber()` whenever an origin answers for the first time, or works again."""
-        self._told_of_openings.append(subscriber)
-
-    def _opened(self) -> None:
-        self._answered = True
-        for subscriber in self._told_of_openings:
-            subscriber()
-
-    def __getitem__(self, name: str) -> Origin:
-        """The Origin of this host:port, made when it is asked for first."""
-        origin = self._origins.get(name)
-        if origin is None:
-            profile = self.profiles.of(name.rpartition(":")[0])
-            origin = self._origins[name] = Origin(name, self._options, self._jitter, profile, self._opened, self._tries)
-        return origin
-
-    def on_pause(self, subscriber: Callable[[str, float, str], None]) -> None:
-        """Calls `subscriber(origin, seconds, reason)` when an origin that was open is closed for a while."""
-        self._told_of_pauses.append(subscriber)
-
-    def paused(self, origin: Origin, now: float) -> None:
-        """Called after an attempt that has closed the origin: tells the subscribers."""
-        if (closed := origin.closed(now)) is not None:
-            for subscriber in self._told_of_pauses:
-                subscriber(origin.name, closed[0] - now, closed[1])
-
-    def __iter__(self) -> Iterator[Origin]:
-        return iter(self._origins.values())
-
-    def has_served(self, name: str) -> bool:
-        """The origin has sent bytes of a file, in this run or an earlier one."""
-        origin = self._origins.get(name)
-        return origin is not None and origin.served_before
-
-    def given_up(self, origin: Origin, now: float) -> AttemptError | None:
-        """The error for all entries of an origin that is not waited for any longer, else None."""
-        error = origin.given_up(now, self.patience_beside_others)
-        return error or (None if origin.outage.heard_of else self._no_way_out(now))
-
-    def _no_way_out(self, now: float) -> AttemptError | None:
-        """The error when no host at all can be reached: then the network of this machine does not work."""
-        if self._answered:
-            return None
-        if now != self._looked_at:
-            self._looked_at, self._found_no_way = now, self._find_no_way_out(now)
-        return self._found_no_way
-
-    def _find_no_way_out(self, now: float) -> AttemptError | None:
-        down = [origin for origin in self if origin.outage.since is not None]
-        if len(down) < HOSTS_WITHOUT_WAY or any(
-            origin.outage.heard_of or origin.outage.error is None or origin.outage.error.code not in ("dns", "no_route")
-            for origin in down
-        ):
-            return None
-        if now - min(origin.outage.since or now for origin in down) < NO_WAY_SECONDS:
-            return None
-        why = down[0].outage.error
-        what = f"this machine has no way out: none of {len(down)} hosts can be reached ({down[0].name}: {why})"
-        return AttemptError(what, code="no_network", cause=why)
-
-    def cause(self, name: str) -> str | None:
-        """The code of the last error of an origin, None without one."""
-        origin = self._origins.get(name)
-        return origin.outage.error.code if origin is not None and origin.outage.error is not None else None
-
-    def next_opening(self, now: float) -> float | None:
-        """The earliest time at which a closed origin opens, None when none is closed."""
-        return min((origin.outage.closed_until for origin in self if origin.outage.closed_until > now), default=None)

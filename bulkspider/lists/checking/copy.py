@@ -26,7 +26,7 @@ from bulkspider.text import visible
 
 BLOCK = 64 * 1024  # bytes; the rows made from one block, about a thousand, stay in the processor's cache
 LINE_MAX = 1024 * 1024  # bytes; no entry is that long: a file with such lines is no list
-_WINDOW = 16 * 1024  # bytes; the next line is mostly near, and a small window costs little where it is not
+WINDOW_BYTES = 16 * 1024  # bytes; the next line is mostly near, and a small window costs little where it is not
 
 # Bytes that are read of another shard's note; how many other shards a message names.
 MOST_NOTE = 1_000
@@ -49,13 +49,13 @@ def copy_blocks(blocks: Iterable[bytes], where: str, fd: int) -> Iterator[bytes]
     where: how messages name the list. Raises ListError when it has lines without end, OSError when the copy cannot be
     written.
     """
-    return _texts(blocks, where, lambda block: _write(fd, block))
+    return _texts(blocks, where, lambda block: write_block(fd, block))
 
 
 def write_lines(lines: list[bytes], fd: int) -> bytes:
     """Writes lines without newlines that were made of others; their text, each with its newline. Raises OSError."""
     text = b"\n".join(lines) + b"\n" if lines else b""
-    _write(fd, text)
+    write_block(fd, text)
     return text
 
 
@@ -86,7 +86,7 @@ def _texts(blocks: Iterable[bytes], where: str, keep: Callable[[bytes], None]) -
         yield rest + b"\n"
 
 
-def _write(fd: int, block: bytes) -> None:
+def write_block(fd: int, block: bytes) -> None:
     view = memoryview(block)
     while view:
         view = view[os.write(fd, view) :]
@@ -143,7 +143,7 @@ class Copy:
             end = self._window.find(b"\n", begin)
             if end >= 0:
                 return self._window[begin:end]
-        size = _WINDOW
+        size = WINDOW_BYTES
         while True:
             self._window, self._start = os.pread(self._fd, size, at), at
             end = self._window.find(b"\n")

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from bulkspider.entries.entry import Entry, EntryError
 from bulkspider.entries.names import fold, show
-from bulkspider.lists.copy import Copy
+from bulkspider.lists.checking.copy import Copy
 from bulkspider.lists.reader import Form
 
 RENAME_ONE = "rename one of the two"

@@ -3,7 +3,7 @@
 A `Check` is fed the lines once, while they are copied. It decides the form of the list, reads every line, remembers
 where each good entry is in the copy (by origin, a few bytes each) and what is wrong with the bad ones. Then it judges
 equal names: a repeated line counts once, two files for one name are an error of the later line. It opens no file;
-`source.py` makes the source of a run from its index.
+`listsource.py` makes the source of a run from its index.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from bulkspider.entries.entry import EntryError
 from bulkspider.entries.mistakes import document
 from bulkspider.entries.names import BY_LAST_PART, Naming, show
 from bulkspider.errors import ListError, Problem
-from bulkspider.lists.collisions import BUCKETS, Hashes, Meetings, key_of
-from bulkspider.lists.copy import Copy
-from bulkspider.lists.index import Index, OriginQueue
+from bulkspider.lists.checking.collisions import BUCKETS, Hashes, Meetings, key_of
+from bulkspider.lists.checking.copy import Copy
+from bulkspider.lists.checking.index import Index, OriginQueue
 from bulkspider.lists.reader import BOM, Form, PlainRow, folder_fits, site_fits
 from bulkspider.lists.shards import Shard
 from bulkspider.options import plural
