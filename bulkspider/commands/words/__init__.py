@@ -1,1 +1,3 @@
-"""The words of the command line: those of other tools (`foreign`), and what a shell offers (`completion`)."""
+"""The words of the command line: our options (`options`), those of other tools (`foreign`), and what a shell offers
+(`completion`).
+"""
