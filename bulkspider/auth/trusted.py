@@ -14,12 +14,15 @@ from bulkspider.entries.urls import origin_of, same_origin, slot_of
 
 
 class Trusted:
-    """patterns: globs for `host` or `host:port`; `http://` before one allows plain http as well. listed: the origins
-    that the list names."""
+    """patterns: globs for `host` or `host:port`; `http://` before one allows plain http as well."""
 
     def __init__(self, patterns: Sequence[str] = ()) -> None:
-        self.listed: Collection[str] = ()
+        self._listed: Collection[str] = ()
         self._patterns = tuple(pattern.strip().lower() for pattern in patterns)
+
+    def list_names(self, origins: Collection[str]) -> None:
+        """The list names these origins."""
+        self._listed = origins
 
     def may_see(self, url: str, request_url: str) -> bool:
         """Credentials for the origin of `url` may be sent to `request_url`, to which a redirect led. Those for https
@@ -32,7 +35,7 @@ class Trusted:
     def allows_plain(self, url: str) -> bool:
         """The list, or BULK_TRUSTED_HOSTS, names this host with `http://`."""
         # A port speaks either http or https, so for an origin that the list names the list has decided which.
-        return origin_of(url) in self.listed or self._names(url, plain=True)
+        return origin_of(url) in self._listed or self._names(url, plain=True)
 
     def _names(self, url: str, *, plain: bool) -> bool:
         for pattern in self._patterns:

@@ -26,7 +26,6 @@ from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped, Usage
 from bulkspider.items import BulkItem
 from bulkspider.options import human
 from bulkspider.run.download import Download
-from bulkspider.run.origins.origins import Origins
 from bulkspider.run.run import Run
 from bulkspider.spiders.adjust import introduce, leave_out_idle
 from bulkspider.spiders.arguments.prepare import Prepared
@@ -73,8 +72,9 @@ class DryRunSpider(Spider):
         run = self.crawler.get_extension(Run)
         assert run is not None  # the command has installed the add-on
         run.take_charge()
-        run.origins = Origins(run.options, tries=TRIES)
+        run.origins.give_up_after(TRIES)
         job = self._job
+        run.trusted.list_names(job.source.origins)
         findings = Findings(self.survey, run)
         self._frontend = SpiderFrontend(
             *(run, job.folder, findings), callback=self.answered, errback=self.failed, probing=True
@@ -120,9 +120,12 @@ class DryRunJob(ListJob):
         proofs = Unproven(survey, folder, ledger, run.threads, run.stopping, asker="the list")
         self._build(crawler, frontend, findings, run, proofs)
         try:
-            self.source.begin(self._dispatcher)
             if self._prepared.remote_sums is not None:
-                self._dispatcher.sums = await self._prepared.remote_sums.fetch(crawler)
+                self._sums = await self._prepared.remote_sums.fetch(crawler)
+        except UsageError as error:
+            obstacles.append(str(error))
+        try:
+            self._dispatcher.begin(self._sums)
         except UsageError as error:
             obstacles.append(str(error))
         # One obstacle is enough to stop a run.

@@ -35,8 +35,7 @@ LOOK_EVERY_SECONDS = 1.0
 
 
 class Dispatcher:
-    """For one list, or one worker of a queue. sums: hashes of a checksum file. stage: limits the bytes in the
-    folder."""
+    """For one list, or one worker of a queue. stage: limits the bytes in the folder."""
 
     def __init__(
         self,
@@ -51,7 +50,7 @@ class Dispatcher:
         proofs: Proofs,
         stage: StagedFolder | None = None,
     ) -> None:
-        self.sums: Sums | None = None
+        self._sums: Sums | None = None
         self._run = run
         self._source = source
         self._folder = folder
@@ -70,6 +69,11 @@ class Dispatcher:
         self._known_bytes = 0
         self._served: set[str] = set()
         run.stopping.on_stop(lambda reason: self._underway.interrupt())
+
+    def begin(self, sums: Sums | None) -> None:
+        """The source may give entries from now on. sums: hashes of a checksum file. Raises UsageError."""
+        self._sums = sums
+        self._source.begin(self)
 
     # -- the loop's step -------------------------------------------------------------------------------------------
 
@@ -144,7 +148,7 @@ class Dispatcher:
     def take(self, blocked: Collection[str] = ()) -> Entry | None:
         """The next entry, with its hash from the checksum file. blocked: origins whose entries may not begin."""
         entry = self._source.take(blocked)
-        return entry if entry is None or self.sums is None else self.sums.add_to(entry)
+        return entry if entry is None or self._sums is None else self._sums.add_to(entry)
 
     # -- what is done already --------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ is closing, because Scrapy's signal comes only when every request in flight has 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -29,7 +29,7 @@ from bulkspider.disk.output.folder import Folder
 from bulkspider.entries.entry import redact
 from bulkspider.entries.redaction import guard_logs
 from bulkspider.errors import BulkError, DiskError, Stopped, UsageError
-from bulkspider.handover.handing import Handover
+from bulkspider.handover.handing import Handover, Then
 from bulkspider.items import FINISHED, BulkItem, Result
 from bulkspider.options import Options, human, plural
 from bulkspider.pumps.ratelimit import Held, Limits, Rates, Throttle
@@ -120,7 +120,7 @@ class Run:
         self._limits = Limits(self.options, datetime.now)
         self.rates = Rates(*self._limits.now(), self.clock.now())
         self.throttle = Throttle(self.rates, self.clock)
-        # Hands proven files to a command (`--then`); made by the spider's ListJob where it is wanted.
+        # Hands proven files to a command (`--then`).
         self.handover: Handover | None = None
         self._wire: Wire | None = None
         self._fallback: Fallback | None = None
@@ -155,6 +155,17 @@ class Run:
         if self._fallback is None:
             self._fallback = Fallback(self.crawler, self.options)
         return self._fallback
+
+    def begin_list(self, origins: Collection[str], *, owes_items: bool) -> None:
+        """The crawl fetches a list and nothing else. origins: those that the list names, as far as they are known."""
+        self.of_a_list = True
+        self.owes_items = owes_items
+        self.trusted.list_names(origins)
+
+    async def begin_handover(self, then: Then, folder: Folder, ledger: Ledger, lock_name: str) -> None:
+        """From now on proven files are handed to the command. Waits for commands of an earlier run. Raises Stopped."""
+        self.handover = Handover(then, folder, ledger, self.threads, self.stopping.is_set, lock_name)
+        await self.handover.begin()
 
     def use_folder(self, folder: Folder, writer: str | None = None) -> Ledger:
         """Adds an opened and locked folder. Before the first folder the crawl has no files of ours, and nothing in it
@@ -316,6 +327,8 @@ class Run:
             # No thread can be started, or it does not end.
             committer.close(SHUT_DOWN_SECONDS)
         self.threads.shut_down()
+        if self.handover is not None:
+            self.handover.close()
         self.folders.close()
         # A process may run many crawls, so each undoes its changes.
         while self._give_back:

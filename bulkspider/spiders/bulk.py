@@ -120,7 +120,7 @@ class BulkSpider(Spider):
         parse = self.parse_file if type(self).parse_file is not BulkSpider.parse_file else None
         rows_for = run.options.items
         all_rows = rows_for == "all" if rows_for else bool(self.settings.getdict("FEEDS")) or job.report is not None
-        run.owes_items = parse is not None or has_pipelines(self.settings)
+        run.begin_list(job.source.origins, owes_items=parse is not None or has_pipelines(self.settings))
         rows = Rows(run, job.folder, PassedItems(run, job.folder, parse), wanted=all_rows or job.every_row)
         frontend = self._bulk_frontend = SpiderFrontend(
             run, job.folder, rows, callback=self.bulk_answered, errback=self.bulk_failed

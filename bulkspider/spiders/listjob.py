@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scrapy.utils.defer import maybe_deferred_to_future
 from twisted.internet.defer import Deferred
 
+from bulkspider.disk.finished.commit import GROUP_MAX_FILES
 from bulkspider.disk.finished.verify import VerifyResult, verify
 from bulkspider.dispatch.dispatcher import LOOK_EVERY_SECONDS, Dispatcher
 from bulkspider.dispatch.fetch import Fetcher
@@ -28,7 +29,6 @@ from bulkspider.dispatch.slots import Slots
 from bulkspider.dispatch.underway import Listener
 from bulkspider.entries.entry import Entry
 from bulkspider.errors import BulkError, DiskError, Stopped, UsageError
-from bulkspider.handover.handing import Handover
 from bulkspider.handover.manifests import Manifest
 from bulkspider.handover.stage import StagedFolder
 from bulkspider.items import BulkItem
@@ -82,7 +82,6 @@ class ListJob:
         """Called when the crawl has begun. False: an error, which was logged, ends it."""
         self._run, self._rows = run, rows
         prepared, source = self._prepared, self.source
-        run.of_a_list = True
         run.outcomes.count_entries(source.entries)
         self._warn_of_space()
         try:
@@ -92,11 +91,8 @@ class ListJob:
             return False
         if prepared.manifest is not None:
             self._manifest = Manifest(prepared.manifest, self.folder, ledger)
-        if prepared.then is not None and not self.verifying:
-            lock_name = "then.lock" if prepared.writer is None else f"then.{prepared.writer}.lock"
-            run.handover = Handover(prepared.then, self.folder, ledger, run.threads, run.stopping.is_set, lock_name)
-            if prepared.then.stage_max:
-                self._stage = StagedFolder(self.folder, prepared.then.stage_max)
+        if prepared.then is not None and not self.verifying and prepared.then.stage_max:
+            self._stage = StagedFolder(self.folder, prepared.then.stage_max)
         proofs = Proofs(self.folder, ledger, run.threads, run.stopping, asker="the list")
         self._build(crawler, frontend, rows, run, proofs)
         if source.duplicates:
@@ -116,11 +112,13 @@ class ListJob:
             for page in prepared.walked.unread:
                 rows.bad_line(0, visible(page.name), page.error)
         try:
-            if run.handover is not None:
-                await maybe_deferred_to_future(Deferred.fromCoroutine(run.handover.begin()))
-            source.begin(self._dispatcher)
+            if prepared.then is not None and not self.verifying:
+                lock_name = "then.lock" if prepared.writer is None else f"then.{prepared.writer}.lock"
+                waiting = run.begin_handover(prepared.then, self.folder, ledger, lock_name)
+                await maybe_deferred_to_future(Deferred.fromCoroutine(waiting))
             if prepared.remote_sums is not None:
-                self._sums = self._dispatcher.sums = await prepared.remote_sums.fetch(crawler)
+                self._sums = await prepared.remote_sums.fetch(crawler)
+            self._dispatcher.begin(self._sums)
         except UsageError as refusal:
             run.refuse(refusal)
             return False
@@ -131,11 +129,9 @@ class ListJob:
     def _build(self, crawler: Crawler, frontend: SpiderFrontend, listener: Listener, run: Run, proofs: Proofs) -> None:
         self._run, self._frontend = run, frontend
         options, settings, source = run.options, crawler.settings, self.source
-        run.trusted.listed = source.origins
         limits = Limits.of(settings)
         limits = replace(limits, total=transfers_at_once(limits.total))
-        committer = run.downloads.committer
-        committer.group = commits_at_once(limits.total, committer.group)
+        run.downloads.committer.limit_group(commits_at_once(limits.total, GROUP_MAX_FILES))
         stage = self._stage
         batches = not source.shared and stage is None and not self.once and allows_batches(settings)
         small = SmallFiles(
@@ -180,7 +176,6 @@ class ListJob:
             proofs=proofs,
             stage=stage,
         )
-        self._dispatcher.sums = self._sums
 
     def _warn_of_space(self) -> None:
         """Warns before the first byte when the list does not fit on the disk. Each file is checked again when it
@@ -304,8 +299,6 @@ class ListJob:
         for subscriber in self._at_end:
             subscriber()
         await source.end()
-        if run.handover is not None:
-            run.handover.close()
 
 
 def _fits(stage: StagedFolder, on_disk: Callable[[Download, float], bool], download: Download, now: float) -> bool:

@@ -66,13 +66,17 @@ class Committer:
 
     def __init__(self) -> None:
         # How many files are committed, and open, together at most.
-        self.group = GROUP_MAX_FILES
+        self._group_max = GROUP_MAX_FILES
         self._waiting: queue.SimpleQueue[CommitRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._flushers = Workers(FLUSH_THREADS, "bulk-flush")
         self._disk_is_slow = True  # until it has shown that it is not
         self._closed = False
         self._lock = threading.Lock()
+
+    def limit_group(self, files: int) -> None:
+        """No more files than this are open for their commit at the same time; GROUP_MAX_FILES without this call."""
+        self._group_max = files
 
     def submit(self, request: CommitRequest) -> Future[LedgerLine]:
         """The future gives the ledger line, or fails with DiskError and leaves the part as it was; with WorkerError
@@ -129,7 +133,7 @@ class Committer:
                         going = False
                         break
                     group.append(taken)
-                    if len(group) >= self.group:
+                    if len(group) >= self._group_max:
                         break
                     taken = self._waiting.get_nowait()
             if group:

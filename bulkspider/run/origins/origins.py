@@ -16,15 +16,12 @@ NO_WAY_SECONDS = 5.0
 
 
 class Origins:
-    """All origins of one crawl. jitter: returns a random number from 0 to 1. tries: for a dry run, which does not wait,
-    the number of outages in a row after which an origin is given up; None for BULK_ORIGIN_PATIENCE."""
+    """All origins of one crawl. jitter: returns a random number from 0 to 1."""
 
-    def __init__(
-        self, options: Options, jitter: Callable[[], float] = random.random, *, tries: int | None = None
-    ) -> None:
+    def __init__(self, options: Options, jitter: Callable[[], float] = random.random) -> None:
         self._options = options
         self._jitter = jitter
-        self._tries = tries
+        self._tries: int | None = None
         self._origins: dict[str, Origin] = {}
         self.profiles = Profiles.load(options.hosts)
         self._told_of_openings: list[Callable[[], object]] = []
@@ -34,6 +31,11 @@ class Origins:
         self._answered = False  # an origin has answered
         self._looked_at: float | None = None
         self._found_no_way: AttemptError | None = None
+
+    def give_up_after(self, tries: int) -> None:
+        """For a dry run, which does not wait: an origin is given up after so many outages in a row, not after
+        BULK_ORIGIN_PATIENCE. Called before the first origin is asked."""
+        self._tries = tries
 
     def on_open(self, subscriber: Callable[[], object]) -> None:
         """Calls `subscriber()` whenever an origin answers for the first time, or works again."""
