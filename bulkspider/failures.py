@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-from bulkspider.disk.output.opening import PRIVATE, create_temporary, open_ours
+from bulkspider.disk.folder.opening import PRIVATE, create_temporary, open_ours
 from bulkspider.errors import DiskError
 
 _OURS = re.compile(r"failed(?:\.[\w.-]+)?\.jsonl")

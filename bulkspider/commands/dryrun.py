@@ -18,8 +18,8 @@ from twisted.internet.defer import Deferred, succeed
 
 from bulkspider.commands.survey import Survey
 from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.folder.untouched import UntouchedFolder
 from bulkspider.disk.leftovers.held import bytes_held
-from bulkspider.disk.output.untouched import UntouchedFolder
 from bulkspider.dispatch.proofs import Open, Proofs
 from bulkspider.entries.entry import Entry, origin_of
 from bulkspider.errors import AttemptError, BulkError, DiskError, Stopped, UsageError

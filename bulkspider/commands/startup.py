@@ -20,7 +20,7 @@ from bulkspider.addon import BASE_MIDDLEWARES, SCRAPYS_COOKIES
 from bulkspider.codes import Kind
 from bulkspider.commands import cookies
 from bulkspider.commands.process import obey_signals, raise_descriptors
-from bulkspider.disk.output.untouched import UntouchedFolder
+from bulkspider.disk.folder.untouched import UntouchedFolder
 from bulkspider.entries.entry import redact
 from bulkspider.entries.redaction import be_brief, unexpected
 from bulkspider.errors import BulkError

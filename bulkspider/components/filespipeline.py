@@ -29,7 +29,7 @@ from bulkspider.components.identity import asked_of, check_request, without_redi
 from bulkspider.components.meta import entry_of, local_folder
 from bulkspider.components.middleware import PagesMiddleware
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.dispatch.fetch import Fetcher
 from bulkspider.dispatch.places import OF_FILES, Limits, Places
 from bulkspider.dispatch.proofs import find_proof

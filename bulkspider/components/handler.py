@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from scrapy.crawler import Crawler
     from typing_extensions import Self
 
-    from bulkspider.disk.output.folder import Folder
+    from bulkspider.disk.folder.folder import Folder
     from bulkspider.wire import Head
 
 logger = logging.getLogger(__name__)

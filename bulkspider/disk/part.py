@@ -19,9 +19,9 @@ from bulkspider.disk.files.checkpoints import Checkpoints
 from bulkspider.disk.files.entryfiles import FLUSHED_STATE, PART, EntryFiles, read_at
 from bulkspider.disk.files.partfile import CHANGED, PartFile
 from bulkspider.disk.files.space import doubtful_ranges
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.leftovers.foreign import Foreign, ForeignFile
 from bulkspider.disk.leftovers.lookup import Found, Lookup, Spoiled
-from bulkspider.disk.output.folder import Folder
 from bulkspider.errors import DiskError, VersionConflict, disk_error
 from bulkspider.protocol.plan import MAX_RESTARTS, PartState, Validators
 from bulkspider.protocol.ranges import Ranges

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.dispatch.fetch import Fetcher
 from bulkspider.dispatch.proofs import Open, Proofs
 from bulkspider.dispatch.segments import Segments

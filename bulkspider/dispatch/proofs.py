@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine, LineVerdict, judge_line
 from bulkspider.disk.finished.proof import claims_of, prove_again, stated_now
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.entries.entry import Entry
 from bulkspider.errors import DiskError
 from bulkspider.protocol.digests import Claim

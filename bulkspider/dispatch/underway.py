@@ -19,7 +19,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.dispatch.fetch import Fetcher
 from bulkspider.dispatch.slots import Slots
 from bulkspider.entries.entry import Entry, origin_of, redact

@@ -22,8 +22,8 @@ from twisted.internet.defer import DeferredSemaphore
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import add_sha256
-from bulkspider.disk.output.folder import Folder
-from bulkspider.disk.output.opening import open_ours
+from bulkspider.disk.folder.folder import Folder
+from bulkspider.disk.folder.opening import open_ours
 from bulkspider.entries.urls import redact
 from bulkspider.errors import BulkError, Stopped
 from bulkspider.handover import command

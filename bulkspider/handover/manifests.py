@@ -23,8 +23,8 @@ from xml.sax.saxutils import escape, quoteattr
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import add_sha256
-from bulkspider.disk.output.folder import Folder
-from bulkspider.disk.output.opening import create_temporary, lstat_at, open_ours
+from bulkspider.disk.folder.folder import Folder
+from bulkspider.disk.folder.opening import create_temporary, lstat_at, open_ours
 from bulkspider.errors import DiskError, Stopped, UsageError, disk_error
 from bulkspider.options import nearest
 

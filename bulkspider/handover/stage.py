@@ -13,8 +13,8 @@ import os
 from collections.abc import Callable, Collection
 from contextlib import suppress
 
-from bulkspider.disk.output.folder import Folder
-from bulkspider.disk.output.opening import PRIVATE
+from bulkspider.disk.folder.folder import Folder
+from bulkspider.disk.folder.opening import PRIVATE
 from bulkspider.options import human
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 
-from bulkspider.disk.output.opening import create_temporary
+from bulkspider.disk.folder.opening import create_temporary
 from bulkspider.errors import ListError, UsageError
 from bulkspider.lists.checking.check import SKIP_OPTION, Check
 from bulkspider.lists.checking.copy import Copy, copy_blocks, shown, write_lines

@@ -19,7 +19,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from bulkspider.clock import Clock
-from bulkspider.disk.output.opening import open_ours
+from bulkspider.disk.folder.opening import open_ours
 from bulkspider.errors import DiskError
 from bulkspider.options import Options, parse_size
 from bulkspider.timetable import Timetable

@@ -19,7 +19,7 @@ from twisted.internet.defer import Deferred
 from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import claims_of
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry, origin_of, redact, without_userinfo
 from bulkspider.errors import BulkError

@@ -20,7 +20,7 @@ from twisted.internet.defer import Deferred
 from bulkspider.disk.finished.commit import CommitRequest, Committer, remote_time
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import Proof, Refuted, prove
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry
 from bulkspider.entries.redaction import hider

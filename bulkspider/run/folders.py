@@ -8,9 +8,9 @@ import os
 from collections.abc import Iterator
 
 from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.folder.folder import Folder
+from bulkspider.disk.folder.untouched import UntouchedFolder
 from bulkspider.disk.leftovers.journal import begin_journal
-from bulkspider.disk.output.folder import Folder
-from bulkspider.disk.output.untouched import UntouchedFolder
 from bulkspider.pumps.ratelimit import ControlFile
 
 logger = logging.getLogger(__name__)

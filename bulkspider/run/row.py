@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.entries.entry import Entry, redact
 from bulkspider.entries.redaction import error_of
 from bulkspider.errors import BulkError, Stopped

@@ -25,7 +25,7 @@ from bulkspider.auth.trusted import Trusted
 from bulkspider.clock import Clock, ReactorClock, Wakeup
 from bulkspider.codes import Kind
 from bulkspider.disk.finished.ledger import Ledger
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.entries.entry import redact
 from bulkspider.entries.redaction import guard_logs
 from bulkspider.errors import BulkError, DiskError, Stopped, UsageError

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from scrapy.http import Response
     from twisted.python.failure import Failure
 
-    from bulkspider.disk.output.folder import Folder
+    from bulkspider.disk.folder.folder import Folder
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from bulkspider.items import FINISHED, BulkItem
 from bulkspider.run.run import Run
 
 if TYPE_CHECKING:
-    from bulkspider.disk.output.folder import Folder
+    from bulkspider.disk.folder.folder import Folder
 
 logger = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from bulkspider.run.run import Run
 from bulkspider.spiders.passed import PassedItems
 
 if TYPE_CHECKING:
-    from bulkspider.disk.output.folder import Folder
+    from bulkspider.disk.folder.folder import Folder
 
 # Rows of entries that earlier runs have done, gathered before Scrapy gets them one by one.
 ROWS_AHEAD = 64

@@ -20,8 +20,8 @@ from typing import Any
 from bulkspider.codes import Kind, cure
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LineVerdict, judge_line
+from bulkspider.disk.folder.opening import PRIVATE, open_ours
 from bulkspider.disk.leftovers.held import bytes_held
-from bulkspider.disk.output.opening import PRIVATE, open_ours
 from bulkspider.entries.entry import Entry, url_key
 from bulkspider.errors import DiskError
 from bulkspider.failures import Failed, load_failures, load_failures_since

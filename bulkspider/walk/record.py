@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from bulkspider.codes import Kind
-from bulkspider.disk.output.opening import create_temporary
+from bulkspider.disk.folder.opening import create_temporary
 from bulkspider.entries.entry import redact
 from bulkspider.errors import BulkError, ListError, disk_error
 from bulkspider.options import plural

@@ -273,7 +273,7 @@ def finished(job: Job) -> None:
     """Makes what a run over this list would have left: the files, here empty ones, and their lines in the ledger."""
     from bulkspider.disk.finished.ledger import Ledger
     from bulkspider.disk.finished.line import LedgerLine
-    from bulkspider.disk.output.folder import Folder
+    from bulkspider.disk.folder.folder import Folder
     from bulkspider.entries.entry import url_key
 
     folder = Folder(job.output)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from bulkspider.disk.finished.commit import publish
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry
 from bulkspider.errors import AttemptError, BulkError, UsageError, disk_error

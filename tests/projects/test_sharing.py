@@ -14,7 +14,7 @@ import pytest
 from scrapy import Request
 
 from bulkspider.components.identity import choose_slot
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from support.crawl import QUICK
 from support.faults import redirect_to, status
 from support.faulty import Exchange, FaultyOrigin, correct, good, make_body

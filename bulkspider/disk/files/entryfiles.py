@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from bulkspider.disk.output.folder import Folder
-from bulkspider.disk.output.opening import lstat_at, open_ours, require_regular
+from bulkspider.disk.folder.folder import Folder
+from bulkspider.disk.folder.opening import lstat_at, open_ours, require_regular
 from bulkspider.errors import BulkError, DiskError
 
 FINAL = ""

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bulkspider.disk.output.opening import create_temporary, open_ours
+from bulkspider.disk.folder.opening import create_temporary, open_ours
 from bulkspider.errors import DiskError
 from bulkspider.protocol.plan import PartState, Validators
 from bulkspider.protocol.ranges import Ranges

@@ -29,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.output.opening import create_temporary, open_ours
+from bulkspider.disk.folder.opening import create_temporary, open_ours
 from bulkspider.errors import DiskError, disk_error
 
 ADDRESS_MASK = (1 << 38) - 1  # 256 GiB of ledgers, some 600 million lines

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for, hash_file
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.output.folder import Folder
-from bulkspider.disk.output.opening import open_ours
+from bulkspider.disk.folder.folder import Folder
+from bulkspider.disk.folder.opening import open_ours
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry
 from bulkspider.errors import BulkError, Stopped

@@ -16,7 +16,7 @@ from bulkspider.disk.finished.hashing import algorithms_for, hash_file
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine, LineVerdict, judge_line
 from bulkspider.disk.finished.proof import claims_of
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.entries.entry import Entry
 from bulkspider.errors import BulkError, disk_error
 from bulkspider.items import HANDED_ON

@@ -21,7 +21,7 @@ from bulkspider.disk.files.entryfiles import (
     STATES,
 )
 from bulkspider.disk.files.statefile import load_state
-from bulkspider.disk.output.opening import lstat_at
+from bulkspider.disk.folder.opening import lstat_at
 
 FIRST_TEMPORARY = ".part.json.tmp"
 _TEMPORARY = re.compile(rf"\.bulkspider\.[0-9a-f]{{16}}\.tmp|.+{re.escape(FIRST_TEMPORARY)}")

@@ -22,9 +22,9 @@ from bulkspider.disk.files.entryfiles import (
     PART,
     STATES,
 )
+from bulkspider.disk.folder.folder import Folder
+from bulkspider.disk.folder.opening import open_ours
 from bulkspider.disk.leftovers.cleaning import remove_litter
-from bulkspider.disk.output.folder import Folder
-from bulkspider.disk.output.opening import open_ours
 from bulkspider.errors import DiskError
 
 JOURNAL = "begun"

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bulkspider.disk.output.opening import create_temporary
+from bulkspider.disk.folder.opening import create_temporary
 from bulkspider.errors import ListError
 from bulkspider.lists.shards import Shard
 from bulkspider.text import visible

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bulkspider.disk.folder.folder import Folder
+from bulkspider.disk.folder.untouched import UntouchedFolder
 from bulkspider.disk.leftovers.cleaning import remove_parts
-from bulkspider.disk.output.folder import Folder
-from bulkspider.disk.output.untouched import UntouchedFolder
 from bulkspider.entries.urls import redact
 from bulkspider.errors import UsageError
 from bulkspider.handover.handing import Then

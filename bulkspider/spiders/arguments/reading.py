@@ -12,7 +12,7 @@ from typing import Any
 from scrapy.settings import BaseSettings, Settings
 
 from bulkspider.auth.named import check_auth
-from bulkspider.disk.output.opening import PRIVATE
+from bulkspider.disk.folder.opening import PRIVATE
 from bulkspider.dispatch.freshurl import load_hook
 from bulkspider.dispatch.places import Limits
 from bulkspider.entries.mistakes import is_address

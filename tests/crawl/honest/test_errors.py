@@ -22,7 +22,7 @@ from twisted.web.error import SchemeNotSupported
 
 from bulkspider import errors
 from bulkspider.codes import HTTP, TABLE, Kind, cure, look_up
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.errors import BulkError, UsageError, disk_error
 from bulkspider.spiders.arguments.prepare import prepare

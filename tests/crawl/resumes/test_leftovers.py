@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bulkspider.disk.finished.commit import publish
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.leftovers.journal import OpenParts, begin_journal
-from bulkspider.disk.output.folder import Folder
 from bulkspider.disk.part import Part
 from support.crawl import Bulk, kill
 from support.faults import ignores_range, stall_after

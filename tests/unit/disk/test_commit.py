@@ -17,7 +17,7 @@ from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import Proof, Refuted, prove, prove_again
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.errors import BulkError, DiskError, Stopped
 from bulkspider.protocol.digests import claims

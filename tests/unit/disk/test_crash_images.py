@@ -12,7 +12,7 @@ from bulkspider.disk.files import statefile
 from bulkspider.disk.finished.commit import CommitRequest, Committer
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.proof import Proof
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.protocol.ranges import Ranges
 from support.faulty import make_body

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from bulkspider.codes import Kind
 from bulkspider.disk.files import checkpoints, statefile
 from bulkspider.disk.finished.commit import publish
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.errors import DiskError, PartChanged, VersionConflict
 from bulkspider.protocol.plan import Validators

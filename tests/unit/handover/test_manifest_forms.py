@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.output.folder import Folder
+from bulkspider.disk.folder.folder import Folder
 from bulkspider.errors import UsageError
 from bulkspider.handover import manifests
 
