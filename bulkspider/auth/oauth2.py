@@ -51,7 +51,7 @@ MOST_BYTES = 1024 * 1024
 # Characters of the token server's reason for a refusal that are shown.
 REASON_CHARACTERS = 200
 # Answers that say that the credentials are wrong, not that the server is (RFC 6749 §5.2).
-REFUSALS = (400, 401, 403)
+REFUSAL_STATUSES = (400, 401, 403)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class OAuth2:
         host = slot_of(client.token_url)
         assert self._crawler.engine is not None
         response = await self._crawler.engine.download_async(request)
-        if response.status in REFUSALS:
+        if response.status in REFUSAL_STATUSES:
             sent = (client.secret, client.user, client.password, *fields.values())
             self._refusal = _reason(response.body, [word for word in sent if word])
             return None

@@ -268,7 +268,9 @@ class Part:
                 raise self.files.error(error, PART) from error
             self.file.inode = self.file.reserved = 0
             self.buffered = b""
-            self.checkpoints.begin_anew(PartState(restarts=self.state.restarts, rung=self.state.rung))
+            self.checkpoints.begin_anew(
+                PartState(restarts=self.state.restarts, validator_kind=self.state.validator_kind)
+            )
 
     @property
     def is_at_rest(self) -> bool:

@@ -30,7 +30,7 @@ from bulkspider.sums.checksums import Sums
 SLICE_SECONDS = 0.01
 # Entries that may be begun without a place, for each place: files that are fetched but not finished must not pile up.
 BEGUN_PER_PLACE = 4
-MOST_BEGUN = 1024
+BEGUN_MAX = 1024
 LOOK_EVERY_SECONDS = 1.0
 
 
@@ -142,7 +142,7 @@ class Dispatcher:
         return (
             self._slots.places.free > 0
             and useful <= BEGUN_PER_PLACE * self._slots.places.total
-            and placeless <= MOST_BEGUN
+            and placeless <= BEGUN_MAX
         )
 
     def take(self, blocked: Collection[str] = ()) -> Entry | None:

@@ -27,9 +27,9 @@ PER_DOMAIN = "CONCURRENT_REQUESTS_PER_DOMAIN"
 PER_IP = "CONCURRENT_REQUESTS_PER_IP"
 SLOTS = "DOWNLOAD_SLOTS"
 
-NO_LIMIT = 1 << 30
+NO_LIMIT_PLACES = 1 << 30
 # One of so many places (at least two in all) is for origins that are not known to work.
-TRIALS_PART = 4
+TRIAL_PLACES_DIVISOR = 4
 # The prefix of slots that are only for files (BulkFilesPipeline).
 OF_FILES = "bulk:"
 
@@ -89,8 +89,8 @@ class Places:
     def __init__(self, origins: Origins, clock: Clock, limits: Limits) -> None:
         self.origins = origins
         self.clock = clock
-        self.total = limits.total or NO_LIMIT
-        self.per_slot = limits.per_slot or NO_LIMIT
+        self.total = limits.total or NO_LIMIT_PLACES
+        self.per_slot = limits.per_slot or NO_LIMIT_PLACES
         self._limits = dict(limits.slots)
         self._named = limits.named
         self._used = 0
@@ -169,7 +169,7 @@ class Places:
         tried = sum(places for other, places in self._tried.items() if not other.is_proven)
         if tried == self._used < min(2, self.total) and not any(other.is_proven for other in self.origins):
             return True  # nobody has a use for the other one of two places
-        return tried < max(min(2, self.total // 2), self.total // TRIALS_PART, 1)
+        return tried < max(min(2, self.total // 2), self.total // TRIAL_PLACES_DIVISOR, 1)
 
     def full(self) -> set[str]:
         """The names of origins whose slot has no place left."""

@@ -18,7 +18,7 @@ from bulkspider.run.download import Attempt, Download
 from bulkspider.run.origins.origins import Origins
 
 # After so many further connections in a row that brought nothing, a file gets no more of them.
-MOST_IN_VAIN = 3
+VAIN_CONNECTIONS_MAX = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Segments:
             download.vain_connections = 0
             return
         download.vain_connections += 1
-        if download.vain_connections >= MOST_IN_VAIN:
+        if download.vain_connections >= VAIN_CONNECTIONS_MAX:
             download.undivided = True
         if attempt.further:
             attempt.place.origin.refuses_more(error, now)

@@ -24,9 +24,9 @@ from bulkspider.run.stopping import Stopping
 from bulkspider.transfer.batch import SmallFiles, may_travel
 
 # Entries of one origin that may wait for their next attempt; further ones are not begun meanwhile.
-WAITING_PER_ORIGIN = 64
+WAITING_PER_ORIGIN_MAX = 64
 # The same for an origin that does not work: enough to choose the next probe from.
-WAITING_FOR_PROBE = 8
+WAITING_FOR_PROBE_MAX = 8
 # A closed origin may open, and room on the disk may be made, without an event here: checked at least this often.
 LOOK_EVERY_SECONDS = 1.0
 
@@ -167,14 +167,14 @@ class Slots:
         if origin.outage.since is None:
             return False
         waiters = self._waiting.get(origin, ())
-        return len(waiters) < WAITING_FOR_PROBE and all(waiter.download.budget.tried for waiter in waiters)
+        return len(waiters) < WAITING_FOR_PROBE_MAX and all(waiter.download.budget.tried for waiter in waiters)
 
     def _enough(self, origin: Origin) -> int:
         """How many may wait for it: with batches, as many as its free places can take."""
         slot = self._waiting[origin][0].slot
         together = self._together(origin, slot)
         if together == 1:
-            return WAITING_PER_ORIGIN
+            return WAITING_PER_ORIGIN_MAX
         return together * max(1, self.places.free_in(slot))
 
     def look(self) -> None:

@@ -12,12 +12,12 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 # With these statuses a Retry-After counts, whatever else the answer states.
-LATER = (202, 429, 503)
+LATER_STATUSES = (202, 429, 503)
 # From here on an answer is a refusal (RFC 9110 §15.5).
-REFUSALS = 400
-# From EPOCH_FROM on, an X-RateLimit-Reset is a time in seconds since 1970; from MILLISECONDS_FROM on, in milliseconds.
-EPOCH_FROM = 1_000_000_000
-MILLISECONDS_FROM = 100_000_000_000
+FIRST_REFUSAL_STATUS = 400
+# From the first of these on, an X-RateLimit-Reset is a time in seconds since 1970; from the second on, in milliseconds.
+EPOCH_FROM_SECONDS = 1_000_000_000
+EPOCH_FROM_MILLISECONDS = 100_000_000_000
 
 _PREFIXES = ("ratelimit-", "x-ratelimit-", "x-rate-limit-")
 _FIELDS = frozenset(["retry-after", "ratelimit", *(f"{prefix}remaining" for prefix in _PREFIXES)])
@@ -32,9 +32,9 @@ def seconds_to_wait(status: int, fields: Mapping[str, str], wall_clock: float) -
         return None
     remains, reset = _remaining(fields, wall_clock)
     retry_after = parse_retry_after(fields.get("retry-after"), wall_clock)
-    if status >= REFUSALS or status in LATER:
+    if status >= FIRST_REFUSAL_STATUS or status in LATER_STATUSES:
         # Some hosts send a Retry-After with each answer: a refusal while requests remain has another reason.
-        if retry_after is not None and (not remains or status in LATER):
+        if retry_after is not None and (not remains or status in LATER_STATUSES):
             return retry_after
         return reset
     if remains is None or remains > 0:
@@ -91,8 +91,12 @@ def _separate(fields: Mapping[str, str], wall_clock: float) -> list[tuple[int, f
         if remaining is None:
             continue
         reset = _number(fields.get(f"{prefix}reset-after"))
-        if reset is None and (reset := _number(fields.get(f"{prefix}reset"))) is not None and reset >= EPOCH_FROM:
-            reset = max(0.0, (reset / 1000 if reset >= MILLISECONDS_FROM else reset) - wall_clock)
+        if (
+            reset is None
+            and (reset := _number(fields.get(f"{prefix}reset"))) is not None
+            and reset >= EPOCH_FROM_SECONDS
+        ):
+            reset = max(0.0, (reset / 1000 if reset >= EPOCH_FROM_MILLISECONDS else reset) - wall_clock)
         found.append((int(remaining), reset))
     return found
 

@@ -18,17 +18,17 @@ from bulkspider.options import Options
 # A mistyped host should fail soon; an origin that has served us before gets BULK_ORIGIN_PATIENCE.
 STRANGER_PATIENCE_SECONDS = 60.0
 # The next probe of an outage waits for this part of the time that it has lasted.
-PROBE_PART = 0.1
+PROBE_SHARE = 0.1
 # After a success so shortly before a failure, the origin counts as working, unless several entries have failed since.
 LATELY_SECONDS = 1.0
 # After so many 401 in a row, an origin is treated as in an outage.
 UNAUTHORIZED_IN_A_ROW = 3
 # Statuses that say "later", not "no" (RFC 6585 §4, RFC 9110 §15.6.4; 421: another connection may be answered).
-BUSY = (421, 429, 503)
+BUSY_STATUSES = (421, 429, 503)
 # Statuses of a gateway or CDN that does not reach the origin (RFC 9110 §15.6.3, §15.6.5; 520 to 524).
-GATEWAY = (502, 503, 504, 520, 521, 522, 523, 524)
+GATEWAY_STATUSES = (502, 503, 504, 520, 521, 522, 523, 524)
 # Such an answer may be that of a gateway on our side.
-UNREACHED = tuple(status for status in GATEWAY if status != 503)
+UNREACHED_STATUSES = tuple(status for status in GATEWAY_STATUSES if status != 503)
 
 
 class Outage:
@@ -41,7 +41,13 @@ class Outage:
     """
 
     def __init__(
-        self, name: str, options: Options, pauses: Pauses, *, busy: Collection[int] = BUSY, tries: int | None = None
+        self,
+        name: str,
+        options: Options,
+        pauses: Pauses,
+        *,
+        busy: Collection[int] = BUSY_STATUSES,
+        tries: int | None = None,
     ) -> None:
         self.since: float | None = None
         self.error: AttemptError | None = None
@@ -114,11 +120,11 @@ class Outage:
     @property
     def speaks_of_crowds(self) -> bool:
         """The reason may be too many connections."""
-        return self.error is not None and self.error.http_status in (None, *BUSY)
+        return self.error is not None and self.error.http_status in (None, *BUSY_STATUSES)
 
     def _may_be_its_own(self, error: AttemptError) -> bool:
         """The origin answered, and not that it is too busy: perhaps it cannot serve only this entry."""
-        return error.http_status is not None and error.http_status not in (*self._busy, *GATEWAY)
+        return error.http_status is not None and error.http_status not in (*self._busy, *GATEWAY_STATUSES)
 
     # -- from its beginning to its end -----------------------------------------------------------------------------
 
@@ -128,7 +134,7 @@ class Outage:
         if self.since is None:
             self.since = self._began = now
         self._ended = now
-        wait = self._pauses.about(PROBE_PART * (now - self.since))
+        wait = self._pauses.about(PROBE_SHARE * (now - self.since))
         if error.retry_after is not None:
             # RFC 9110 §10.2.3: it told us when; only a wait of (nearly) nothing is stretched by our own.
             told = self._pauses.asked_for(error)
@@ -207,7 +213,7 @@ class Outage:
             patience = 0.0
         elif not told and (not served_before or self._unauthorized):
             patience = min(patience, STRANGER_PATIENCE_SECONDS)
-        if not told and self.error is not None and self.error.http_status in (None, *UNREACHED):
+        if not told and self.error is not None and self.error.http_status in (None, *UNREACHED_STATUSES):
             patience = min(patience, most)
         if now - self.since < patience and self._told_until <= self.since + patience:
             return None

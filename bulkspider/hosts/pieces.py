@@ -11,16 +11,16 @@ from __future__ import annotations
 from bulkspider.errors import AttemptError
 
 # The lengths that are tried, one after the other (bytes).
-PIECES = (1 << 30, 64 << 20, 8 << 20)
+PIECE_BYTES = (1 << 30, 64 << 20, 8 << 20)
 # Statuses that may mean "not so many bytes at once".
-REFUSALS = (400, 403, 413, 416)
+REFUSAL_STATUSES = (400, 403, 413, 416)
 # After so many entries that were refused with every length, a refusal of this origin has another reason.
-MOST_IN_VAIN = 3
+VAIN_TRIES_MAX = 3
 
-# A dry run tries this with a file of at least ASKED_FROM bytes, and again with one GROWTH times as large: few requests
-# for each host.
-ASKED_FROM = 1 << 20
-GROWTH = 8
+# A dry run tries this with a file of at least this size, and again with one that is so many times as large: few
+# requests for each host.
+PROBED_FROM_BYTES = 1 << 20
+GROWTH_FACTOR = 8
 
 # What storage services call a refusal that has nothing to do with its length (S3, GCS, Azure; in <Code> or a sentence).
 OTHER_REASONS = (
@@ -46,11 +46,11 @@ class Pieces:
         self.limit: int | None = None
         self.gives_all = False
         self._in_vain = 0
-        self._largest_asked = ASKED_FROM // GROWTH
+        self._largest_asked = PROBED_FROM_BYTES // GROWTH_FACTOR
 
     def asks_for_all(self, size: int) -> bool:
         """A dry run should try whether it sends all of a file of `size` bytes: it has not tried with a similar size."""
-        if self.limit is not None or size < GROWTH * self._largest_asked:
+        if self.limit is not None or size < GROWTH_FACTOR * self._largest_asked:
             return False
         self._largest_asked = size
         return True
@@ -62,18 +62,18 @@ class Pieces:
         that is known.
         """
         if (
-            error.http_status not in REFUSALS
+            error.http_status not in REFUSAL_STATUSES
             or error.origin_wide
             or error.retry_after is not None
             or _has_other_reason(error)
         ):
             return None
-        if self._in_vain >= MOST_IN_VAIN and (rest is None or rest <= PIECES[0]):
+        if self._in_vain >= VAIN_TRIES_MAX and (rest is None or rest <= PIECE_BYTES[0]):
             return None
         if asked is None and self.gives_all:
             # The missing Range is not the reason.
             asked = rest
-        return next((piece for piece in PIECES if asked is None or piece < asked), None)
+        return next((piece for piece in PIECE_BYTES if asked is None or piece < asked), None)
 
     def found(self, limit: int) -> None:
         """A piece of this length came where more was refused."""

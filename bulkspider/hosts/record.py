@@ -10,7 +10,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 # If there are more waits, those with the shortest time between them are joined.
-MOST_WAITS = 200
+WAITS_MAX = 200
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Record:
         self._is_waiting = True
         self.how_often += 1
         self.waits.append(Wait(now, now, why))
-        if len(self.waits) > MOST_WAITS:
+        if len(self.waits) > WAITS_MAX:
             gaps = [later.since - earlier.until for earlier, later in zip(self.waits, self.waits[1:], strict=False)]
             at = gaps.index(min(gaps))
             joined = self.waits.pop(at + 1)

@@ -60,9 +60,9 @@ class ListSource(Source):
         self.ignored = check.ignored
         self._copy = copy
         self._form = check.form
-        self.origins = frozenset(check.index.lanes)
-        self._lanes = {origin: lane for origin, lane in check.index.lanes.items() if lane.at}
-        self._heap = [(lane.place, lane) for lane in self._lanes.values()]
+        self.origins = frozenset(check.index.queues)
+        self._queues = {origin: queue for origin, queue in check.index.queues.items() if queue.at}
+        self._heap = [(queue.place, queue) for queue in self._queues.values()]
         heapq.heapify(self._heap)
         self._aside: set[str] = set()
         self._blocked: Collection[str] = ()  # holds all that are set aside, as it was then
@@ -98,7 +98,7 @@ class ListSource(Source):
 
     def origins_waiting(self) -> KeysView[str]:
         """The origins that have entries left; a live view, not to be iterated while entries are taken."""
-        return self._lanes.keys()
+        return self._queues.keys()
 
     def take(self, blocked: Collection[str] = ()) -> Entry | None:
         """The next entry in order whose origin is not in `blocked` (best a set), or None when there is none now.
@@ -108,20 +108,20 @@ class ListSource(Source):
         self._bring_back(blocked)
         heap = self._heap
         while heap:
-            (_, at), lane = heap[0]
-            if lane.origin in blocked:
+            (_, at), queue = heap[0]
+            if queue.origin in blocked:
                 heapq.heappop(heap)
-                self._aside.add(lane.origin)
+                self._aside.add(queue.origin)
                 self._blocked = blocked
                 continue
-            entry = self._read(at, lane.lines[lane.taken])
-            lane.taken += 1
+            entry = self._read(at, queue.lines[queue.taken])
+            queue.taken += 1
             self._left -= 1
-            if lane.taken < len(lane.at):
-                heapq.heapreplace(heap, (lane.place, lane))
+            if queue.taken < len(queue.at):
+                heapq.heapreplace(heap, (queue.place, queue))
             else:
                 heapq.heappop(heap)
-                del self._lanes[lane.origin]
+                del self._queues[queue.origin]
             return entry
         return None
 
@@ -133,8 +133,8 @@ class ListSource(Source):
         freed = self._aside.difference(blocked)
         self._aside -= freed
         for origin in freed:
-            lane = self._lanes[origin]
-            heapq.heappush(self._heap, (lane.place, lane))
+            queue = self._queues[origin]
+            heapq.heappush(self._heap, (queue.place, queue))
 
     def _read(self, at: int, line: int) -> Entry:
         try:

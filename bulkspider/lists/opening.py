@@ -109,7 +109,7 @@ def check_list(
             os.close(directory)
     last = None
     if limit is not None:
-        last = max((max(lane.lines) for lane in check.index.lanes.values() if lane.lines), default=0)
+        last = max((max(queue.lines) for queue in check.index.queues.values() if queue.lines), default=0)
     extent = Extent(os.path.abspath(path), match, last)
     title = shown(path) if shard is None else f"shard {shard} of {shown(path)}"
     return ListSource(copy, check, title, reading, extent)

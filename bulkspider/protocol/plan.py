@@ -113,15 +113,15 @@ class PartState:
 
     have: the bytes that can be trusted to be there. total: the length of the whole object once it is known.
     source: `host:port` that the validators came from; another host has other ones for the same object.
-    The last three fields count what this run has tried (they are not saved): rung, the strongest validator that the
-    origin still gets; without_range, whether all is asked for at once; restarts, how often it was begun anew.
+    The last three fields say what this run has tried (they are not saved). validator_kind: the strongest kind that is
+    still sent to the origin. without_range: all is asked for at once. restarts: how often it was begun anew.
     """
 
     have: Ranges = field(default_factory=Ranges)
     total: int | None = None
     validators: Validators = Validators()
     source: str | None = None
-    rung: ValidatorKind = ValidatorKind.ETAG
+    validator_kind: ValidatorKind = ValidatorKind.ETAG
     without_range: bool = False
     restarts: int = 0
 
@@ -143,7 +143,7 @@ class Ask:
     end: int | None = None
     want: int = 0
     if_range: str | None = None
-    rung: ValidatorKind = ValidatorKind.PLAIN
+    validator_kind: ValidatorKind = ValidatorKind.PLAIN
     segment: bool = False
     bounded: bool = False
 
@@ -262,10 +262,10 @@ class Restart:
 
 @dataclass(frozen=True, slots=True)
 class AskAgain:
-    """Drop this answer, ask again at once: from now on with validators of kind `rung` at most, or without Range."""
+    """Drop this answer, ask again at once: from now on with validators of this kind at most, or without Range."""
 
     why: str
-    rung: ValidatorKind | None = None
+    validator_kind: ValidatorKind | None = None
     without_range: bool = False
 
 
@@ -360,13 +360,13 @@ def _with_validator(state: PartState, start: int, end: int | None, want: int, *,
     if start == 0 and end is None:
         # All bytes on disk lie within the overlap: the whole body, compared as it comes, needs no Range.
         return Ask(None, None, want=want)
-    if state.rung <= ValidatorKind.ETAG and state.validators.strong_etag:
+    if state.validator_kind <= ValidatorKind.ETAG and state.validators.strong_etag:
         # RFC 9110 §13.1.5: MUST NOT use a weak tag in If-Range.
         return Ask(start, end, want, state.validators.strong_etag, ValidatorKind.ETAG, segment)
-    if state.rung <= ValidatorKind.DATE and not state.validators.strong_etag and state.validators.strong_date:
+    if state.validator_kind <= ValidatorKind.DATE and not state.validators.strong_etag and state.validators.strong_date:
         # §13.1.5: a date only when there is no strong entity tag and the date is strong.
         return Ask(start, end, want, state.validators.strong_date, ValidatorKind.DATE, segment)
-    if state.rung == ValidatorKind.DATE and state.validators.strong_date:
+    if state.validator_kind == ValidatorKind.DATE and state.validators.strong_date:
         # This origin answers If-Range with an ETag wrongly; some of those origins accept the date.
         return Ask(start, end, want, state.validators.strong_date, ValidatorKind.DATE, segment)
     return Ask(start, end, want, None, ValidatorKind.PLAIN, segment)
@@ -459,12 +459,12 @@ def _judge_200(state: PartState, asked: Ask, answer: Answer, expected: Expected)
             # Two lengths under the same ETag: one of the two answers is wrong. Ask once more before believing this one.
             return restart(state, f"the object changed its length to {total} bytes under the same validator")
         return replace(whole, fresh=True)
-    if asked.first is not None and asked.rung < ValidatorKind.PLAIN:
+    if asked.first is not None and asked.validator_kind < ValidatorKind.PLAIN:
         # Nothing says that the object changed, yet the whole body came: this origin mishandles If-Range, or knows no
         # ranges. Trying the next kind of validator costs one request; reading everything again may take a day.
         return AskAgain(
-            f"the origin answered If-Range by {asked.rung.name.lower()} with everything",
-            rung=_rung_below(state, asked.rung),
+            f"the origin answered If-Range by {asked.validator_kind.name.lower()} with everything",
+            validator_kind=_weaker_kind(state, asked.validator_kind),
         )
     # No ranges here (§14.2 allows that). The body is compared with the disk as it comes: that takes time, and the
     # result is right even if the object did change.
@@ -472,8 +472,8 @@ def _judge_200(state: PartState, asked: Ask, answer: Answer, expected: Expected)
     return replace(whole, flags=flags)
 
 
-def _rung_below(state: PartState, rung: ValidatorKind) -> ValidatorKind:
-    if rung == ValidatorKind.ETAG and state.validators.strong_date:
+def _weaker_kind(state: PartState, validator_kind: ValidatorKind) -> ValidatorKind:
+    if validator_kind == ValidatorKind.ETAG and state.validators.strong_date:
         return ValidatorKind.DATE
     return ValidatorKind.PLAIN
 

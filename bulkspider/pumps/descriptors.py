@@ -9,17 +9,17 @@ import resource
 logger = logging.getLogger(__name__)
 
 # Open files of a transfer: two for the connection, two for the part and its folder, two for a pipe of the kernel.
-PER_TRANSFER = 6
+FILES_PER_TRANSFER = 6
 # Open files of a commit: the part and its folder.
-PER_COMMIT = 2
+FILES_PER_COMMIT = 2
 # Open files for name servers, the ledger, the report, and the components of a project.
-RESERVE = 16
+RESERVED_FILES = 16
 
 
 def transfers_at_once(wanted: int) -> int:
     """`wanted`, or as many as the open files are enough for (at least 1), with a warning. 0 means no limit and is
     returned as it is."""
-    room = max(1, free() // (PER_TRANSFER + PER_COMMIT))
+    room = max(1, free() // (FILES_PER_TRANSFER + FILES_PER_COMMIT))
     if wanted <= room:
         return wanted
     logger.warning(
@@ -33,7 +33,7 @@ def transfers_at_once(wanted: int) -> int:
 
 def commits_at_once(transfers: int, most: int) -> int:
     """How many finished files may be open for their commit at the same time as this number of transfers."""
-    return min(most, max(1, (free() - PER_TRANSFER * transfers) // PER_COMMIT))
+    return min(most, max(1, (free() - FILES_PER_TRANSFER * transfers) // FILES_PER_COMMIT))
 
 
 def free() -> int:
@@ -43,4 +43,4 @@ def free() -> int:
         in_use = len(os.listdir("/dev/fd"))
     except OSError:
         in_use = 32
-    return limit - in_use - RESERVE
+    return limit - in_use - RESERVED_FILES

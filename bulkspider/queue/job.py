@@ -24,10 +24,11 @@ from bulkspider.queue.status import Status
 # Most hosts accept four connections at once; as CONCURRENT_REQUESTS_PER_DOMAIN in `settings.py`.
 DEFAULT_CAP = 4
 # Entries of one script, which Redis runs in a few milliseconds; scripts that are sent together.
-BATCH = 100
-SENT_TOGETHER = 40
-# A look at a job that is at work is not of one moment where it has more hosts than that; then it is taken again.
-LOOKS = 3
+ENTRIES_PER_SCRIPT = 100
+SCRIPTS_TOGETHER = 40
+# The state of a job with more hosts is read by several commands, between which the job changes. If the numbers do not
+# fit together it is read again, at most so often.
+LOOKS_MAX = 3
 # A worker may be started at the same time as its Redis, so it waits this long for it.
 PATIENCE_SECONDS = 30.0
 
@@ -64,7 +65,7 @@ class _Asked:
     def _run_many(self, script: str, arguments: Iterable[list[Any]]) -> Iterator[Any]:
         """The answers to one script with many arguments, several of which are under way at once."""
         waiting = iter(arguments)
-        while together := list(islice(waiting, SENT_TOGETHER)):
+        while together := list(islice(waiting, SCRIPTS_TOGETHER)):
             pipe = self._redis.pipeline(transaction=False)
             for one in together:
                 self._scripts[script](keys=[self._prefix], args=one, client=pipe)
@@ -191,7 +192,7 @@ class Job(_Asked):
     def status(self) -> Status:
         """How far it is. Where it has many hosts they are asked some at a time, so that Redis serves others meanwhile;
         entries that were on their way between two questions are not taken for lost ones."""
-        looks = (self._look() for _ in range(LOOKS))
+        looks = (self._look() for _ in range(LOOKS_MAX))
         best = next(looks)
         for look in looks:
             if not best.missing:
@@ -201,10 +202,10 @@ class Job(_Asked):
 
     def _look(self) -> Status:
         with self._asking():
-            origins = list(self._redis.sscan_iter(self._key("hosts"), count=BATCH))
-            pipe = self._redis.pipeline(transaction=len(origins) <= BATCH)
+            origins = list(self._redis.sscan_iter(self._key("hosts"), count=ENTRIES_PER_SCRIPT))
+            pipe = self._redis.pipeline(transaction=len(origins) <= ENTRIES_PER_SCRIPT)
             known, done, dead, later, now, cells = self._run("status")
-            if len(origins) <= BATCH:
+            if len(origins) <= ENTRIES_PER_SCRIPT:
                 # In one step with the hosts.
                 self._scripts["status"](keys=[self._prefix], client=pipe)
             held = [cells[i : i + 4] for i in range(0, len(cells), 4)]
@@ -266,7 +267,7 @@ class Job(_Asked):
         """Name -> {origin, entry, code, reason} of entries that were given up. reason: only those with this code, or
         with this text in their reason. host: only those of this host, or host:port."""
         with self._asking():
-            letters = dict(self._redis.hscan_iter(self._key("dead"), count=BATCH))
+            letters = dict(self._redis.hscan_iter(self._key("dead"), count=ENTRIES_PER_SCRIPT))
         told = {name: json.loads(letter) for name, letter in sorted(letters.items())}
         return {
             name: letter
@@ -287,7 +288,7 @@ class Job(_Asked):
         seen: set[int] = set()  # a hash that grows meanwhile may give an entry twice
         with self._asking():
             for key in ("done", "dead"):
-                for name, told in self._redis.hscan_iter(self._key(key), count=BATCH):
+                for name, told in self._redis.hscan_iter(self._key(key), count=ENTRIES_PER_SCRIPT):
                     if (mark := hash(name)) in seen:
                         continue
                     seen.add(mark)
@@ -326,7 +327,9 @@ class Job(_Asked):
                     self._redis.hdel(self._key("caps"), host)
                 else:
                     self._redis.hset(self._key("caps"), host, cap)
-            for _ in self._run_many("look", _batches(self._redis.sscan_iter(self._key("hosts"), count=BATCH))):
+            for _ in self._run_many(
+                "look", _batches(self._redis.sscan_iter(self._key("hosts"), count=ENTRIES_PER_SCRIPT))
+            ):
                 pass
 
     def caps(self) -> dict[str, int]:
@@ -346,7 +349,7 @@ class Job(_Asked):
         with self._asking():
             self._run("drop")
             # Found by their names, because a job whose keys were partly removed must go as well.
-            for keys in _batches(self._redis.scan_iter(match=f"{self._prefix}*", count=BATCH)):
+            for keys in _batches(self._redis.scan_iter(match=f"{self._prefix}*", count=ENTRIES_PER_SCRIPT)):
                 self._redis.unlink(*keys)
             self._redis.srem(JOBS, self.name)
 
@@ -369,5 +372,5 @@ def is_away(error: UsageError) -> bool:
 
 def _batches(rows: Iterable[Any]) -> Iterator[list[Any]]:
     iterator = iter(rows)
-    while batch := list(islice(iterator, BATCH)):
+    while batch := list(islice(iterator, ENTRIES_PER_SCRIPT)):
         yield batch

@@ -18,8 +18,8 @@ from typing import IO
 from bulkspider.entries.entry import Entry, origin_of, url_key
 
 # Rows that are sorted in memory, and that are read at once while such runs are merged.
-RUN = 20_000
-PIECE = 200
+SORTED_ROWS = 20_000
+READ_ROWS = 200
 
 # origin, name, the entry as it lies in the queue, key of its URL.
 Row = tuple[str, str, str, str]
@@ -65,14 +65,14 @@ class Rows:
 
     def _write(self, entries: Iterator[Entry], priority: int) -> None:
         last = None
-        while run := [(-(entry.size or 0), _row(entry, priority)) for entry in islice(entries, RUN)]:
+        while run := [(-(entry.size or 0), _row(entry, priority)) for entry in islice(entries, SORTED_ROWS)]:
             run.sort(key=_smaller)
             self._sorted = self._sorted and (last is None or last <= run[0][0])
             last = run[-1][0]
             self._runs.append((self._file.tell(), len(run)))
             self._count += len(run)
-            for start in range(0, len(run), PIECE):
-                marshal.dump(run[start : start + PIECE], self._file)
+            for start in range(0, len(run), READ_ROWS):
+                marshal.dump(run[start : start + READ_ROWS], self._file)
 
     def _read(self, place: int, count: int) -> Iterator[tuple[int, Row]]:
         while count:

@@ -44,7 +44,7 @@ MAX_REASONS = 8
 # Origins that are remembered for each reason.
 MAX_ORIGINS = 1000
 # How many of the slowest and the most retried files are named.
-TOP = 3
+NAMED_FILES = 3
 # A file is slow below this share of the mean speed.
 SLOW_SHARE = 2 / 3
 # The speed of a smaller file is mostly the latency of the link.
@@ -118,7 +118,7 @@ class Tally:
             self._keep(self._retried, (retries, -self._number, item.name))
 
     def _keep(self, heap: list[tuple[float, int, str]], row: tuple[float, int, str]) -> None:
-        if len(heap) < TOP:
+        if len(heap) < NAMED_FILES:
             heapq.heappush(heap, row)
         else:
             heapq.heappushpop(heap, row)
@@ -126,7 +126,7 @@ class Tally:
     @property
     def slowest(self) -> list[tuple[str, float]]:
         """(name, bytes per second) of files that were clearly slower than the others, the slowest first."""
-        limit = SLOW_SHARE * self._speeds / self._fetched if self._fetched > TOP else 0.0
+        limit = SLOW_SHARE * self._speeds / self._fetched if self._fetched > NAMED_FILES else 0.0
         return [(name, -speed) for speed, _, name in sorted(self._slowest, reverse=True) if -speed <= limit]
 
     @property

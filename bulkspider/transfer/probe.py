@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bulkspider.errors import AttemptError, BulkError
-from bulkspider.hosts.pieces import PIECES
-from bulkspider.hosts.pieces import REFUSALS as PIECES_REFUSALS
+from bulkspider.hosts.pieces import PIECE_BYTES, REFUSAL_STATUSES
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.plan import Answer, Ask, Complete, Fail, PartState, Verdict, Write
 from bulkspider.run.origins.outcome import Outcome
@@ -75,8 +74,8 @@ class Probe:
         and drops the body (`hosts/pieces.py`)."""
         head = await self._exchange.send(Ask())
         head.drop()
-        if head.status in PIECES_REFUSALS:
-            self._pieces.found(PIECES[0])
+        if head.status in REFUSAL_STATUSES:
+            self._pieces.found(PIECE_BYTES[0])
 
     async def perform(self) -> Outcome:
         """As `Transfer.perform`."""

@@ -119,4 +119,4 @@ class Segment(Transfer):
         state = self._part.state
         if state.source in (None, self._exchange.source):
             return state
-        return replace(state, validators=Validators(), rung=ValidatorKind.PLAIN)
+        return replace(state, validators=Validators(), validator_kind=ValidatorKind.PLAIN)

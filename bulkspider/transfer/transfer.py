@@ -203,11 +203,11 @@ class Transfer:
             case AskAgain() if self._bound.lower_after_416(reply):
                 head.drop()
                 return None
-            case AskAgain(why, rung, without_range):
+            case AskAgain(why, validator_kind, without_range):
                 head.drop()
-                if rung is not None:
-                    state.rung = rung
-                    self._run.origins[self._exchange.source].understands(rung)
+                if validator_kind is not None:
+                    state.validator_kind = validator_kind
+                    self._run.origins[self._exchange.source].understands(validator_kind)
                 state.without_range = state.without_range or without_range
                 logger.info("%s: %s; asking again", self.download.entry.name, why)
                 return None
@@ -262,7 +262,7 @@ class Transfer:
         state = self._part.state
         if state.have and state.source not in (None, self._exchange.source):
             state.validators = plan.Validators()
-        state.rung = max(state.rung, self._run.origins[self._exchange.source].kind)
+        state.validator_kind = max(state.validator_kind, self._run.origins[self._exchange.source].validator_kind)
 
     def _next_ask(self) -> Ask:
         """Asks from the first hole on, and a little beyond its end, to compare the bytes behind it."""

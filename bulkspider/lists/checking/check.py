@@ -110,12 +110,12 @@ class Check:
                 self._read(other, number, begin)
                 continue
             if folder != last_folder or site != last_site:
-                lane = self._lane(site)
-                if lane is None or not self._takes(folder):
+                queue = self._queue_of(site)
+                if queue is None or not self._takes(folder):
                     self._read(line, number, begin)
                     continue
                 last_folder, last_site = folder, site
-                put_at, put_line = lane.at.append, lane.lines.append
+                put_at, put_line = queue.at.append, queue.lines.append
             hashed = hash(name.lower())
             put[hashed & (BUCKETS - 1)](hashed)
             if keep is not None and not keep(name.decode()):
@@ -130,12 +130,12 @@ class Check:
         self.index.known_bytes += known
         self.index.unsized += unsized
 
-    def _lane(self, site: bytes) -> OriginQueue | None:
+    def _queue_of(self, site: bytes) -> OriginQueue | None:
         """The queue for the entries of a site; None when the site must be checked by the full parser."""
-        lane = self._sites.get(site)
-        if lane is None and site_fits(site):
-            lane = self._sites[site] = self.index.lane_of(site.decode())
-        return lane
+        queue = self._sites.get(site)
+        if queue is None and site_fits(site):
+            queue = self._sites[site] = self.index.queue_of(site.decode())
+        return queue
 
     def _takes(self, folder: bytes) -> bool:
         """Remembers a folder; False when it must be checked by the full parser."""

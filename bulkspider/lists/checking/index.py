@@ -44,76 +44,76 @@ class Index:
     """The positions of the entries to do. known_bytes: sum of the sizes in the list; unsized: entries without one."""
 
     def __init__(self) -> None:
-        self.lanes: dict[str, OriginQueue] = {}
-        self._gone: dict[str, array[int]] = {}  # by origin: places in its lane that are no entries to do
+        self.queues: dict[str, OriginQueue] = {}
+        self._gone: dict[str, array[int]] = {}  # by origin: places in its queue that are no entries to do
         self.known_bytes = 0
         self.unsized = 0
 
     def __len__(self) -> int:
-        return sum(len(lane.at) for lane in self.lanes.values())
+        return sum(len(queue.at) for queue in self.queues.values())
 
-    def lane_of(self, url: str) -> OriginQueue:
+    def queue_of(self, url: str) -> OriginQueue:
         """The queue for a URL, or for scheme and host alone."""
         origin = origin_of(url)
-        lane = self.lanes.get(origin)
-        if lane is None:
-            lane = self.lanes[origin] = OriginQueue(origin)
-        return lane
+        queue = self.queues.get(origin)
+        if queue is None:
+            queue = self.queues[origin] = OriginQueue(origin)
+        return queue
 
     def drop(self, entry: Entry, at: int) -> bool:
         """Removes an entry; False when it is not in the index. To be followed by `sweep`."""
-        lane = self.lane_of(entry.url)
-        place = bisect_left(lane.at, at)
-        if place == len(lane.at) or lane.at[place] != at:
+        queue = self.queue_of(entry.url)
+        place = bisect_left(queue.at, at)
+        if place == len(queue.at) or queue.at[place] != at:
             return False
-        self._gone.setdefault(lane.origin, array("i")).append(place)
+        self._gone.setdefault(queue.origin, array("i")).append(place)
         self._count(entry, -1)
         return True
 
     def sweep(self) -> None:
         """Completes the removals of `drop`."""
         for origin, gone in self._gone.items():
-            lane = self.lanes[origin]
-            kept = bytearray(b"\1") * len(lane.at)
+            queue = self.queues[origin]
+            kept = bytearray(b"\1") * len(queue.at)
             for place in gone:
                 kept[place] = 0
-            lane.at = array("q", compress(lane.at, kept))
-            lane.lines = array("i", compress(lane.lines, kept))
+            queue.at = array("q", compress(queue.at, kept))
+            queue.lines = array("i", compress(queue.lines, kept))
         self._gone.clear()
 
     def cut(self, limit: int, copy: Copy, form: Form) -> None:
         """Keeps the first `limit` entries in list order."""
         if limit >= len(self):
             return
-        first = heapq.merge(*(lane.at for lane in self.lanes.values()))
+        first = heapq.merge(*(queue.at for queue in self.queues.values()))
         last = next(islice(first, limit - 1, None))
-        for lane in self.lanes.values():
-            end = bisect_right(lane.at, last)
-            del lane.at[end:], lane.lines[end:]
+        for queue in self.queues.values():
+            end = bisect_right(queue.at, last)
+            del queue.at[end:], queue.lines[end:]
         self._recount(copy, form)
 
     def share(self, shard: Shard, copy: Copy, form: Form) -> None:
         """Keeps what belongs to a shard that divides by host or by size."""
         if shard.by == "host":
-            for lane in self.lanes.values():
-                if not shard.takes(lane.origin.rpartition(":")[0]):
-                    del lane.at[:], lane.lines[:]
+            for queue in self.queues.values():
+                if not shard.takes(queue.origin.rpartition(":")[0]):
+                    del queue.at[:], queue.lines[:]
         elif shard.by == "size":
             # In list order, which is the same in every shard's run.
-            places = list(heapq.merge(*(zip(lane.at, lane.lines, strict=True) for lane in self.lanes.values())))
+            places = list(heapq.merge(*(zip(queue.at, queue.lines, strict=True) for queue in self.queues.values())))
             entries = (form.read(copy.line(at), line) for at, line in places)
             mine = shard.share([entry.size if entry is not None else None for entry in entries])
             kept = {at for (at, _), taken in zip(places, mine, strict=True) if taken}
-            for lane in self.lanes.values():
-                chosen = [at in kept for at in lane.at]
-                lane.at = array("q", compress(lane.at, chosen))
-                lane.lines = array("i", compress(lane.lines, chosen))
+            for queue in self.queues.values():
+                chosen = [at in kept for at in queue.at]
+                queue.at = array("q", compress(queue.at, chosen))
+                queue.lines = array("i", compress(queue.lines, chosen))
         self._recount(copy, form)
 
     def _recount(self, copy: Copy, form: Form) -> None:
         self.known_bytes = self.unsized = 0
-        for lane in self.lanes.values():
-            for at, line in zip(lane.at, lane.lines, strict=True):
+        for queue in self.queues.values():
+            for at, line in zip(queue.at, queue.lines, strict=True):
                 entry = form.read(copy.line(at), line)
                 if entry is not None:
                     self._count(entry, 1)
@@ -121,20 +121,20 @@ class Index:
     def arrange(self, order: str, copy: Copy, form: Form) -> None:
         """Puts the "smallest" or "largest" first, as far as the list gives sizes; the others follow in its order."""
         sign = -1 if order == "largest" else 1
-        for lane in self.lanes.values():
+        for queue in self.queues.values():
             ranks = array("q")
-            for at, line in zip(lane.at, lane.lines, strict=True):
+            for at, line in zip(queue.at, queue.lines, strict=True):
                 entry = form.read(copy.line(at), line)
                 ranks.append(UNSIZED if entry is None or entry.size is None else sign * entry.size)
             places = sorted(range(len(ranks)), key=ranks.__getitem__)
-            lane.at, lane.lines, lane.ranks = (
-                array(old.typecode, map(old.__getitem__, places)) for old in (lane.at, lane.lines, ranks)
+            queue.at, queue.lines, queue.ranks = (
+                array(old.typecode, map(old.__getitem__, places)) for old in (queue.at, queue.lines, ranks)
             )
 
     def add(self, entry: Entry, at: int) -> None:
-        lane = self.lane_of(entry.url)
-        lane.at.append(at)
-        lane.lines.append(entry.line)
+        queue = self.queue_of(entry.url)
+        queue.at.append(at)
+        queue.lines.append(entry.line)
         self._count(entry, 1)
 
     def _count(self, entry: Entry, by: int) -> None:

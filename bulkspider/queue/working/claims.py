@@ -31,13 +31,13 @@ MOST_TRIES = 5
 # Seconds between two questions when the queue has nothing for us.
 POLL_SECONDS = 0.5
 # When Redis has lost the job, a worker waits this many times the length of a lease for it to be pushed again.
-LOST_LEASES = 5
+LOST_JOB_LEASES = 5
 # Entries of one question: a worker of a thousand places does not keep Redis from others.
 MOST_AT_ONCE = 64
 # Questions that may be under way at once.
 MOST_QUESTIONS = 64
 # How fast entries are taken is known from so many of them.
-COUNTED = 16
+TIMED_ENTRIES = 16
 
 
 class Claims:
@@ -70,7 +70,7 @@ class Claims:
         self._lost_at: float | None = None  # since when Redis knows nothing of the job
         self._questions: dict[asyncio.Future[Any], int] = {}  # each with how many entries it asks for
         self._answer_seconds = 0.0  # that the last ones took
-        self._taken_at: deque[float] = deque(maxlen=COUNTED)
+        self._taken_at: deque[float] = deque(maxlen=TIMED_ENTRIES)
 
     def begin(self, link: Link, taker: Taker) -> None:
         self._link, self._taker = link, taker
@@ -107,9 +107,9 @@ class Claims:
     def _ahead(self) -> int:
         """Entries that will be begun before an answer can be here."""
         times = self._taken_at
-        if len(times) < COUNTED:
+        if len(times) < TIMED_ENTRIES:
             return 0
-        return int(self._answer_seconds * COUNTED / max(clock() - times[0], 1e-3))
+        return int(self._answer_seconds * TIMED_ENTRIES / max(clock() - times[0], 1e-3))
 
     def ask(self, shut: Collection[str]) -> None:
         """Asks for as many entries as there is room for. shut: origins at which none may begin."""
@@ -214,7 +214,7 @@ class Claims:
 
     def _job_is_lost(self) -> None:
         """Redis has started again without its data, or was emptied. Once the list is pushed again, the job goes on."""
-        patience = LOST_LEASES * self._leases.seconds
+        patience = LOST_JOB_LEASES * self._leases.seconds
         if self._lost_at is None:
             self._lost_at = clock()
             logger.error(

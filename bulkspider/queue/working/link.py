@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 # Seconds between two attempts while Redis is away.
 AWAY_SECONDS = 1.0
 # Commands that are packed and sent together.
-BATCH = 64
+MESSAGES_TOGETHER = 64
 
 Arguments = tuple["str | int", ...]
 
@@ -190,7 +190,7 @@ class Link:
     async def _write(self, connection: Any) -> None:
         while True:
             while self._unsent:
-                batch = [self._unsent.popleft() for _ in range(min(BATCH, len(self._unsent)))]
+                batch = [self._unsent.popleft() for _ in range(min(MESSAGES_TOGETHER, len(self._unsent)))]
                 self._unanswered.extend(batch)
                 self._in_flight.set()
                 commands = [("EVALSHA", self._hashes[c.script], 1, self._prefix, *c.arguments) for c in batch]

@@ -19,7 +19,7 @@ from bulkspider.codes import Kind
 from bulkspider.errors import AttemptError, BulkError, Meaning
 from bulkspider.hosts.budget import Budget, Pauses
 from bulkspider.hosts.crowd import Crowd, Forbidden
-from bulkspider.hosts.outage import BUSY, Outage
+from bulkspider.hosts.outage import BUSY_STATUSES, Outage
 from bulkspider.hosts.pieces import Pieces
 from bulkspider.hosts.profiles import Profile
 from bulkspider.hosts.record import Record
@@ -31,9 +31,9 @@ from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 logger = logging.getLogger(__name__)
 
 # Connections to an origin that has not answered yet: one that never answers must not hold all places.
-STRANGER_CONNECTIONS = 1
+STRANGER_CONNECTIONS_MAX = 1
 # After this many challenges for browsers in a row, the challenge is final.
-CHALLENGES = 3
+CHALLENGES_MAX = 3
 
 
 class Origin:
@@ -43,10 +43,10 @@ class Origin:
 
     profile: the rules of a known host. served_before: it has sent bytes of a file, in this run or an earlier one.
     connections: requests that are running there now. trials: those of them that began before it was known to work.
-    usual_speed: bytes per second of one connection, from recent files. kind: the strongest kind of If-Range that it may
-    understand. gain: whether a second connection helps. small_in_a_row: consecutive small files that came in one answer
-    each. paced: the time between two requests that its profile asks for is kept; not where the user has configured its
-    slot. record: what it did in this run.
+    usual_speed: bytes per second of one connection, from recent files. validator_kind: the strongest kind of If-Range
+    that it may understand. gain: whether a second connection helps. small_in_a_row: consecutive small files that came
+    in one answer each. paced: the time between two requests that its profile asks for is kept; not where the user has
+    configured its slot. record: what it did in this run.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class Origin:
     ) -> None:
         self.name = name
         self.profile = profile or Profile(name)
-        self._busy_statuses = {*BUSY, *self.profile.busy}
+        self._busy_statuses = {*BUSY_STATUSES, *self.profile.busy}
         self._pauses = Pauses(options, jitter, at_once=tries is not None)
         self.outage = Outage(name, options, self._pauses, busy=self._busy_statuses, tries=tries)
         self.crowd = Crowd()
         self.pieces = Pieces()
         self.gain = Gain()
-        self.kind = ValidatorKind.ETAG
+        self.validator_kind = ValidatorKind.ETAG
         self.served_before = False
         self.connections = 0
         self.trials = 0
@@ -88,12 +88,12 @@ class Origin:
 
     def allows(self, now: float) -> bool:
         """May an attempt begin now? In an outage only one until it has succeeded; before the first answer
-        STRANGER_CONNECTIONS."""
+        STRANGER_CONNECTIONS_MAX."""
         if now < self.opens_at:
             return False
         if self.outage.is_probed and (self.crowd.careful or self.outage.since is not None):
             return False
-        if not self.outage.heard_of and self.connections >= STRANGER_CONNECTIONS:
+        if not self.outage.heard_of and self.connections >= STRANGER_CONNECTIONS_MAX:
             return False
         return self.crowd.has_room(self.connections, now)
 
@@ -182,7 +182,7 @@ class Origin:
 
     def understands(self, kind: ValidatorKind) -> None:
         """It does not answer a stronger kind of If-Range than this one correctly."""
-        self.kind = max(kind, self.kind)
+        self.validator_kind = max(kind, self.validator_kind)
 
     # -- what follows ----------------------------------------------------------------------------------------------
 
@@ -226,7 +226,7 @@ class Origin:
         if error.meaning is Meaning.CHALLENGE:
             budget.fruitless += 1
             wait = self._pauses.after_failures(budget.fruitless)
-            return GiveUp(error) if budget.fruitless >= CHALLENGES else Again(now + wait)
+            return GiveUp(error) if budget.fruitless >= CHALLENGES_MAX else Again(now + wait)
         if (
             error.meaning is Meaning.BUSY
             or status in self._busy_statuses
@@ -338,7 +338,7 @@ class Origin:
             "down_since": self.outage.since,
             "last_error": str(self.outage.error) if self.outage.error is not None else None,
             "usual_speed": self.usual_speed,
-            "if_range": self.kind.name.lower(),
+            "if_range": self.validator_kind.name.lower(),
             "range_max": self.pieces.limit,
             "small_in_a_row": self.small_in_a_row,
         }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from bulkspider.entries.entry import redact
 from bulkspider.errors import AttemptError
-from bulkspider.hosts.pieces import PIECES
+from bulkspider.hosts.pieces import PIECE_BYTES
 from bulkspider.options import human
 from bulkspider.protocol.plan import Ask
 from bulkspider.transfer.asking.exchange import Reply
@@ -68,7 +68,7 @@ class Bound:
         """As `lower`, after a 416. RFC 9110 §15.5.17 says that the bytes do not exist; some hosts answer 416 when the
         range is too long. A short file is asked for as a whole instead."""
         rest = self._rest(reply.asked)
-        if reply.head.status != 416 or (self._tried is None and (rest is None or rest <= PIECES[-1])):
+        if reply.head.status != 416 or (self._tried is None and (rest is None or rest <= PIECE_BYTES[-1])):
             return False
         return self.lower(reply.asked, AttemptError("the origin answered 416", code="bad_range", http_status=416))
 
@@ -78,7 +78,7 @@ class Bound:
             self._has_piece = True
             # Where the origin sends other files as a whole, only the longest piece is remembered, which does not slow
             # down the next file.
-            if self._tried is not None and (not self._pieces.gives_all or self._tried == PIECES[0]):
+            if self._tried is not None and (not self._pieces.gives_all or self._tried == PIECE_BYTES[0]):
                 self._pieces.found(self._tried)
         elif asked.length is None:
             self._pieces.gives_all = True

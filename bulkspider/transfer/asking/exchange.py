@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 # How long the body of a refusal is waited for.
 HEAR_SECONDS = 2.0
 # Statuses that mean one file, not its host, even with a Retry-After (RFC 9110 §15.5; RFC 7725).
-OF_ONE_FILE = (400, 401, 404, 405, 410, 451)
+ONE_FILE_STATUSES = (400, 401, 404, 405, 410, 451)
 # Statuses from here on are refusals, whose bodies give a reason (RFC 9110 §15.5, §15.6).
-REFUSALS = 400
+FIRST_REFUSAL_STATUS = 400
 
 
 class Redirected(Exception):
@@ -107,7 +107,7 @@ class Exchange:
             case Fail(error) if error.http_status in self._run.origins[self.source].profile.busy:
                 # At this host, the status means that it is busy (its profile says so).
                 error.kind, error.origin_wide = Kind.RETRY, True
-        refused = isinstance(verdict, Fail) and (verdict.error.http_status or 0) >= REFUSALS
+        refused = isinstance(verdict, Fail) and (verdict.error.http_status or 0) >= FIRST_REFUSAL_STATUS
         if isinstance(verdict, Fail) and refused and self.source != origin_of(self._download.url):
             verdict.error.message += f" ({self._behind_redirect(head.status)})"
         return Reply(asked, head, verdict)
@@ -136,7 +136,10 @@ class Exchange:
             self._request.meta["download_latency"] = time.monotonic() - began
             if head.status not in plan.REDIRECTS:
                 self._tell_origin(head.status)
-            if head.status < REFUSALS and (wait := seconds_to_wait(head.status, head.fields, time.time())) is not None:
+            if (
+                head.status < FIRST_REFUSAL_STATUS
+                and (wait := seconds_to_wait(head.status, head.fields, time.time())) is not None
+            ):
                 self._run.origins[self.source].rest(wait, self._run.clock.now())
             return head
         except (BulkError, CancelledError):
@@ -185,7 +188,7 @@ def with_retry_after(error: AttemptError, head: Head) -> AttemptError:
         error.retry_after = seconds_to_wait(head.status, head.fields, time.time())
     if error.retry_after is not None and error.code == f"http_{error.http_status}":
         error.kind = Kind.RETRY
-        error.origin_wide = error.http_status not in OF_ONE_FILE
+        error.origin_wide = error.http_status not in ONE_FILE_STATUSES
     return error
 
 

@@ -73,7 +73,11 @@ def crawl_all():
         crawler = runner.create_crawler(BulkSpider if number % 2 else Shop)
         known.append(weakref.ref(crawler))
         if number % 2:
-            arguments = {"list": os.path.join(folder, "list.txt"), "output": os.path.join(folder, f"out{number}")}
+            arguments = {"output": os.path.join(folder, f"out{number}")}
+            if number % 4 == 1:
+                arguments["list"] = os.path.join(folder, "list.txt")
+            else:
+                arguments["entries"] = iter([{"name": name, "url": site + name} for name in ("a.bin", "b.bin")])
         else:
             arguments = {"number": number}
         yield runner.crawl(crawler, **arguments)

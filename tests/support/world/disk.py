@@ -87,7 +87,7 @@ class SimulatedPart:
 
     def begin_anew(self) -> None:
         self.versions = {}
-        self.state = PartState(restarts=self.state.restarts + 1, rung=self.state.rung)
+        self.state = PartState(restarts=self.state.restarts + 1, validator_kind=self.state.validator_kind)
 
     def close(self) -> None:
         self.disk.open.pop(self.name, None)

@@ -126,7 +126,7 @@ class SimulatedTransfer:
             state = download.part.state
             if state.have and state.source not in (None, download.origin):
                 state.validators = plan.Validators()
-            state.rung = max(state.rung, engine.origins[download.origin].kind)
+            state.validator_kind = max(state.validator_kind, engine.origins[download.origin].validator_kind)
             asked = self._next_ask()
             said = await self._ask(asked)
             verdict = plan.judge(state, asked, said.answer, self._expected)
@@ -144,10 +144,10 @@ class SimulatedTransfer:
                 case Complete(total):
                     download.part.state.total = total
                     return Outcome(fetched=True)
-                case AskAgain(rung=rung, without_range=without_range):
-                    if rung is not None:
-                        state.rung = rung
-                        engine.origins[download.origin].understands(rung)
+                case AskAgain(validator_kind=validator_kind, without_range=without_range):
+                    if validator_kind is not None:
+                        state.validator_kind = validator_kind
+                        engine.origins[download.origin].understands(validator_kind)
                     state.without_range = state.without_range or without_range
                 case Restart():
                     engine.begin_anew(download)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bulkspider.dispatch.places import Limits, Places
-from bulkspider.dispatch.segments import MOST_IN_VAIN, Segments
+from bulkspider.dispatch.segments import VAIN_CONNECTIONS_MAX, Segments
 from bulkspider.errors import AttemptError
 from bulkspider.options import Options
 from bulkspider.protocol.byteranges import ByteRange
@@ -98,7 +98,7 @@ def test_a_hole_that_nobody_fills_comes_before_any_cut() -> None:
 
 def test_further_connections_that_bring_nothing_end_and_are_remembered_at_the_origin() -> None:
     world = World(4)
-    for number in range(MOST_IN_VAIN):
+    for number in range(VAIN_CONNECTIONS_MAX):
         world.begin(ByteRange(5 * GIB, 10 * GIB))
         attempt = world.running[-1]
         assert not world.file.undivided

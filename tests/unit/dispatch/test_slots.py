@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from bulkspider.dispatch.places import Limits, Places
-from bulkspider.dispatch.slots import WAITING_PER_ORIGIN, Slots
+from bulkspider.dispatch.slots import WAITING_PER_ORIGIN_MAX, Slots
 from bulkspider.entries.entry import origin_of, slot_of
 from bulkspider.errors import AttemptError, BulkError, Stopped
 from bulkspider.hosts.budget import Budget
@@ -148,7 +148,7 @@ def test_of_one_origin_those_nearest_to_their_end_come_first() -> None:
 
 def test_too_many_waiting_entries_of_one_origin_block_new_ones_of_it() -> None:
     world = World(total=1000, per_slot=1000)
-    for number in range(WAITING_PER_ORIGIN):
+    for number in range(WAITING_PER_ORIGIN_MAX):
         assert world.slots.blocked(0.0) == set()
         world.enter(download(str(number)), 100.0)
     assert world.slots.blocked(0.0) == {"a.example:443"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bulkspider.errors import AttemptError
-from bulkspider.hosts.pieces import MOST_IN_VAIN, PIECES, Pieces
+from bulkspider.hosts.pieces import PIECE_BYTES, VAIN_TRIES_MAX, Pieces
 
 GIB, MIB = 1 << 30, 1 << 20
 
@@ -55,19 +55,19 @@ def test_a_refusal_with_another_reason(error: AttemptError) -> None:
 
 def test_what_was_in_vain_is_not_tried_for_ever_and_what_helped_is_remembered() -> None:
     pieces = Pieces()
-    for _ in range(MOST_IN_VAIN):
+    for _ in range(VAIN_TRIES_MAX):
         assert pieces.next_try(refusal(), None, None) is not None
         pieces.all_refused()
     assert pieces.next_try(refusal(), None, None) is None
-    assert pieces.next_try(refusal(), None, 20 * GIB) == PIECES[0], "so large a file is worth it"
-    pieces.found(PIECES[1])
-    pieces.found(PIECES[0])
-    assert pieces.limit == PIECES[1]
+    assert pieces.next_try(refusal(), None, 20 * GIB) == PIECE_BYTES[0], "so large a file is worth it"
+    pieces.found(PIECE_BYTES[1])
+    pieces.found(PIECE_BYTES[0])
+    assert pieces.limit == PIECE_BYTES[1]
 
 
 def test_a_dry_run_tries_with_a_few_files() -> None:
     pieces = Pieces()
     sizes = [300_000, MIB, MIB, 7 * MIB, 8 * MIB, 8 * MIB, 100 * GIB, 100 * GIB]
     assert [pieces.asks_for_all(size) for size in sizes] == [False, True, False, False, True, False, True, False]
-    pieces.found(PIECES[0])
+    pieces.found(PIECE_BYTES[0])
     assert not pieces.asks_for_all(1 << 50)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkspider.hosts.record import MOST_WAITS, Record
+from bulkspider.hosts.record import WAITS_MAX, Record
 
 
 def test_the_speed_is_that_of_the_time_in_which_bytes_came() -> None:
@@ -34,26 +34,26 @@ def test_a_wait_goes_on_until_it_is_seen_to_be_over() -> None:
     assert (record.how_often, record.waited_seconds) == (2, pytest.approx(1.7))
 
 
-@given(st.lists(st.tuples(st.floats(0.1, 9), st.none() | st.floats(0, 20)), max_size=3 * MOST_WAITS))
+@given(st.lists(st.tuples(st.floats(0.1, 9), st.none() | st.floats(0, 20)), max_size=3 * WAITS_MAX))
 def test_waits_are_bounded_in_order_and_cover_all_that_was_waited(looks: list[tuple[float, float | None]]) -> None:
     record, now = Record(), 0.0
     for passed, more in looks:
         now += passed
         record.look(now, 0.0, None if more is None else (now + more, "503"))
-    assert len(record.waits) <= MOST_WAITS
+    assert len(record.waits) <= WAITS_MAX
     edges = [edge for wait in record.waits for edge in (wait.since, wait.until)]
     assert edges == sorted(edges)
     covered = sum(wait.until - wait.since for wait in record.waits)
     assert covered >= record.waited_seconds - 1e-6
-    if record.how_often <= MOST_WAITS:
+    if record.how_often <= WAITS_MAX:
         assert covered == pytest.approx(record.waited_seconds)
 
 
 def test_of_very_many_waits_those_close_to_each_other_are_one() -> None:
     record, now = Record(), 0.0
-    for number in range(2 * MOST_WAITS):
+    for number in range(2 * WAITS_MAX):
         record.begin_wait(now, now + 1, "503")
         record.look(now + 2, 0.0, None)
         now += 3 if number % 2 else 100
-    assert (len(record.waits), record.how_often, record.waited_seconds) == (MOST_WAITS, 2 * MOST_WAITS, 2 * MOST_WAITS)
+    assert (len(record.waits), record.how_often, record.waited_seconds) == (WAITS_MAX, 2 * WAITS_MAX, 2 * WAITS_MAX)
     assert all(wait.until - wait.since < 105 for wait in record.waits)

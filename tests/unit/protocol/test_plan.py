@@ -66,8 +66,8 @@ def written(verdict: Verdict) -> Write:
         (state(validators=Validators('W/"v1"', OLD, NOW)), {"Range": "bytes=90-", "If-Range": OLD}),
         (state(validators=Validators(None, OLD, NOW)), {"Range": "bytes=90-", "If-Range": OLD}),
         (state(validators=Validators(None, NOW, NOW)), {"Range": "bytes=90-"}),
-        (state(rung=ValidatorKind.DATE), {"Range": "bytes=90-", "If-Range": OLD}),
-        (state(rung=ValidatorKind.PLAIN), {"Range": "bytes=90-"}),
+        (state(validator_kind=ValidatorKind.DATE), {"Range": "bytes=90-", "If-Range": OLD}),
+        (state(validator_kind=ValidatorKind.PLAIN), {"Range": "bytes=90-"}),
         (state(without_range=True), {}),
         (state(have=OVERLAP), {}),
         (state(have=1000), {"Range": "bytes=990-", "If-Range": '"v1"'}),
@@ -160,7 +160,7 @@ ROWS = [
     ("200 of the same version to If-Range", state(), answer(200, None, length="1000"), AskAgain, None),
     (
         "200 of the same version to a plain Range",
-        state(rung=ValidatorKind.PLAIN),
+        state(validator_kind=ValidatorKind.PLAIN),
         answer(200, None, length="1000"),
         Write,
         None,
@@ -199,7 +199,7 @@ def test_a_fresh_body_begins_at_byte_0_of_a_new_part() -> None:
 
 def test_bytes_that_are_sent_again_are_compared_not_skipped() -> None:
     assert written(judge(state(), answer(content_range="bytes 50-999/1000"))).first == 50
-    assert written(judge(state(rung=ValidatorKind.PLAIN), answer(200, None, length="1000"))).first == 0
+    assert written(judge(state(validator_kind=ValidatorKind.PLAIN), answer(200, None, length="1000"))).first == 0
 
 
 @pytest.mark.parametrize(
@@ -336,8 +336,8 @@ class Disk:
             case Restart():
                 self.begin_anew()
                 return "again"
-            case AskAgain(rung=rung, without_range=without_range):
-                state.rung = state.rung if rung is None else rung
+            case AskAgain(validator_kind=validator_kind, without_range=without_range):
+                state.validator_kind = state.validator_kind if validator_kind is None else validator_kind
                 state.without_range |= without_range
                 return "again"
             case Write(fresh=True):
@@ -369,7 +369,7 @@ class Disk:
         return "fetched" if state.complete else "again"
 
     def begin_anew(self) -> None:
-        self.state = PartState(restarts=self.state.restarts + 1, rung=self.state.rung)
+        self.state = PartState(restarts=self.state.restarts + 1, validator_kind=self.state.validator_kind)
 
 
 FAULTS = [
