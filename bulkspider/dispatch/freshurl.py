@@ -22,16 +22,15 @@ from bulkspider.lists.checking.copy import lines_of, shown
 from bulkspider.lists.formats.choose import Reading
 from bulkspider.lists.formats.row import as_lines
 from bulkspider.lists.reader import Form
+from bulkspider.protocol.servertext import MAY_HAVE_EXPIRED
 
 T = TypeVar("T")
-
-# Statuses that may mean that a link has expired; without a fresh link they are final.
-EXPIRED = frozenset({401, 403, 410})
 
 
 def has_expired(error: BulkError) -> bool:
     """The error may mean that the link has expired, so that a fresh one helps."""
-    return error.http_status in EXPIRED or (isinstance(error, AttemptError) and error.meaning is Meaning.EXPIRED)
+    says_so = isinstance(error, AttemptError) and error.meaning is Meaning.EXPIRED
+    return says_so or error.http_status in MAY_HAVE_EXPIRED
 
 
 class FreshUrls:

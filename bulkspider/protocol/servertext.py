@@ -64,6 +64,8 @@ def quote(error: BulkError, said: str | None) -> None:
         error.message = f"{error.message}; the server said: {said}"
 
 
+# Statuses that may mean that a link has expired; without a fresh link they are final.
+MAY_HAVE_EXPIRED = frozenset({401, 403, 410})
 # Words of S3, Google Cloud Storage, Azure and CloudFront, of their errors' codes and sentences.
 _EXPIRED = re.compile(
     r"expiredtoken|requestexpired|tokenexpired|request has expired|specified time frame"

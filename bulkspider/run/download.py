@@ -70,9 +70,10 @@ class Download:
     attempt (`dispatch/fetch.py`) begins. revived: that attempt has brought bytes, so there are as many further ones as
     usual. takes_pages: a web page may be the file (BULK_HTML). of_an_item: it belongs to an item, whose files are
     waited for at the end of the crawl. set_aside: why a file that was there before became `.old`. refreshed_in_vain:
-    its URL was renewed and has brought nothing since. needs_room: it waits for room on the disk. range_max: most bytes
-    to ask for at once. refused_whole_and_in_pieces: the origin that refused both the whole file and pieces of it.
-    linked, linked_size: hashes and size in bytes that the last redirect stated.
+    its URL was renewed and has brought nothing since. needs_room: it waits for room on the disk. has_room: room for its
+    rest was found there, and its transfers run. range_max: most bytes to ask for at once. refused_whole_and_in_pieces:
+    the origin that refused both the whole file and pieces of it. linked, linked_size: hashes and size in bytes that the
+    last redirect stated.
 
     Its attempts. attempts: number of requests made. broken: how many of these ended in an error. running: those that
     are with Scrapy, by number. numbered: how many numbers were given. grew, whole: one of those that run together has
@@ -100,6 +101,7 @@ class Download:
     revived: bool = False
     refreshed_in_vain: bool = False
     needs_room: bool = False
+    has_room: bool = False
     range_max: int | None = None
     refused_whole_and_in_pieces: str | None = None
     also: tuple[str, ...] = ()

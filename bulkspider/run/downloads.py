@@ -228,14 +228,20 @@ class Downloads:
     # -- room on the disk ------------------------------------------------------------------------------------------
 
     def fits(self, download: Download, now: float) -> bool:
-        """There is room on the disk for the rest of this file and for the rests of all files under way."""
+        """There is room on the disk for the rest of this file beside the rests of all files that have room."""
         remaining = download.remaining
         if remaining <= SMALL_BYTES and now < self._ample_until.get(download.folder, 0.0):
             return True
-        others = sum(other.remaining for other in self._downloads.values() if other.transfers and other is not download)
+        others = sum(other.remaining for other in self._downloads.values() if other.has_room and other is not download)
         left = download.folder.free_space() - others - remaining
         self._ample_until[download.folder] = now + AMPLE_SECONDS if left >= AMPLE_BYTES else 0.0
         return left >= RESERVE_BYTES
+
+    def find_room(self, download: Download, now: float) -> bool:
+        """As `fits`; then the room is this download's until its transfers have ended. Only what has come so far counts:
+        an attempt that waits for its answer, and is perhaps refused, takes no room from one whose bytes come."""
+        download.has_room = self.fits(download, now)
+        return download.has_room
 
     def has_ample_room(self, folder: Folder) -> bool:
         """There is so much room that small files need not be checked one by one."""

@@ -50,8 +50,11 @@ class ForeignComparison:
             if isinstance(reply.verdict, Write):
                 await self._refuse("it holds nothing that can be continued")
             return reply
-        compared: list[tuple[int, int]] = []
-        for offset, length in plan.samples(foreign.usable):
+        agreed = part.foreign.agreed
+        samples = plan.samples(foreign.usable)
+        for offset, length in samples:
+            if (offset, offset + length) in agreed and (offset, length) != samples[-1]:
+                continue  # in an attempt that ended before all were compared
             reply = await self._exchange.ask(Ask(first=offset, end=offset + length, want=offset), part.state)
             if isinstance(reply.verdict, NoPieces):
                 # No ranges: nothing can be compared or continued. This answer brings the whole file.
@@ -66,15 +69,15 @@ class ForeignComparison:
             if difference := await self._compare(foreign, reply, reply.verdict, offset, length):
                 await self._refuse(difference)
                 return None
-            compared.append((offset, offset + length))
+            agreed.append((offset, offset + length))
         if foreign.size == foreign.usable == part.state.total and not foreign.is_part:
             self._download.flags.add("adopted")
             await maybe_deferred_to_future(self._run.threads.in_thread(part.foreign.adopt))
-            self._download.resumed.found(part.state.have, compared)
+            self._download.resumed.found(part.state.have, agreed)
             return replace(reply, asked=Ask(), verdict=Complete(foreign.size))
         logger.info("%s: continuing the %d bytes that were there", self._download.entry.name, foreign.usable)
         await maybe_deferred_to_future(self._run.threads.in_thread(part.foreign.take_over))
-        self._download.resumed.found(part.state.have, compared)
+        self._download.resumed.found(part.state.have, agreed)
         self._download.largest = foreign.usable
         return None
 
@@ -88,6 +91,7 @@ class ForeignComparison:
         if await self._body.read(head, verdict) != ours:
             return f"it differs near byte {offset}"
         if part.state.validators.contradicts(head.answer.validators):
+            part.foreign.agreed.clear()
             raise AttemptError("the object changes while it is compared", code="changed")
         part.learn(total=total, validators=head.answer.validators)
         return None

@@ -92,6 +92,7 @@ class Transfer:
             run.transfers.leave(self)
             run.downloads.count_resumed(download)
             download.transfers.discard(self)
+            download.has_room = download.has_room and bool(download.transfers)
             self.span.flowing = False
         stopped = self._exchange.stopped
         if stopped is not None and not outcome.fetched:
@@ -388,9 +389,9 @@ async def _find_room(run: Run, download: Download, head: Head) -> None:
     them is complete."""
     if download.part.state.total is None:
         return
-    if not run.downloads.fits(download, run.clock.now()):
+    if not run.downloads.find_room(download, run.clock.now()):
         await maybe_deferred_to_future(run.threads.in_thread(download.part.checkpoints.old.drop))
-        if not run.downloads.fits(download, run.clock.now()):
+        if not run.downloads.find_room(download, run.clock.now()):
             head.drop()
             raise AttemptError(
                 f"no room for its {human(download.remaining)} on the file system of {download.folder.root}",

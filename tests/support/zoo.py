@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -140,17 +141,16 @@ class HuggingFace(Host):
     def __init__(self) -> None:
         super().__init__("127.0.1.6", "127.0.1.7")
         self.servers[0].default, self.servers[1].default = self.resolve, self.bridge
-        self._resolved = 0
+        self._numbers = itertools.count(1)
         self._used: set[str] = set()
 
     def resolve(self, exchange: Exchange) -> None:
-        self._resolved += 1
         digest = hashlib.sha256(self.files[exchange.path.lstrip("/")]).hexdigest()
         limits = {
             "RateLimit": '"resolvers";r=2990;t=200',
             "RateLimit-Policy": '"fixed window";"resolvers";q=3000;w=300',
         }
-        link = self.servers[1].url(f"{exchange.path}?Expires={self._resolved}")
+        link = self.servers[1].url(f"{exchange.path}?Expires={next(self._numbers)}")
         redirect_to(link, headers={"X-Linked-ETag": f'"{digest}"', **limits})(exchange)
 
     def bridge(self, exchange: Exchange) -> None:

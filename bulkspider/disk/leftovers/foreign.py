@@ -68,10 +68,12 @@ def examine(files: EntryFiles, suffix: str, fd: int, *, fragment: bool = False) 
 
 class ForeignFile:
     """A file of another program at one of the entry's names. When the origin has answered it is taken over as our part,
-    adopted as the finished file, or refused. found: the file, None when there is none."""
+    adopted as the finished file, or refused. found: the file, None when there is none. agreed: the ranges of it that
+    were found equal so far."""
 
     def __init__(self, files: EntryFiles, file: PartFile, checkpoints: Checkpoints, lock: threading.RLock) -> None:
         self.found: Foreign | None = None
+        self.agreed: list[tuple[int, int]] = []
         self._files = files
         self._file = file
         self._checkpoints = checkpoints

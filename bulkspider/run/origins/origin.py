@@ -237,7 +237,7 @@ class Origin:
             return _again(self._pauses.later(error, budget, now), error)
         if status == 403 and error.meaning is Meaning.UNSAID:
             return self._forbidden(error, budget, now, begun)
-        if status == 401:
+        if status == 401 and not (error.kind is Kind.RETRY and error.meaning is Meaning.EXPIRED):
             if not works and self.outage.is_of_401():
                 self._outage(error, Budget(), now)
             return GiveUp(error)

@@ -16,12 +16,12 @@ from bulkspider.codes import Kind
 from bulkspider.entries.entry import origin_of
 from bulkspider.entries.redaction import hider
 from bulkspider.entries.urls import same_origin
-from bulkspider.errors import AttemptError, BulkError, VersionConflict, too_large, too_large_for_stage
+from bulkspider.errors import AttemptError, BulkError, Meaning, VersionConflict, too_large, too_large_for_stage
 from bulkspider.hosts.limits import seconds_to_wait
 from bulkspider.protocol import plan
 from bulkspider.protocol.digests import linked
 from bulkspider.protocol.plan import Ask, Complete, Expected, Fail, PartState, Verdict, Write
-from bulkspider.protocol.servertext import READ_BYTES, excerpt, meaning_of, quote
+from bulkspider.protocol.servertext import MAY_HAVE_EXPIRED, READ_BYTES, excerpt, meaning_of, quote
 from bulkspider.transfer.asking.destinations import check_redirect
 from bulkspider.transfer.asking.sender import Sender
 
@@ -68,6 +68,7 @@ class Exchange:
         self._run = run
         self._download = download
         self._request = request
+        self._served = False
         self._sender = Sender(run, download.entry, download.url, request)
 
     def stop(self, error: BulkError) -> None:
@@ -98,6 +99,7 @@ class Exchange:
     def judge(self, asked: Ask, head: Head, known: PartState) -> Reply:
         """The verdict on an answer, as if it were the answer to `asked`."""
         verdict = plan.judge(known, asked, head.answer, self.expected)
+        self._served = self._served or isinstance(verdict, Write)
         match verdict:
             case Write(total=total) | Complete(total):
                 folder = self._download.folder
@@ -166,6 +168,13 @@ class Exchange:
             said = _reason(head, body, self._sender.secrets, urls)
             quote(error, said)
         plan.learn_meaning(error, meaning_of(head.status, head.fields, said))
+        if self._request.meta.get("redirect_urls") and self._link_has_expired(error):
+            # The next attempt begins at the listed URL, which leads to a fresh link.
+            error.kind = Kind.RETRY
+
+    def _link_has_expired(self, error: AttemptError) -> bool:
+        """The refusal says so, or the link has served in this attempt."""
+        return error.meaning is Meaning.EXPIRED or (self._served and error.http_status in MAY_HAVE_EXPIRED)
 
 
 def expected_of(download: Download) -> Expected:

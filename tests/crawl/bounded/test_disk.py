@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from support.crawl import Bulk, kill
-from support.faults import chunked_answer, stall_after
+from support.faults import chunked_answer, in_turn, stall_after
 from support.faulty import TRUST, Exchange, FaultyOrigin, good, make_body
 from support.holding import Holds, size_of
 from support.project import Project
@@ -201,6 +201,44 @@ def test_room_that_is_made_while_others_run_is_used(bulk: Bulk, disk: Disk) -> N
         assert ended.file("1.bin") == one
         assert ended.file("2.bin") == two
         assert len(origin.requests_for("2.bin")) <= 3
+
+
+def test_an_entry_that_waits_for_its_answer_takes_no_room_from_one_whose_bytes_come(bulk: Bulk, disk: Disk) -> None:
+    """Both have a part, and there is room for the rest of one of them."""
+    disk.remount("size=24m")
+    one, two = make_body(8 * MIB, "one"), make_body(8 * MIB, "two")
+    released, arrived = threading.Event(), threading.Event()
+
+    def first(exchange: Exchange) -> None:
+        assert exchange.attempt == 1, "it had room"
+        arrived.wait(60)
+        good(exchange)
+
+    def second(exchange: Exchange) -> None:
+        arrived.set()
+        origin.wait_until(lambda o: any(r.path == "/1.bin" and r.bytes_sent >= 6 * MIB for r in o.requests))
+        good(exchange)
+
+    stalls = stall_after(2 * MIB, released)
+    table = {
+        # A host that has not answered is asked for one file only.
+        "0.bin": (in_turn(stall_after(1000, released), good), make_body(10_000)),
+        "1.bin": (in_turn(stalls, first), one),
+        "2.bin": (in_turn(stalls, second), two),
+    }
+    with FaultyOrigin(table) as origin:
+        bulk.write_list({name: origin.url(name) for name in table})
+        with bulk.start(settings={**UNHURRIED, **TOGETHER, "BULK_SEGMENTS": "1"}) as process:
+            origin.wait_until(lambda o: sum(r.bytes_sent >= 2 * MIB for r in o.requests) == 2)
+            process.terminate()
+            bulk.wait(process)
+        released.set()
+        disk.remount("size=12m")
+        ended = bulk.run(settings={**UNHURRIED, **TOGETHER, "BULK_SEGMENTS": "1"})
+        assert ended.status == 3, ended.log
+        assert ended.file("1.bin") == one
+        assert ended.row("2.bin")["status"] == "interrupted"
+        assert len(origin.requests_for("1.bin")) == 2
 
 
 def test_a_read_only_folder_ends_before_anything_is_begun(bulk: Bulk, disk: Disk) -> None:

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
+
 import pytest
 
 from support.crawl import Bulk, Ended
 from support.faults import (
     cut_after,
     in_turn,
+    redirect_to,
     status,
     when,
 )
-from support.faulty import Exchange, FaultyOrigin, good, make_body
+from support.faulty import Behaviour, Exchange, FaultyOrigin, good, make_body
 
 BODY = make_body(300_000)
 HELD = 200_000
 OVERLAP = 64 * 1024
+SOON = {"BULK_RETRY_DELAY": "0.05"}
 
 
 def codes(ended: Ended) -> dict[str, str | None]:
@@ -154,3 +159,67 @@ def test_a_list_that_was_edited_meanwhile_is_read_again(bulk: Bulk) -> None:
             ("Signature=new", 206),
         ]
         assert [row["name"] for row in ended.rows] == ["a.bin"], "the run reads its copy of the list"
+
+
+# --- Links that a redirect gives --------------------------------------------------------------------------------------
+
+S3_EXPIRED = b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>"
+S3_DENIED = b"<Error><Code>AccessDenied</Code><Message>Access denied</Message></Error>"
+
+
+def resolving(uses: int, refusal: Behaviour) -> FaultyOrigin:
+    """Each request for a file is sent to a link of its own, which serves `uses` requests."""
+    origin, numbers, used = FaultyOrigin(resource=BODY), itertools.count(), Counter[str]()
+
+    def signed(exchange: Exchange) -> None:
+        used[exchange.query] += 1
+        (good if used[exchange.query] <= uses else refusal)(exchange)
+
+    origin.default = lambda exchange: redirect_to(origin.url(f"signed?Expires={next(numbers)}"))(exchange)
+    origin.add("signed", signed)
+    return origin
+
+
+def test_a_link_that_has_expired_when_it_is_used_is_fetched_anew(bulk: Bulk) -> None:
+    """A cache may give a redirect that it has kept for too long."""
+    expired = in_turn(status(403, body=S3_EXPIRED), status(400, body=b"ExpiredToken"), status(401, body=S3_EXPIRED))
+    with FaultyOrigin({"signed": in_turn(expired, expired, expired, good)}, resource=BODY) as origin:
+        origin.default = redirect_to(origin.url("signed"))
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        ended = bulk.run(settings=SOON)
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == BODY
+        assert [r.status for r in origin.requests_for("signed")] == [403, 400, 401, 200]
+
+
+def test_a_link_that_always_has_expired_fails_after_its_tries(bulk: Bulk) -> None:
+    with resolving(0, status(403, body=S3_EXPIRED)) as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        ended = bulk.run(settings={**SOON, "BULK_RETRY_TIMES": "2"})
+        assert ended.status == 3, ended.log
+        assert codes(ended) == {"a.bin": "http_403"}
+        assert len(origin.requests_for("a.bin")) <= 4
+
+
+@pytest.mark.parametrize("words", [S3_EXPIRED, S3_DENIED, b""], ids=["expired", "denied", "nothing"])
+def test_links_that_expire_between_two_pieces(bulk: Bulk, words: bytes) -> None:
+    with resolving(1, status(403, body=words)) as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        ended = bulk.run(settings={**SOON, "BULK_RANGE_MAX": "100000", "BULK_RETRY_TIMES": "1"})
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == BODY
+
+
+@pytest.mark.parametrize("words", [S3_EXPIRED, S3_DENIED], ids=["expired", "denied"])
+def test_links_that_expire_while_a_foreign_part_is_compared(bulk: Bulk, words: bytes) -> None:
+    """The samples that were compared before count: each attempt goes on with the next one."""
+    bulk.output.mkdir()
+    (bulk.output / "a.bin.part").write_bytes(BODY[:-1000])
+    with resolving(1, status(403, body=words)) as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        ended = bulk.run(settings=SOON)
+        assert ended.status == 0, ended.log
+        assert ended.file("a.bin") == BODY
+        assert ended.row("a.bin")["resumed_from"] == len(BODY) - 1000
+        sampled = [r.range for r in origin.requests_for("signed") if r.status == 206]
+        assert len(sampled) == len(set(sampled))

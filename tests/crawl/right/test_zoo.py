@@ -39,6 +39,7 @@ def check(bulk: Bulk, hosts: Sequence[zoo.Host], rows: dict[str, dict], *, runs:
     for host in hosts:
         told = f"{type(host).__name__}: {[(r.path, r.status, r.range) for s in host.servers for r in s.requests]}"
         for name, body in host.files.items():
+            told += f"\n{name}: {rows[name]}"
             if host.fails:
                 assert rows[name]["status"] == "failed", told
                 assert not (bulk.output / name).exists()

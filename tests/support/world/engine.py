@@ -184,8 +184,12 @@ class SimulatedDownloads:
         download.part.close()
 
     def fits(self, download: Download, now: float) -> bool:
-        others = sum(o.remaining for o in self.under_way.values() if o.transfers and o is not download)
+        others = sum(o.remaining for o in self.under_way.values() if o.has_room and o is not download)
         return self._engine.world.disk.free - others - download.remaining >= RESERVE_BYTES
+
+    def find_room(self, download: Download, now: float) -> bool:
+        download.has_room = self.fits(download, now)
+        return download.has_room
 
 
 class Engine:

@@ -92,6 +92,7 @@ class SimulatedTransfer:
             outcome = Outcome(error=error)
         finally:
             download.transfers.discard(self)
+            download.has_room = download.has_room and bool(download.transfers)
             self.span.flowing = False
             self._flow = None
             self._host.open -= 1
@@ -249,7 +250,7 @@ class SimulatedTransfer:
         if verdict.total is not None:
             state.total = verdict.total
         state.source = download.origin
-        if state.total is not None and not engine.downloads.fits(download, engine.clock.now()):
+        if state.total is not None and not engine.downloads.find_room(download, engine.clock.now()):
             raise AttemptError("no room", code="no_space")
         if said.answer.content_range is None or self.span.end is None:
             self.span.end = verdict.end

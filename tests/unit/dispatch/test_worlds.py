@@ -13,7 +13,7 @@ import pytest
 
 from support.world.engine import Broken, World
 from support.world.hosts import LOST_BYTES, Host
-from support.world.plans import EntryPlan, HostPlan, Outage, WorldPlan, draw
+from support.world.plans import EntryPlan, HostPlan, Limit, Outage, WorldPlan, draw
 from support.world.play import play, report, run_many, shrink
 
 IN_THE_CHECK, LONG = 2_000, 100_000
@@ -100,6 +100,19 @@ KEPT = {
         (steady(), HostPlan("b.example", outages=(Outage(0.0, float("inf"), "lost"),))),
         (*files(1, 1), *files(0, 4, 40 * MIB)),
         capacity=100 * MIB,
+    ),
+    # Whoever was asked for, even if it was then refused, took room on the disk from the one whose bytes came: that one
+    # ended without room, and all began again.
+    "refused-ones-need-room": WorldPlan(
+        9777,
+        (HostPlan("h.example", 0.3, 2.0 * MIB, limit=Limit(1, "refused"), burst=147_607),),
+        tuple(
+            EntryPlan(f"f{n}", 0, size)
+            for n, size in enumerate((5_440_771, 2_847_759, 2_117_527, 3_825_187, 3_664_429, 2_435_358))
+        ),
+        total=4,
+        per_slot=4,
+        capacity=18_709_202,
     ),
     # Two URLs that always get 403 were taken for too many connections again and again, and their host got one only.
     "two-missing-keys": WorldPlan(
