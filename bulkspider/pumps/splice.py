@@ -28,7 +28,7 @@ class DirectPump(Mover):
     def _end(self) -> None:
         self._pipe.close()
 
-    def _move_some(self, sock: socket.socket) -> int | None:
+    def move_some(self, sock: socket.socket) -> int | None:
         writer = self._writer
         assert writer.end is not None
         wanted = writer.end - writer.at

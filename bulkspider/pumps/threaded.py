@@ -67,13 +67,13 @@ class Mover:
         """Makes what the pump needs; `_end` releases it. The bytes that the reactor had read are in the part
         already."""
 
-    def _move_some(self, sock: socket.socket) -> int | None:
+    def move_some(self, sock: socket.socket) -> int | None:
         """Moves the bytes that the socket has. Returns their number, 0 when the connection has ended, None when it has
         none yet."""
         raise NotImplementedError
 
     def _bring(self, sock: socket.socket, most: int) -> int | None:
-        """Reads up to `most` bytes from the socket, for `_put`. Returns as `_move_some`."""
+        """Reads up to `most` bytes from the socket, for `_put`. Returns as `move_some`."""
         raise NotImplementedError
 
     def _put(self, fd: int, at: int, count: int) -> int:
@@ -136,7 +136,7 @@ class Mover:
             self._begin(sock, tls)
             try:
                 while not writer.full and not self._stop.is_set():
-                    count = self._move_some(sock)
+                    count = self.move_some(sock)
                     if count is None:
                         if not poller.poll(POLL_MILLISECONDS):
                             self._flush()
@@ -157,7 +157,7 @@ class Mover:
 
     def _move_untold(self, sock: socket.socket, piece: int, room: int) -> int | None:
         """Moves up to `room` bytes that need no comparison with the disk: a piece, or many while the socket has more.
-        Returns as `_move_some`. The part is told only at the end: copying a piece replaces the contents of the
+        Returns as `move_some`. The part is told only at the end: copying a piece replaces the contents of the
         processor's cache, so each line of Python between two pieces takes many times longer than elsewhere."""
         writer = self._writer
         fd, at, moved = writer.fd, writer.at, 0

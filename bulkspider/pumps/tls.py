@@ -38,7 +38,7 @@ class TlsPump(Mover):
             self._tls.detach()
             self._tls = None  # frees its buffer; the reactor closes the connection itself
 
-    def _move_some(self, sock: socket.socket) -> int | None:
+    def move_some(self, sock: socket.socket) -> int | None:
         tls = self._tls
         assert tls is not None
         if self._flows and self._runs_on and (room := self._writer.unheld):

@@ -119,9 +119,9 @@ class Terminal:
             while not self._closing:
                 self._wake.wait(REFRESH_SECONDS)
                 self._wake.clear()
-                self._frame()
+                self.draw_frame()
             with self._console:
-                self._frame()
+                self.draw_frame()
                 self._end_live()
         except OSError:
             pass  # the terminal has been closed
@@ -137,7 +137,7 @@ class Terminal:
                 self._print_above()
             logger.warning("The live display has ended (%s); the run goes on without it", as_bulk_error(ended))
 
-    def _frame(self) -> None:
+    def draw_frame(self) -> None:
         """Draws the picture, below what waits to stand above it, in one write."""
         in_foreground, continued, self._continued = self._in_foreground(), self._continued, False
         columns = self._console.width

@@ -107,7 +107,7 @@ class Committer:
 
     def _work(self) -> None:
         try:
-            self._commit_all()
+            self.commit_submitted()
         except BaseException as error:
             # Those that wait for this thread must not wait for ever; the next file starts another one.
             refused = as_bulk_error(error)
@@ -120,7 +120,8 @@ class Committer:
             for request in left:
                 request.done.set_exception(refused)
 
-    def _commit_all(self) -> None:
+    def commit_submitted(self) -> None:
+        """Commits what is submitted, until `close`. Runs in the thread."""
         going = True
         while going:
             taken = self._waiting.get()

@@ -26,7 +26,7 @@ _DELIMITERS = ("\t", ",", ";", "|")
 _LOCAL = re.compile(r"(?:[0-9]+(?:\.[0-9]+){3}|localhost)(?::[0-9]+)?|[^/]+:[0-9]+")
 _HTTP = ("https://", "http://")
 _PLAIN_LINK = r"ftp\.[\w./-]+/[\w.-]+"
-_PLAIN_LINKS = re.compile(rf"{_PLAIN_LINK}(?:;{_PLAIN_LINK})*", re.ASCII)
+PLAIN_LINKS = re.compile(rf"{_PLAIN_LINK}(?:;{_PLAIN_LINK})*", re.ASCII)
 TABLE_BEGIN = re.compile(r"""download_files="\$\(cat <<(EOF--dataset\.file\.url\.chksum_type\.chksum)""")
 _TABLE_ROW = re.compile(r"'([^']*)'\s+'([^']*)'(?:\s+'([^']*)'\s+'([^']*)')?")
 
@@ -163,7 +163,7 @@ class EnaReport(Reader):
 
 def _plain_lines(line: int, links: str, hashes: str, sizes: str) -> list[bytes]:
     """The lines of a run whose cells are as ENA writes them; fewer than it has files when they are not quite so."""
-    if not _PLAIN_LINKS.fullmatch(links):
+    if not PLAIN_LINKS.fullmatch(links):
         return []
     if ";" not in links:
         files = [(links, hashes, sizes)]

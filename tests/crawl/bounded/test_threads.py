@@ -58,13 +58,13 @@ WORKING = {
     "flusher": ({"refuse": "bulk-flush"}, "no_thread"),
     "committer": ({"refuse": "bulk-commit"}, "no_thread"),
     "the third": ({"refuse": "bulk-", "after": 2}, "no_thread"),
-    "mover ends": ({"raise": {"bulkspider.pumps.splice:DirectPump._move_some": "Ended"}}, "thread_died"),
-    "no memory to move": ({"raise": {"bulkspider.pumps.splice:DirectPump._move_some": "MemoryError"}}, "no_memory"),
+    "mover ends": ({"raise": {"bulkspider.pumps.splice:DirectPump.move_some": "Ended"}}, "thread_died"),
+    "no memory to move": ({"raise": {"bulkspider.pumps.splice:DirectPump.move_some": "MemoryError"}}, "no_memory"),
     "hasher ends": ({"raise": {"bulkspider.disk.finished.hashing:IncrementalHasher.follow": "Ended"}}, "thread_died"),
     "flusher ends": ({"raise": {"bulkspider.disk.files.checkpoints:Checkpoints.checkpoint": "Ended"}}, "thread_died"),
-    "committer ends": ({"raise": {"bulkspider.disk.finished.commit:_name": "Ended"}}, "thread_died"),
+    "committer ends": ({"raise": {"bulkspider.disk.finished.commit:publish": "Ended"}}, "thread_died"),
     "committer ends between two files": (
-        {"raise": {"bulkspider.disk.finished.commit:Committer._commit_all": "Ended"}},
+        {"raise": {"bulkspider.disk.finished.commit:Committer.commit_submitted": "Ended"}},
         "thread_died",
     ),
 }
@@ -132,8 +132,8 @@ def test_in_another_project_it_fails_its_files_and_the_crawl_goes_on(
 
 
 HANGS = {
-    "mover": "bulkspider.pumps.splice:DirectPump._move_some",
-    "committer": "bulkspider.disk.finished.commit:_name",
+    "mover": "bulkspider.pumps.splice:DirectPump.move_some",
+    "committer": "bulkspider.disk.finished.commit:publish",
     "flusher": "bulkspider.disk.files.checkpoints:Checkpoints.checkpoint",
     "disk": "bulkspider.disk.part:Part.open",
 }
@@ -204,7 +204,7 @@ def wait_until(happened: Any) -> None:
 WATCHING = {
     "display": ({"refuse": "bulk-terminal"}, "There is no live display"),
     "display ends": (
-        {"raise": {"bulkspider.reporting.terminal:Terminal._frame": "MemoryError"}},
+        {"raise": {"bulkspider.reporting.terminal:Terminal.draw_frame": "MemoryError"}},
         "The live display has",
     ),
     "metrics": ({"refuse": "bulk-metrics"}, "There are no metrics"),
@@ -214,7 +214,7 @@ WATCHING = {
     ),
     "page": (
         {
-            "raise": {"bulkspider.reporting.page:Report._replace": "RuntimeError"},
+            "raise": {"bulkspider.reporting.page:page": "RuntimeError"},
             "set": {"bulkspider.reporting.page:WRITE_INTERVAL_SECONDS": 0.05},
         },
         "The report is not written during the run",

@@ -55,7 +55,7 @@ def slowly(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     def read_slowly(format_name: str, text: str) -> Any:
         with monkeypatch.context() as patched:
             patched.setattr(shapes, "TRIALS_MAX", 0)
-            patched.setattr(table, "_PLAIN_LINKS", NEVER)
+            patched.setattr(table, "PLAIN_LINKS", NEVER)
             patched.setattr(table, "plain_lines", lambda columns: None)
             return read(format_name, text)
 
