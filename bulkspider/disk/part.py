@@ -2,7 +2,7 @@
 
 A Part finds what an earlier run, a crash or another program left at the names of its entry, writes bytes at explicit
 offsets, and is set aside and begun anew when the object has changed. All decisions about HTTP are made by `plan.py`, on
-the PartState kept here. Its files are in `files/`, what was there before in `leftovers/`; `finished/commit.py` gives it
+the PartState kept here. Its files are in `files/`, what was there before in `leftovers/`; `commit/` gives it
 its name. All methods are called from worker threads unless they say otherwise.
 """
 

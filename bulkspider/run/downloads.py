@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-from bulkspider.disk.finished.commit import CommitRequest, Committer, remote_time
+from bulkspider.disk.commit import CommitRequest, Committer, remote_time
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import Proof, Refuted, prove
 from bulkspider.disk.folder.folder import Folder

@@ -15,6 +15,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from pydispatch.dispatcher import getAllReceivers, liveReceivers
 from scrapy import signals
 from scrapy.utils.asyncio import create_looping_call
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
@@ -203,7 +204,9 @@ class Run:
             signal = bulk_file_failed
         else:
             return
-        self._send(signal, result=Result.of(item), name=item.name, url=item.url)
+        receivers = getAllReceivers(self.crawler.signals.sender, signal)
+        if any(True for _ in liveReceivers(receivers)):  # a copy of each row takes long, and most crawls need none
+            self._send(signal, result=Result.of(item), name=item.name, url=item.url)
 
     def _tell_pause(self, origin: str, seconds: float, reason: str) -> None:
         self._send(bulk_origin_paused, origin=origin, seconds=seconds, reason=redact(reason))

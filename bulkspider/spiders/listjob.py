@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from scrapy.utils.defer import maybe_deferred_to_future
 from twisted.internet.defer import Deferred
 
-from bulkspider.disk.finished.commit import GROUP_MAX_FILES
+from bulkspider.disk.commit import GROUP_MAX_FILES
 from bulkspider.disk.finished.verify import VerifyResult, verify
 from bulkspider.dispatch.dispatcher import LOOK_EVERY_SECONDS, Dispatcher
 from bulkspider.dispatch.fetch import Fetcher

@@ -63,8 +63,8 @@ SMALLEST_BATCH = 4
 MIDDLEWARES = ("DOWNLOADER_MIDDLEWARES", "SPIDER_MIDDLEWARES")
 # Settings that need each request for itself: a delay between them, a check before each, or a record of each.
 WATCHFUL = ("AUTOTHROTTLE_ENABLED", "JOBDIR", "ROBOTSTXT_OBEY", "BULK_AUTH", "BULK_OAUTH2")
-# Files of one batch that may wait in memory for their commit: 64 batches have 32 MiB of them.
-MOST_COMMITS = 4
+# Files of one batch that may wait in memory for their commit: 64 batches have 64 MiB of them at most.
+MOST_COMMITS = 8
 
 
 class SmallFiles:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bulkspider.disk.finished.commit import publish
+from bulkspider.disk.commit import publish
 from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry

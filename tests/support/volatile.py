@@ -25,7 +25,7 @@ SECTOR_BYTES = 512
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """kind: write (file, offset, data), cut (file, length), sync (file), link (folder, name, file), unlink (folder,
+    """kind: write (file, offset, data), cut (file, length), sync (file), syncfs (all files), link (folder, name, file), unlink (folder,
     name), rename (folder, name, to folder, new name), syncdir (folder). A folder is its inode; a file its inode and how
     many files have had that inode before it."""
 
@@ -119,6 +119,15 @@ class Recorder:
 
     _fdatasync = _fsync
 
+    def syncfs(self, fd: int) -> int:
+        """For `FilesystemFlush`."""
+        with self._lock:
+            at = len(self.events)
+        os.sync()
+        with self._lock:
+            self._note("syncfs", at)
+        return 0
+
     def _rename(self, call: Callable[..., None]) -> Callable[..., None]:
         def rename(old: Any, new: Any, *, src_dir_fd: int | None = None, dst_dir_fd: int | None = None) -> None:
             with self._lock:
@@ -151,10 +160,12 @@ def image(recorder: Recorder, end: int, chance: random.Random, into: Path) -> No
     """What may be there when the power fails after `end` events."""
     events = recorder.events[:end]
     flushed: dict[tuple[int, int], int] = {}
-    names_flushed = 0
+    names_flushed = all_flushed = 0
     for event in events:
         if event.kind == "sync":
             flushed[event.args[0]] = event.args[1]
+        elif event.kind == "syncfs":
+            all_flushed = event.args[0]
         elif event.kind == "syncdir":
             names_flushed = max(names_flushed, event.args[1])
     names_end = chance.randint(names_flushed, end)
@@ -164,7 +175,7 @@ def image(recorder: Recorder, end: int, chance: random.Random, into: Path) -> No
         kind, args = event.kind, event.args
         if kind in ("write", "cut"):
             part = args[2] if kind == "write" else None
-            if at >= flushed.get(args[0], 0):
+            if at >= max(all_flushed, flushed.get(args[0], 0)):
                 fate = chance.random()
                 if fate < 0.4:
                     continue

@@ -9,54 +9,16 @@ compared, once, at the end. Holes are searched as well (`space.py`).
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from collections.abc import Callable
 from typing import Any
 
+from bulkspider.disk.files.filesystem import is_local
+
 
 class ChangedOutside(Exception):
     """Another program has changed the file since our last write."""
-
-
-# Changes by other programs
-
-# `f_type` of statfs(2) for local file systems: this machine keeps the time of modification, exactly, and it is cheap to
-# read.
-_LOCAL = frozenset(
-    {
-        0xEF53,  # ext2, ext3, ext4
-        0x58465342,  # XFS
-        0x9123683E,  # Btrfs
-        0xF2F52010,  # F2FS
-        0x2FC12FC1,  # ZFS
-        0xCA451A4E,  # bcachefs
-        0x01021994,  # tmpfs
-        0x794C7630,  # overlayfs
-    }
-)
-
-
-def _find_fstatfs() -> Callable[[int, ctypes.Array[ctypes.c_char]], int] | None:
-    try:
-        function = ctypes.CDLL(None, use_errno=True).fstatfs
-    except (OSError, AttributeError):
-        return None
-    return lambda fd, buffer: int(function(fd, buffer))
-
-
-_fstatfs = _find_fstatfs()
-_is_local: dict[int, bool] = {}  # by device
-
-
-def is_local(fd: int, device: int) -> bool:
-    """True when the file is on a local file system (see `_LOCAL`)."""
-    if device not in _is_local:
-        buffer = ctypes.create_string_buffer(512)
-        answered = _fstatfs is not None and _fstatfs(fd, buffer) == 0
-        _is_local[device] = answered and (ctypes.c_long.from_buffer(buffer).value & 0xFFFFFFFF) in _LOCAL
-    return _is_local[device]
 
 
 class ChangeDetector:
@@ -71,8 +33,9 @@ class ChangeDetector:
     def begin(self, fd: int) -> None:
         """The file was opened: its size and time of now are the reference."""
         with self._lock:
-            self._local = is_local(fd, os.fstat(fd).st_dev)
-            self._seen = _size_and_time(fd)
+            found = os.fstat(fd)
+            self._local = is_local(fd, found.st_dev)
+            self._seen = found.st_size, found.st_mtime_ns
 
     def resume(self, fd: int) -> None:
         """The file was opened again. Raises ChangedOutside when it is not as we closed it."""

@@ -22,15 +22,16 @@ CHANGED = "another program changed the part during the download"
 class PartFile:
     """The open file of a part, or an adopted file; `fd` < 0 while it is closed.
 
-    inode: of the part, also while it is closed; 0 when there is none. reserved: bytes that the file system has reserved
-    for it. is_adopted: not a part but a file under the final name is open, which was found whole and is only read.
-    took_place: of a file that had the final name, and is kept as `<name>.old`. Only one thread opens, closes and
-    publishes; several may write.
+    inode: of the part, also while it is closed; 0 when there is none. device: of the file system, if the part was made
+    here. reserved: bytes that the file system has reserved for it. is_adopted: not a part but a file under the final
+    name is open, which was found whole and is only read. took_place: of a file that had the final name, and is kept as
+    `<name>.old`. Only one thread opens, closes and publishes; several may write.
     """
 
     def __init__(self, files: EntryFiles) -> None:
         self.fd = -1
         self.inode = 0
+        self.device = 0
         self.reserved = 0
         self.is_adopted = False
         self.took_place = False
@@ -69,7 +70,8 @@ class PartFile:
             raise DiskError(what, code="part_replaced") from None
         except OSError as error:
             raise self._files.error(error, PART) from error
-        self.inode = os.fstat(self.fd).st_ino
+        found = os.fstat(self.fd)
+        self.inode, self.device = found.st_ino, found.st_dev
         self._lock()
         # After a crash the next run learns from this that the file is ours.
         self._files.folder.note_begun(self._files.name, self.inode)

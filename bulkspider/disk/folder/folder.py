@@ -167,26 +167,27 @@ class Folder:
 
         Raises DiskError `not_regular` when a link or a file lies where a folder should be.
         """
-        fd = os.dup(self._root_fd)
         *parents, _ = name.split("/")
+        fd = self._root_fd
         for depth, component in enumerate(parents):
+            above = fd
             try:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(component, dir_fd=fd)
-                below = os.open(component, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=fd)
+                fd = _open_below(component, above)
             except OSError as error:
-                # ODIRECTORY_FLAGS|O_NOFOLLOW on a link gives ENOTDIR on Linux; both are refused alike.
+                # O_DIRECTORY|O_NOFOLLOW on a link gives ENOTDIR on Linux; both are refused alike.
                 raise self.error(error, self.root.joinpath(*parents[: depth + 1])) from error
             finally:
-                os.close(fd)
-            fd = below
-        return fd
+                if above != self._root_fd:
+                    os.close(above)
+        return os.dup(fd) if fd == self._root_fd else fd
 
     def lstat(self, name: str) -> os.stat_result | None:
         """None when nothing is at `name`; links are not followed."""
+        found = lstat_at(name, self._root_fd)
+        if found is None or "/" not in name:
+            return found
+        # Something is there, but perhaps behind a link to another folder.
         *parents, last = name.split("/")
-        if not parents:
-            return lstat_at(last, self._root_fd)
         fd = os.dup(self._root_fd)
         try:
             for component in parents:
@@ -259,3 +260,12 @@ def _names(path: Path) -> Iterator[str]:
     with os.scandir(path) as entries:
         for entry in entries:
             yield entry.name
+
+
+def _open_below(component: str, above: int) -> int:
+    """A descriptor of the folder `component`, made where it is missing. Raises OSError, also for a link."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.open(component, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=above)
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(component, dir_fd=above)
+    return os.open(component, DIRECTORY_FLAGS | os.O_NOFOLLOW, dir_fd=above)

@@ -125,7 +125,7 @@ class ForeignFile:
 
     def refuse(self) -> None:
         """It is another file. A foreign part becomes `.old` now; a file under the final name becomes `.old` when ours
-        gets the name (`finished/commit.py`). Raises DiskError."""
+        gets the name (`commit/`). Raises DiskError."""
         self._files.require_lease()
         with self._lock:
             foreign, self.found = self.found, None

@@ -62,9 +62,9 @@ WORKING = {
     "no memory to move": ({"raise": {"bulkspider.pumps.splice:DirectPump.move_some": "MemoryError"}}, "no_memory"),
     "hasher ends": ({"raise": {"bulkspider.disk.finished.hashing:IncrementalHasher.follow": "Ended"}}, "thread_died"),
     "flusher ends": ({"raise": {"bulkspider.disk.files.checkpoints:Checkpoints.checkpoint": "Ended"}}, "thread_died"),
-    "committer ends": ({"raise": {"bulkspider.disk.finished.commit:publish": "Ended"}}, "thread_died"),
+    "committer ends": ({"raise": {"bulkspider.disk.commit.committer:publish": "Ended"}}, "thread_died"),
     "committer ends between two files": (
-        {"raise": {"bulkspider.disk.finished.commit:Committer.commit_submitted": "Ended"}},
+        {"raise": {"bulkspider.disk.commit.committer:Committer.commit_submitted": "Ended"}},
         "thread_died",
     ),
 }
@@ -133,7 +133,7 @@ def test_in_another_project_it_fails_its_files_and_the_crawl_goes_on(
 
 HANGS = {
     "mover": "bulkspider.pumps.splice:DirectPump.move_some",
-    "committer": "bulkspider.disk.finished.commit:publish",
+    "committer": "bulkspider.disk.commit.committer:publish",
     "flusher": "bulkspider.disk.files.checkpoints:Checkpoints.checkpoint",
     "disk": "bulkspider.disk.part:Part.open",
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bulkspider.disk.finished.commit import publish
+from bulkspider.disk.commit import publish
 from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.leftovers.journal import OpenParts, begin_journal
 from bulkspider.disk.part import Part

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bulkspider.disk.finished.commit import CommitRequest, Committer
+from bulkspider.disk.commit import CommitRequest, Committer, FilesystemFlush, Flusher
 from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine
@@ -147,6 +147,83 @@ def test_files_that_are_ready_together_share_their_flushes(
     assert last_flush < first_name
     fresh = reloaded(folder)
     assert all(fresh.find(finished.part.name) for finished in group)
+
+
+def in_memory(folder: Folder, ledger: Ledger, name: str) -> CommitRequest:
+    """A small file that is not on disk yet."""
+    part = Part(folder, name, KEY, checkpoint=1 << 40)
+    assert part.finds_nothing()
+    part.learn(total=len(DATA))
+    part.buffer(DATA)
+    return CommitRequest(part, ledger, KEY, Proof("complete", {}))
+
+
+def all_kinds() -> range:
+    """Every `f_type`, so that the test does not depend on the file system that it runs on."""
+    return range(1 << 32)
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_small_files_are_flushed_together_or_else_one_by_one(
+    folder: Folder, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+
+    def syncfs(fd: int) -> int:
+        recorder.steps.append(("syncfs", ""))
+        written = sorted(path.name for path in folder.root.glob("**/*.part"))
+        assert written == sorted(f"{n}.bin.part" for n in range(41))
+        assert all(path.read_bytes() == DATA for path in folder.root.glob("**/*.part"))
+        return 0 if works else -1
+
+    together = FilesystemFlush(syncfs, filesystems=all_kinds(), dirty=lambda: 0)
+    committer = Committer(Flusher(together))
+    group = [in_memory(folder, ledger, f"{'sub/' * (n % 2)}{n}.bin") for n in range(40)]
+    group.append(ready(folder, ledger, "40.bin"))
+    recorder = Recorder(monkeypatch)
+    committer.commit_together(group)
+    assert [line_of(request.done).size for request in group] == [len(DATA)] * 41
+    steps = [step for step, what in recorder.steps if step in ("syncfs", "rename") or what.endswith(".part")]
+    assert steps.count("syncfs") == 1
+    assert steps.count("fdatasync") == (1 if works else 41)
+    assert steps[0] == "syncfs"
+    assert "rename" not in steps[: steps.count("fdatasync") + 1], "no name before all is durable"
+    committer.close()
+
+
+def test_a_file_system_is_not_flushed_while_others_have_much_to_be_written(folder: Folder, ledger: Ledger) -> None:
+    def syncfs(fd: int) -> int:
+        raise AssertionError("it would write the others' bytes")
+
+    for kinds, dirty in ((all_kinds(), 1 << 40), (range(0), 0)):
+        together = FilesystemFlush(syncfs, filesystems=kinds, dirty=lambda dirty=dirty: dirty)
+        committer = Committer(Flusher(together))
+        group = [in_memory(folder, ledger, f"{dirty}-{n}.bin") for n in range(40)]
+        committer.commit_together(group)
+        assert all(line_of(request.done) for request in group)
+        committer.close()
+
+
+def test_a_small_file_that_cannot_be_written_fails_alone(folder: Folder, ledger: Ledger) -> None:
+    together = FilesystemFlush(lambda fd: 0, filesystems=all_kinds(), dirty=lambda: 0)
+    committer = Committer(Flusher(together))
+    group = [in_memory(folder, ledger, f"{n}.bin") for n in range(20)]
+    (folder.root / "7.bin.part").write_bytes(b"another's")
+    committer.commit_together(group)
+    error = group[7].done.exception()
+    assert isinstance(error, DiskError)
+    assert error.code == "part_replaced"
+    assert (folder.root / "7.bin.part").read_bytes() == b"another's"
+    assert [n for n, request in enumerate(group) if request.done.exception() is None] == [*range(7), *range(8, 20)]
+    committer.close()
+
+
+def test_this_systems_own_call_makes_files_durable(folder: Folder, ledger: Ledger) -> None:
+    committer = Committer(Flusher(FilesystemFlush(dirty=lambda: 0)))
+    group = [in_memory(folder, ledger, f"{n}.bin") for n in range(20)]
+    committer.commit_together(group)
+    assert [line_of(request.done).size for request in group] == [len(DATA)] * 20
+    assert all((folder.root / f"{n}.bin").read_bytes() == DATA for n in range(20))
+    committer.close()
 
 
 def test_many_files_submitted_at_once_all_get_their_names(folder: Folder, ledger: Ledger, committer: Committer) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bulkspider.disk.commit import CommitRequest, Committer, FilesystemFlush, Flusher
 from bulkspider.disk.files import statefile
-from bulkspider.disk.finished.commit import CommitRequest, Committer
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.proof import Proof
 from bulkspider.disk.folder.folder import Folder
@@ -25,6 +25,9 @@ BODIES = {
     "deep/b.bin": make_body(300 * KIB, "b"),
     "small.bin": make_body(900, "small"),
 }
+LARGE = tuple(BODIES)
+SMALL = tuple(f"many/{number}.bin" for number in range(12))
+BODIES |= {name: make_body(700 + 100 * number, name) for number, name in enumerate(SMALL)}
 STEP = 24 * KIB
 
 
@@ -61,14 +64,38 @@ def end_file(folder: Folder, ledger: Ledger, committer: Committer, name: str, *,
     committer.submit(CommitRequest(part, ledger, KEY, Proof("complete", {}))).result(timeout=30)
 
 
-def run(root: Path) -> None:
+class Everything:
+    def __contains__(self, item: object) -> bool:
+        return True
+
+
+def end_small_files(folder: Folder, ledger: Ledger, committer: Committer) -> None:
+    """A group of files that are only in memory until they are committed."""
+    group = []
+    for name in SMALL:
+        if ledger.find(name) is not None:
+            continue
+        part = Part(folder, name, KEY, checkpoint=1 << 40)
+        if part.finds_nothing():
+            part.learn(total=len(BODIES[name]))
+            part.buffer(BODIES[name])
+            group.append(CommitRequest(part, ledger, KEY, Proof("complete", {})))
+        else:
+            end_file(folder, ledger, committer, name)
+    committer.commit_together(group)
+    for request in group:
+        request.done.result(timeout=30)
+
+
+def run(root: Path, flusher: Flusher | None = None) -> None:
     folder = Folder(root)
-    ledger, committer = Ledger(folder.private, dir_fd=folder.private_fd), Committer()
+    ledger, committer = Ledger(folder.private, dir_fd=folder.private_fd), Committer(flusher)
     try:
         ledger.load()
-        for name in BODIES:
+        for name in LARGE:
             if ledger.find(name) is None:
                 end_file(folder, ledger, committer, name)
+        end_small_files(folder, ledger, committer)
     finally:
         committer.close()
         ledger.close()
@@ -84,9 +111,10 @@ def test_what_a_power_cut_leaves_is_true_and_can_be_ended(
     root.mkdir()
     with monkeypatch.context() as patched:
         recorder = Recorder(root, patched)
-        run(root)
+        together = FilesystemFlush(recorder.syncfs, filesystems=Everything(), dirty=lambda: 0)
+        run(root, Flusher(together))
     kinds = {event.kind for event in recorder.events}
-    assert kinds >= {"write", "sync", "syncdir", "link", "rename"}, kinds
+    assert kinds >= {"write", "sync", "syncfs", "syncdir", "link", "rename"}, kinds
     assert all((root / name).read_bytes() == body for name, body in BODIES.items())
     monkeypatch.setattr(statefile, "BOOT_ID", "after the power cut")
     claimed = proven = 0

@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bulkspider.codes import Kind
+from bulkspider.disk.commit import publish
 from bulkspider.disk.files import checkpoints, statefile
-from bulkspider.disk.finished.commit import publish
 from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.errors import DiskError, PartChanged, VersionConflict

@@ -1,76 +1,38 @@
-"""COMMIT"""
+"""The committer: gives proven parts their names, in groups, in one thread of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import os
 import queue
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 
+from bulkspider.disk.commit.durable import Flusher
+from bulkspider.disk.commit.request import CommitRequest
 from bulkspider.disk.files.entryfiles import FINAL
-from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.finished.proof import Proof
 from bulkspider.disk.part import Part
 from bulkspider.errors import BulkError, Stopped, WorkerError
-from bulkspider.protocol.plan import http_date
-from bulkspider.workers import Workers, as_bulk_error, start
+from bulkspider.workers import as_bulk_error, start
 
 # In a larger group the first file would wait long for its name.
 GROUP_MAX_FILES = 128
 # How long a group waits for more files: each group costs three flushes and a change of threads.
 GATHER_SECONDS = 0.01
-# A disk whose flush takes longer is slow: several flushes at once are worth their threads.
-SLOW_FLUSH_SECONDS = 0.001
-FLUSH_THREADS = 8
-
-
-def remote_time(last_modified: str | None) -> float | None:
-    """The time of modification that BULK_REMOTE_TIME gives to a file, seconds since the epoch; None where the server's
-    is of no use: 1970 (servers that do not know it) or a time in the future, which confuses `make` and backups."""
-    stated = http_date(last_modified)
-    return stated if stated is not None and 0 < stated <= time.time() else None
-
-
-@dataclass(slots=True)
-class CommitRequest:
-    """A proven part on its way into the ledger.
-
-    key: of the entry's URL. in_place: an adopted file, which keeps its name and bytes. mtime: the time of modification
-    to give it, in seconds since 1970; None leaves it. url, etag, last_modified, owed: for the ledger line. done:
-    receives that line.
-    """
-
-    part: Part
-    ledger: Ledger
-    key: str
-    proof: Proof
-    in_place: bool = False
-    mtime: float | None = None
-    flags: tuple[str, ...] = ()
-    url: str | None = None
-    etag: str | None = None
-    last_modified: str | None = None
-    owed: bool = False
-    done: Future[LedgerLine] = field(default_factory=Future)
 
 
 class Committer:
     """Commits proven parts, in groups, in one thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, flusher: Flusher | None = None) -> None:
         # How many files are committed, and open, together at most.
         self._group_max = GROUP_MAX_FILES
         self._waiting: queue.SimpleQueue[CommitRequest | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._flushers = Workers(FLUSH_THREADS, "bulk-flush")
-        self._disk_is_slow = True  # until it has shown that it is not
+        self._flusher = flusher or Flusher()
         self._closed = False
         self._lock = threading.Lock()
 
@@ -103,7 +65,7 @@ class Committer:
         if thread is not None:
             self._waiting.put(None)
             thread.join(seconds)
-        self._flushers.close()
+        self._flusher.close()
 
     def _work(self) -> None:
         try:
@@ -143,7 +105,7 @@ class Committer:
     def commit_together(self, group: list[CommitRequest]) -> None:
         """In the caller's thread. Afterwards the future of each request has its line or its error."""
         try:
-            named = [(request, line) for request in self._flush(group) if (line := _name(request)) is not None]
+            named = [(request, line) for request in self._flusher.flush(group) if (line := _name(request)) is not None]
             named = _flush_directories(named)
             for ledger in {id(request.ledger): request.ledger for request, _ in named}.values():
                 ours = [(request, line) for request, line in named if request.ledger is ledger]
@@ -165,59 +127,6 @@ class Committer:
                 if not request.done.done():
                     request.done.set_exception(refused)
             raise
-
-    def _flush(self, group: list[CommitRequest]) -> list[CommitRequest]:
-        """Flushes the bytes. Returns the requests that succeeded; the futures of the others have their error."""
-        shares = [group]
-        if self._disk_is_slow:
-            # Such a disk does several flushes in the time of one.
-            shares = [group[first::FLUSH_THREADS] for first in range(min(FLUSH_THREADS, len(group)))]
-        durable, quickest = [], math.inf
-        for request, seconds, error in itertools.chain.from_iterable(self._flush_shares(shares)):
-            quickest = min(quickest, seconds)
-            if error is None:
-                durable.append(request)
-            else:
-                request.done.set_exception(error)
-        # The quickest flush is the measure: the others may have waited for the interpreter.
-        self._disk_is_slow = quickest > SLOW_FLUSH_SECONDS
-        return durable
-
-    def _flush_shares(self, shares: list[list[CommitRequest]]) -> Iterator[list[_Flushed]]:
-        if len(shares) == 1:
-            yield _flush_share(shares[0])
-            return
-        for share, flushed in [(share, self._flushers.submit(_flush_share, share)) for share in shares]:
-            try:
-                yield flushed.result()
-            except (WorkerError, Stopped):
-                # No thread can do it: this one does, one file after the other.
-                yield _flush_share(share)
-
-
-# (the request, seconds that its flush took, the error or None).
-_Flushed = tuple[CommitRequest, float, BulkError | None]
-
-
-def _flush_share(share: list[CommitRequest]) -> list[_Flushed]:
-    return [(request, *_flush(request)) for request in share]
-
-
-def _flush(request: CommitRequest) -> tuple[float, BulkError | None]:
-    """The bytes must be durable before the file has its name and its ledger line. Returns the seconds that the flush
-    took, and the error or None."""
-    part, began = request.part, math.inf
-    try:
-        part.open()
-        if not request.in_place:
-            fd = part.fd
-            if request.mtime is not None:
-                part.file.set_time(request.mtime)
-            began = time.monotonic()
-            part.checkpoints.make_durable(fd)
-    except BulkError as error:
-        return math.inf, error
-    return time.monotonic() - began, None
 
 
 def publish(part: Part, *, in_place: bool = False) -> os.stat_result:

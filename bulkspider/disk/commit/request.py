@@ -1,0 +1,43 @@
+"""A proven part on its way into the ledger."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from bulkspider.disk.finished.ledger import Ledger
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.disk.finished.proof import Proof
+from bulkspider.disk.part import Part
+from bulkspider.protocol.plan import http_date
+
+
+@dataclass(slots=True)
+class CommitRequest:
+    """A proven part on its way into the ledger.
+
+    key: of the entry's URL. in_place: an adopted file, which keeps its name and bytes. mtime: the time of modification
+    to give it, in seconds since 1970; None leaves it. url, etag, last_modified, owed: for the ledger line. done:
+    receives that line.
+    """
+
+    part: Part
+    ledger: Ledger
+    key: str
+    proof: Proof
+    in_place: bool = False
+    mtime: float | None = None
+    flags: tuple[str, ...] = ()
+    url: str | None = None
+    etag: str | None = None
+    last_modified: str | None = None
+    owed: bool = False
+    done: Future[LedgerLine] = field(default_factory=Future)
+
+
+def remote_time(last_modified: str | None) -> float | None:
+    """The time of modification that BULK_REMOTE_TIME gives to a file, seconds since the epoch; None where the server's
+    is of no use: 1970 (servers that do not know it) or a time in the future, which confuses `make` and backups."""
+    stated = http_date(last_modified)
+    return stated if stated is not None and 0 < stated <= time.time() else None
