@@ -199,12 +199,13 @@ class Command(ScrapyCommand):
             time.sleep(WATCH_SECONDS)
 
     def _show(self, job: Job, status: Status, opts: argparse.Namespace) -> None:
-        from bulkspider.queue.status import describe
+        from bulkspider.queue.status import SHOWN_FAILURES, describe
 
         if opts.json:
             print(json.dumps(status.as_json(job.name)), flush=True)
             return
-        lines = list(map(visible_lines, describe(job.name, job.shown, status, job.running(), job.dead())))
+        some_dead = job.some_dead(SHOWN_FAILURES)
+        lines = map(visible_lines, describe(job.name, job.shown, status, job.running(), some_dead))
         if opts.watch and sys.stdout.isatty():
             print("\033[H\033[2J", end="")
         print("\n".join(lines), flush=True)

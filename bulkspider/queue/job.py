@@ -23,9 +23,10 @@ from bulkspider.queue.status import Status
 
 # Most hosts accept four connections at once; as CONCURRENT_REQUESTS_PER_DOMAIN in `settings.py`.
 DEFAULT_CAP = 4
-# Entries of one script, which Redis runs in a few milliseconds; scripts that are sent together.
-ENTRIES_PER_SCRIPT = 100
-SCRIPTS_TOGETHER = 40
+# Entries of one script, which Redis runs in a millisecond or two; scripts that are sent together, and which it may run
+# before it serves anybody else.
+ENTRIES_PER_SCRIPT = 50
+SCRIPTS_TOGETHER = 8
 # The state of a job with more hosts is read by several commands, between which the job changes. If the numbers do not
 # fit together it is read again, at most so often.
 LOOKS_MAX = 3
@@ -192,6 +193,7 @@ class Job(_Asked):
     def status(self) -> Status:
         """How far it is. Where it has many hosts they are asked some at a time, so that Redis serves others meanwhile;
         entries that were on their way between two questions are not taken for lost ones."""
+        self._lapse()
         looks = (self._look() for _ in range(LOOKS_MAX))
         best = next(looks)
         for look in looks:
@@ -200,32 +202,38 @@ class Job(_Asked):
             best = min(best, look, key=lambda status: abs(status.missing))
         return best
 
+    def _lapse(self) -> None:
+        """Nothing is shown as running whose lease is over."""
+        with self._asking():
+            while self._run("lapse"):
+                pass
+
     def _look(self) -> Status:
         with self._asking():
-            origins = list(self._redis.sscan_iter(self._key("hosts"), count=ENTRIES_PER_SCRIPT))
-            pipe = self._redis.pipeline(transaction=len(origins) <= ENTRIES_PER_SCRIPT)
-            known, done, dead, later, now, cells = self._run("status")
-            if len(origins) <= ENTRIES_PER_SCRIPT:
-                # In one step with the hosts.
-                self._scripts["status"](keys=[self._prefix], client=pipe)
-            held = [cells[i : i + 4] for i in range(0, len(cells), 4)]
-            origins = sorted({*origins, *(origin for _, _, origin, _ in held), *(seat for _, seat, _, _ in held)})
-            for batch in _batches(origins):
-                self._scripts["hosts"](keys=[self._prefix], args=batch, client=pipe)
-            answers = pipe.execute() if origins else []
-            if answers and len(answers[0]) == 6 and not isinstance(answers[0][0], list):
-                known, done, dead, later, now, cells = answers.pop(0)
+            origins = set(self._redis.sscan_iter(self._key("hosts"), count=ENTRIES_PER_SCRIPT))
+            # With the hosts in one step, if they are few.
+            pipe = self._redis.pipeline()
+            self._scripts["status"](keys=[self._prefix], client=pipe)
+            pipe.hgetall(self._key("held"))
+            if 0 < len(origins) <= ENTRIES_PER_SCRIPT:
+                self._scripts["hosts"](keys=[self._prefix], args=[*origins], client=pipe)
+            (known, done, dead, later, now), held, *found = pipe.execute()
+            about_hosts = dict(zip(origins, found[0], strict=True)) if found else {}
+            # number, seat, origin, worker
+            leases = [lease.split(" ", 3) for lease in held.values()]
+            more = {cell for _, seat, origin, _ in leases for cell in (seat, origin)} | origins
+            batches = list(_batches(sorted(more - about_hosts.keys())))
+            for batch, rows in zip(batches, self._run_many("hosts", batches), strict=True):
+                about_hosts |= zip(batch, rows, strict=True)
             meta = self._redis.hgetall(self._key("meta"))
             alive = dict(self._redis.zrange(self._key("alive"), 0, -1, withscores=True))
             about = self._redis.hgetall(self._key("workers"))
             done_bytes, left_bytes = self._redis.hmget(self._key("bytes"), "done", "left")
-        held = [cells[i : i + 4] for i in range(0, len(cells), 4)]
-        leased, by_worker = Counter(one[2] for one in held), Counter(one[3] for one in held)
-        rows = zip(origins, (row for answer in answers for row in answer), strict=True)
+        leased, by_worker = Counter(lease[2] for lease in leases), Counter(lease[3] for lease in leases)
         hosts = [
             {"origin": origin, "left": waiting + leased[origin], "leased": leased[origin], "running": used, "cap": cap}
             | {"closed": closed / 1000}
-            for origin, (waiting, used, cap, closed) in rows
+            for origin, (waiting, used, cap, closed) in sorted(about_hosts.items())
             if waiting or used or leased[origin]
         ]
         lease = int(meta.get("lease") or 0) / 1000
@@ -256,12 +264,14 @@ class Job(_Asked):
 
     def running(self, most: int = 50) -> list[dict[str, Any]]:
         """{name, worker, bytes} of entries that are leased now; bytes as of the last renewal, None before it."""
+        self._lapse()
         with self._asking():
-            *_, cells = self._run("status")
-            names, workers = cells[::4][:most], cells[3::4][:most]
-            sizes = self._redis.hmget(self._key("best"), names) if names else []
-        found = zip(names, workers, sizes, strict=True)
-        return [{"name": name, "worker": worker, "bytes": size and int(size)} for name, worker, size in found]
+            held = dict(islice(self._redis.hscan_iter(self._key("held"), count=most), most))
+            sizes = self._redis.hmget(self._key("best"), [*held]) if held else []
+        return [
+            {"name": name, "worker": lease.split(" ", 3)[3], "bytes": size and int(size)}
+            for (name, lease), size in zip(held.items(), sizes, strict=True)
+        ]
 
     def dead(self, reason: str = "", host: str = "") -> dict[str, dict[str, Any]]:
         """Name -> {origin, entry, code, reason} of entries that were given up. reason: only those with this code, or

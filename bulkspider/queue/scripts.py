@@ -14,6 +14,7 @@ The keys of a job share a prefix in braces, so that they lie on one node of a cl
                                 it otherwise takes the origin out, and what changes it puts it in again
     {bulk:JOB}:waits:SEAT  set  origins that wait for a place at SEAT
     {bulk:JOB}:held     hash    name -> number of its lease, seat, origin, worker
+    {bulk:JOB}:has:WORKER set   names that it holds; also some that it held once, when keys were lost
     {bulk:JOB}:tokens   hash    further connection -> its seat
     {bulk:JOB}:leases   zset    e and a name, or t and a token, by the time at which it lapses
     {bulk:JOB}:used     hash    seat -> leases and tokens out
@@ -80,9 +81,14 @@ local function priorities()
   return priorities_
 end
 
+-- A script ends its loops, and goes on when it is called again, once it has looked at so many keys of origins: Redis
+-- serves nobody else meanwhile.
+local looked, looked_most = 0, 2000
+
 -- Something may be different at this origin: the next claim looks at it.
 local function look(origin)
   local any = false
+  looked = looked + #priorities()
   for _, priority in ipairs(priorities()) do
     if call('EXISTS', queued(priority, origin)) == 1 then
       call('SADD', p .. 'ready:' .. priority, origin)
@@ -150,10 +156,11 @@ local function mine(name, number, me)
 end
 
 local function end_lease(name)
-  local _, seat = lease_on(name)
+  local _, seat, _, worker = lease_on(name)
   call('HDEL', p .. 'held', name)
   call('ZREM', p .. 'leases', 'e' .. name)
   if seat then
+    call('SREM', p .. 'has:' .. worker, name)
     free(seat)
   end
 end
@@ -176,15 +183,24 @@ local function end_token(token)
   end
 end
 
--- Leases that nobody has renewed, 200 at most.
+-- Some of a sorted set whose time has come.
+local function due(key, at, ...)
+  return call('ZRANGEBYSCORE', p .. key, '-inf', at, 'LIMIT', 0, 50, ...)
+end
+
+-- Ends some leases that nobody has renewed; false when there are none.
 local function lapse(at)
-  for _, one in ipairs(call('ZRANGEBYSCORE', p .. 'leases', '-inf', at, 'LIMIT', 0, 200)) do
-    if one:sub(1, 1) == 'e' then
+  local lapsed = due('leases', at)
+  for _, one in ipairs(lapsed) do
+    if looked > looked_most then
+      break
+    elseif one:sub(1, 1) == 'e' then
       give_back(one:sub(2))
     else
       end_token(one:sub(2))
     end
   end
+  return #lapsed > 0
 end
 
 -- How many entries were ever pushed, are done, were given up.
@@ -238,12 +254,14 @@ end
 
 -- Leases of this worker that it does not know of: it never heard the answer to its claim. Nobody is to blame.
 local function give_back_all_but(me, known)
-  local all = call('HGETALL', p .. 'held')
-  for i = 1, #all, 2 do
-    local number, _, _, worker = all[i + 1]:match('^(%S+) (%S+) (%S+) (.*)$')
-    if worker == me and known[all[i]] ~= number then
-      give_back(all[i])
-      call('HINCRBY', p .. 'tries', all[i], -1)
+  local has = p .. 'has:' .. me
+  for _, name in ipairs(call('SMEMBERS', has)) do
+    local number, _, _, worker = lease_on(name)
+    if worker ~= me then
+      call('SREM', has, name)
+    elseif known[name] ~= number then
+      give_back(name)
+      call('HINCRBY', p .. 'tries', name, -1)
     end
   end
 end
@@ -317,6 +335,7 @@ local lease = lease_of_job()
 for _, worker in ipairs(call('ZRANGEBYSCORE', p .. 'alive', '-inf', now() - 10 * lease, 'LIMIT', 0, 100)) do
   call('ZREM', p .. 'alive', worker)
   call('HDEL', p .. 'workers', worker)
+  call('DEL', p .. 'has:' .. worker)
 end
 return true
 """
@@ -353,7 +372,7 @@ elseif order == 'pause' then
 end
 lapse(at)
 local beside, late = others(me) > 0, at - lease
-local waiting = call('ZRANGEBYSCORE', p .. 'again', '-inf', at, 'WITHSCORES', 'LIMIT', 0, 200)
+local waiting = due('again', at, 'WITHSCORES')
 for i = 1, #waiting, 2 do
   local name = waiting[i]
   -- What failed here is for others first, as long as they live and take it within the time of a lease.
@@ -366,7 +385,10 @@ for i = 1, #waiting, 2 do
     end
   end
 end
-for _, origin in ipairs(call('ZRANGEBYSCORE', p .. 'shut', '-inf', at, 'LIMIT', 0, 200)) do
+for _, origin in ipairs(due('shut', at)) do
+  if looked > looked_most then
+    break
+  end
   call('ZREM', p .. 'shut', origin)
   look(origin)
 end
@@ -381,7 +403,7 @@ for i = 7 + shuts, #ARGV, 2 do
   end
 end
 
-local got, looked = {'entries'}, 0
+local got, tried = {'entries'}, 0
 
 -- The next entry of this origin; false when none may begin now.
 local function take(priority, origin)
@@ -413,6 +435,7 @@ local function take(priority, origin)
       if tries <= most then
         local number = call('HINCRBY', p .. 'meta', 'number', 1)
         call('HSET', p .. 'held', name, number .. ' ' .. seat .. ' ' .. origin .. ' ' .. me)
+        call('SADD', p .. 'has:' .. me, name)
         call('ZADD', p .. 'leases', at + lease, 'e' .. name)
         call('HINCRBY', p .. 'used', seat, 1)
         local told = call('HMGET', p .. 'best', name)[1] or '0'
@@ -430,15 +453,15 @@ end
 
 for _, priority in ipairs(priorities()) do
   local found = true
-  while found and #got <= wanted and looked < 300 do
+  while found and #got <= wanted and tried < 300 and looked <= looked_most do
     found = false
     -- One of each, in any order, so that no host is worked off before the next.
     for _, origin in ipairs(call('SRANDMEMBER', p .. 'ready:' .. priority, wanted + 1 - #got + shuts)) do
-      if #got > wanted then
+      if #got > wanted or looked > looked_most then
         break
       end
       if not shut[origin] and (had[origin] or 0) < per_origin then
-        looked = looked + 1
+        tried = tried + 1
         local entry = take(priority, origin)
         if entry then
           got[#got + 1] = entry
@@ -454,7 +477,7 @@ for _, priority in ipairs(priorities()) do
 end
 if #got > 1 then
   return got
-elseif looked >= 300 then
+elseif tried >= 300 or looked > looked_most then
   return {'again'}
 end
 -- Nothing should wait unseen; if something does, it is seen soon.
@@ -663,20 +686,15 @@ for _, origin in ipairs(ARGV) do
 end
 """
 
-# Returns {known, done, dead, how many wait for their next try, now, {name, seat, origin, worker, …} of entries that are
-# leased}.
+# Returns 1 when there may be more leases that nobody has renewed.
+LAPSE = """
+return lapse(now()) and 1 or 0
+"""
+
+# Returns {known, done, dead, how many wait for their next try, now}.
 STATUS = """
-local at = now()
-lapse(at)
 local known, done, dead = counts()
-local all, held = call('HGETALL', p .. 'held'), {}
-for i = 1, #all, 2 do
-  local _, seat, origin, worker = all[i + 1]:match('^(%S+) (%S+) (%S+) (.*)$')
-  for _, cell in ipairs({all[i], seat, origin, worker}) do
-    held[#held + 1] = cell
-  end
-end
-return {known, done, dead, call('ZCARD', p .. 'again'), at, held}
+return {known, done, dead, call('ZCARD', p .. 'again'), now()}
 """
 
 # origin, … Returns {how many entries nobody has, leases and tokens out, cap, for how many milliseconds it is closed} of
@@ -726,7 +744,7 @@ local function change(origin, name, entry)
 end
 if origin then
   local stream = p .. 'q:' .. origin
-  for _, message in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', 500)) do
+  for _, message in ipairs(call('XRANGE', stream, '-', '+', 'COUNT', 100)) do
     change(origin, message[2][2], message[2][4])
     call('XDEL', stream, message[1])
   end
@@ -734,7 +752,7 @@ if origin then
     call('DEL', stream, p .. 't:' .. origin)
   end
 else
-  for _, waiting in ipairs(call('ZRANGE', p .. 'later', 0, 499)) do
+  for _, waiting in ipairs(call('ZRANGE', p .. 'later', 0, 99)) do
     change(waiting:match('^([^\\n]*)\\n([^\\n]*)\\n(.*)$'))
     call('ZREM', p .. 'later', waiting)
   end
@@ -758,6 +776,7 @@ SCRIPTS = {
         "disconnect": DISCONNECT,
         "retry": RETRY,
         "look": LOOK,
+        "lapse": LAPSE,
         "status": STATUS,
         "hosts": HOSTS,
         "order": ORDER,

@@ -85,7 +85,8 @@ class Status:
 def describe(
     name: str, shown: str, status: Status, running: list[dict[str, Any]], dead: Mapping[str, Any]
 ) -> Iterator[str]:
-    """What a person sees. name: of the job. shown: its Redis. running: as Job.running. dead: as Job.dead."""
+    """What a person sees. name: of the job. shown: its Redis. running: as Job.running. dead: some, as of
+    Job.some_dead."""
     told = [f"{status.done:,} done", f"{status.left:,} left", f"{status.dead:,} given up"]
     yield f"job {name} on {shown}: {plural(status.pushed, 'entry', 'entries')}, {', '.join(told)}"
     if status.order:
@@ -118,10 +119,10 @@ def describe(
             yield f"{size:>11}  {row['name']}  ({row['worker']})"
     if dead:
         yield "\ngiven up (scrapy bulkqueue retry brings them back)"
-        for entry, letter in list(dead.items())[:SHOWN_FAILURES]:
+        for entry, letter in dead.items():
             yield f"{entry}: {letter['reason']} [{letter['code']}]"
-        if len(dead) > SHOWN_FAILURES:
-            yield f"… and {len(dead) - SHOWN_FAILURES:,} more (scrapy bulkqueue dead)"
+        if status.dead > len(dead):
+            yield f"… and {status.dead - len(dead):,} more (scrapy bulkqueue dead)"
 
 
 MISSING_CURE = (

@@ -1,8 +1,9 @@
-"""The speed of the queue: `python tests/benchmarks/queue_speed.py`. About a minute.
+"""The speed of the queue: `python tests/benchmarks/queue_speed.py`. Some minutes.
 
 A worker without transfers takes entries and ends each after some milliseconds, at 0, 20 and 100 ms there and back to
-Redis; then many hosts that are paused; then a push and a drop of many entries, and the longest that Redis was kept from
-others. Figures depend on the machine; what is to hold everywhere is how they compare.
+Redis; then many hosts that are paused; then all that is done with a whole job of many entries, with the longest that
+one command took of Redis and that another client waited. Figures depend on the machine; what is to hold everywhere is
+how they compare.
 """
 
 from __future__ import annotations
@@ -10,10 +11,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import resource
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from bulkspider.entries.entry import Entry
 from bulkspider.errors import BulkError
 from bulkspider.queue.job import Job
 from bulkspider.queue.worker import RedisQueue
+from support.kept import kept
 from support.redisserver import Forwarder, RedisServer
 
 PLACES = 16
@@ -119,23 +122,61 @@ def many_hosts(server: RedisServer, client: Any, hosts: int) -> None:
         job.drop()
 
 
-def push_and_drop(server: RedisServer, client: Any, count: int) -> None:
-    client.config_set("slowlog-log-slower-than", 1_000)
+# Asks Redis again and again, on a connection of its own, and tells how long the longest answer took.
+PING = """
+import redis, select, sys, time
+client, longest = redis.Redis(port=int(sys.argv[1])), 0.0
+print("ready", flush=True)
+while True:
+    begun = time.perf_counter()
+    client.ping()
+    longest = max(longest, time.perf_counter() - begun)
+    if select.select([sys.stdin], [], [], 0.001)[0]:
+        break
+print(longest)
+"""
+
+
+def whole_job(server: RedisServer, client: Any, count: int) -> None:
+    """All that is done with the whole of a job, one after the other, a tenth of whose entries were given up."""
+    client.config_set("slowlog-log-slower-than", 500)
     client.config_set("slowlog-max-len", 100_000)
-    for action in ("push", "drop"):
-        client.slowlog_reset()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        begun = time.monotonic()
-        with Job(server.url, "large") as job:
-            if action == "push":
-                job.push(entries(count, 1_000))
-            else:
-                job.drop()
-        took = time.monotonic() - begun
-        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        longest = max((one["duration"] for one in client.slowlog_get(100_000)), default=0) / 1000
-        told = f"{count / took:,.0f} entries/s, {grown:.0f} MiB more memory" if action == "push" else f"{took:.2f} s"
-        print(f"{action} of {count:,}: {told}; Redis kept from others for {longest:.0f} ms at most")
+    with Job(server.url, "large") as job:
+
+        def measure(name: str, action: Callable[[], object]) -> None:
+            client.slowlog_reset()
+            before = resource.getrusage(resource.RUSAGE_SELF)
+            command = [sys.executable, "-c", PING, str(server.port)]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as pinging:
+                assert pinging.stdout
+                assert pinging.stdin
+                pinging.stdout.readline()
+                begun = time.monotonic()
+                action()
+                took = time.monotonic() - begun
+                pinging.stdin.close()
+                ping = float(pinging.stdout.readline()) * 1000
+            after = resource.getrusage(resource.RUSAGE_SELF)
+            grown, busy = (after.ru_maxrss - before.ru_maxrss) / 1024, after.ru_utime - before.ru_utime
+            longest = max((one["duration"] for one in client.slowlog_get(100_000)), default=0) / 1000
+            told = f"{took:.2f} s ({busy:.2f} s of CPU), {grown:.0f} MiB more memory"
+            print(
+                f"  {name}: {told}; longest command {longest:.1f} ms, longest wait of another {ping:.1f} ms", flush=True
+            )
+
+        print(f"a job of {count:,} entries")
+        measure("push", lambda: job.push(entries(count, 1_000)))
+        with kept(server.url, "large") as there:
+            there.give_up(count // 10)
+        measure("push again", lambda: job.push(entries(count, 1_000)))
+        measure("status", job.status)
+        measure("dead", job.dead)
+        measure("report", lambda: sum(1 for _ in job.outcomes()))
+        measure("retry", lambda: job.retry(job.dead()))
+        measure("clean", lambda: job.done_elsewhere((entry.name, "") for entry in entries(count, 1_000)))
+        measure("caps", lambda: job.set_caps({"default": 2}))
+        measure("cancel", lambda: job.order("cancel"))
+        measure("drop", job.drop)
 
 
 def main() -> None:
@@ -147,7 +188,7 @@ def main() -> None:
         client = redis.Redis(port=server.port)
         far_away(server, options.entries)
         many_hosts(server, client, options.hosts)
-        push_and_drop(server, client, options.entries)
+        whole_job(server, client, options.entries)
 
 
 if __name__ == "__main__":
