@@ -10,7 +10,6 @@ Every scrapy command of an environment imports this module, whichever is run; he
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -84,8 +83,6 @@ class Command(BaseRunSpiderCommand):
         add_options(parser, super().add_options)
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
-        # Objects that are made while the crawl begins live to its end; `startup.py` switches the collector on again.
-        gc.disable()
         from bulkspider.commands.startup import calm
 
         opts.output = None

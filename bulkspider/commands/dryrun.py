@@ -74,7 +74,7 @@ class DryRunSpider(Spider):
         run.take_charge()
         run.origins.give_up_after(TRIES)
         job = self._job
-        run.trusted.list_names(job.source.origins)
+        run.begin_list(job.source.origins, owes_items=False)
         findings = Findings(self.survey, run)
         self._frontend = SpiderFrontend(
             *(run, job.folder, findings), callback=self.answered, errback=self.failed, probing=True

@@ -6,7 +6,6 @@ clear sentence instead of a traceback. Where the list is made by a walk, that is
 
 from __future__ import annotations
 
-import gc
 import logging
 import sys
 from collections.abc import Callable
@@ -16,9 +15,8 @@ from typing import TYPE_CHECKING, Any, cast
 from scrapy import signals
 from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 
-from bulkspider.addon import BASE_MIDDLEWARES, SCRAPYS_COOKIES
 from bulkspider.codes import Kind
-from bulkspider.commands import cookies
+from bulkspider.commands.brief import leave_out_last_collection, leave_out_switched_off
 from bulkspider.commands.process import obey_signals, raise_descriptors
 from bulkspider.disk.folder.untouched import UntouchedFolder
 from bulkspider.entries.entry import redact
@@ -44,13 +42,6 @@ HOUSEKEEPING = ("scrapy.addons", "scrapy.core.engine", "scrapy.crawler", "scrapy
 # Loggers with a DEBUG record for every request and item.
 CHATTY = ("scrapy.core.engine", "scrapy.core.scraper")
 
-# Components that import large libraries only to read in these settings that they are switched off.
-SWITCHED = {
-    "COOKIES_ENABLED": (BASE_MIDDLEWARES, SCRAPYS_COOKIES),
-    "REMOTE_CONTROL_ENABLED": ("EXTENSIONS_BASE", "scrapy.extensions.remote_control.RemoteControl"),
-    "TELNETCONSOLE_ENABLED": ("EXTENSIONS_BASE", "scrapy.extensions.telnet.TelnetConsole"),
-}
-
 
 def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str], given: Given = Given()) -> int:
     """Runs the spider `bulk` with these spider arguments; returns the exit status."""
@@ -71,7 +62,7 @@ def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str,
     if prepared is not None:
         return run_prepared(process, crawler, arguments, prepared)
     assert claim is not None
-    _start_lightly(process, crawler)
+    _make_ready(process, crawler)
     refusal = _walk(
         process, arguments, claim, lambda walked: _crawl(process, crawler, arguments, claim.prepare(walked))
     )
@@ -80,7 +71,7 @@ def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str,
 
 def run_prepared(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, str], prepared: Prepared) -> int:
     """The same, with arguments that were checked already."""
-    _start_lightly(process, crawler)
+    _make_ready(process, crawler)
     refusal = _begin(crawler)
     _crawl(process, crawler, arguments, prepared)
     return _finish(process, crawler, refusal)
@@ -94,7 +85,7 @@ def _crawl(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, s
 def _finish(process: CrawlerProcessBase, crawler: Crawler, refusal: _Refusal) -> int:
     """Runs the crawl to its end; returns the exit status."""
     process.start()
-    gc.freeze()  # else the interpreter would search all objects once more at its end
+    leave_out_last_collection()
     if refusal.status is not None:
         return refusal.status
     if process.bootstrap_failed:
@@ -112,7 +103,6 @@ class _Refusal:
 
 def _begin(crawler: Crawler) -> _Refusal:
     """Called before the first crawl of the process begins."""
-    crawler.signals.connect(_collect_again, signals.engine_started, weak=False)
     crawler.signals.connect(obey_signals, signals.engine_started, weak=False)
     return _Refusal()
 
@@ -145,36 +135,15 @@ def _walk(
     return refusal
 
 
-def _start_lightly(process: CrawlerProcessBase, crawler: Crawler) -> None:
-    """Saves a third of the time to the first request.
-
-    Objects that are made while the crawl begins live to its end, so the garbage collector is off until then. Components
-    that are switched off by a setting are not imported, nor the libraries for cookies before there is one. Some modules
-    of Scrapy's handler read the sources of all their callers when they are imported (`create_deprecated_class`): they
-    are imported here, the innermost first, where there are few callers.
-    """
+def _make_ready(process: CrawlerProcessBase, crawler: Crawler) -> None:
+    """Called before the first crawl of the process is made."""
     raise_descriptors()
     if crawler.settings.get("LOG_LEVEL") != "DEBUG":
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.INFO)
-    import scrapy.core.downloader.tls  # noqa: I001
-    import scrapy.core.downloader.contextfactory
-    import scrapy.core.downloader.handlers.http11  # noqa: F401
-
-    for setting, (kind, path) in SWITCHED.items():
-        if not crawler.settings.getbool(setting):
-            # The process will copy its settings to the crawler once more.
-            for settings in (process.settings, crawler.settings):
-                settings[kind].pop(path, None)
+    # The process will copy its settings to the crawler once more.
     for settings in (process.settings, crawler.settings):
-        cookies.wait_for_the_first_cookie(settings)
-
-
-def _collect_again() -> None:
-    """Switches the garbage collector on again, without the objects of now, which live to the end. Only where the
-    process has one crawl."""
-    gc.freeze()
-    gc.enable()
+        leave_out_switched_off(settings)
 
 
 def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict[str, str], given: Given) -> int:
@@ -198,7 +167,7 @@ def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict
         surveys.append(_survey(seen, numbered=not given.urls))
         process.crawl(crawler, prepared=seen, survey=surveys[0], contact=arguments.get("contact"))
 
-    _start_lightly(process, crawler)
+    _make_ready(process, crawler)
     if seen is None:
         refusal = _walk(process, arguments, trial, lambda walked: crawl(trial.prepare(walked)))
     else:

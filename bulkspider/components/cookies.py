@@ -26,12 +26,8 @@ if TYPE_CHECKING:
 
 
 class BulkCookiesMiddleware(CookiesMiddleware):
-    """Scrapy's own middleware, but without the download for requests for files, and for all requests of a list's run.
-
-    all_ours: without the download for any request.
-    """
-
-    all_ours = False
+    """Scrapy's own middleware, but without the download for requests for files, and for all requests of a list's run or
+    a walk."""
 
     @classmethod
     def from_crawler(cls, crawler: Crawler) -> Self:
@@ -48,7 +44,8 @@ class BulkCookiesMiddleware(CookiesMiddleware):
             return super().process_response(request, response)
 
     def _judge(self, request: Request) -> AbstractContextManager[None]:
-        ours = self.all_ours or "bulk" in request.meta or (self._run is not None and self._run.of_a_list)
+        run = self._run
+        ours = "bulk" in request.meta or (run is not None and (run.of_a_list or run.guards_pages))
         return judged_by(suffixes()) if ours else nullcontext()
 
     _run: Run | None = None

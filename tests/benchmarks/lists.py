@@ -10,7 +10,6 @@ check alone, beyond what importing bulkspider takes; the ratios are to the plain
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import statistics
@@ -141,7 +140,6 @@ def check(path: str, name: str, base: str | None) -> dict[str, float]:
     from bulkspider.lists.formats.choose import Reading
     from bulkspider.lists.opening import check_list
 
-    gc.disable()  # as `scrapy bulk` does
     before = _peak_bytes()
     with tempfile.TemporaryDirectory(dir=os.path.dirname(path)) as folder:
         columns = "name=title,url=file_url,size=bytes,sha256=checksum" if name == "csv" else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 
 from scrapy.commands import crawl
 
@@ -15,7 +14,6 @@ class Command(crawl.Command):
         super().process_options(args, opts)
         if args == ["bulk"]:
             assert self.settings is not None
-            gc.disable()  # until the crawl has begun, see `startup.py`
             calm(self.settings)
 
     def run(self, args: list[str], opts: argparse.Namespace) -> None:
