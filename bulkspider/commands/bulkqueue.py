@@ -184,14 +184,20 @@ class Command(ScrapyCommand):
     def _status(self, job: Job, args: list[str], opts: argparse.Namespace) -> None:
         from bulkspider.queue.job import is_away
 
+        away = False
         while True:
             try:
                 status = job.status()
+                if away:
+                    print(f"{visible(job.shown)} answers again", file=sys.stderr, flush=True)
+                away = False
                 self._show(job, status, opts)
             except UsageError as error:
                 if not opts.watch or not is_away(error):
                     raise
-                print(f"{visible_lines(str(error))}; asking again", file=sys.stderr)
+                if not away:
+                    print(f"{visible_lines(str(error))}; asking again until it answers", file=sys.stderr, flush=True)
+                away = True
             else:
                 self.exitcode = status.exit_status
                 if not opts.watch or status.is_over:
@@ -216,8 +222,15 @@ class Command(ScrapyCommand):
         from bulkspider.queue.job import Job, jobs_on
 
         for name in jobs_on(queue):
-            with Job(queue, name) as job:
-                status = job.status()
+            try:
+                with Job(queue, name) as job:
+                    status = job.status()
+            except UsageError as error:
+                if error.code != "no_job":
+                    raise
+                print(f"bulkspider: {visible_lines(str(error))}", file=sys.stderr)
+                self.exitcode = 1
+                continue
             if opts.json:
                 print(json.dumps(status.as_json(name)))
             else:

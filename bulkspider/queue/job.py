@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from typing import Any, NoReturn
 
 from bulkspider.entries.entry import Entry, redact
 from bulkspider.errors import UsageError
@@ -124,11 +124,20 @@ class Job(_Asked):
                 if int(meta.get("form", 1)) < FORM:
                     self._upgrade()
                 return
-            others = sorted(self._redis.smembers(JOBS))
-        there = f" (jobs there: {', '.join(others)})" if others else ""
+            others = self._redis.smembers(JOBS)
+        if self.name in others:
+            self._refuse_lost()
+        there = f" (jobs there: {', '.join(sorted(others))})" if others else ""
         raise UsageError(
             f"there is no job {self.name} on {self.shown}{there}; push its list first: "
             f"scrapy bulkqueue push LIST --queue {self.shown} --job {self.name}",
+            code="no_job",
+        )
+
+    def _refuse_lost(self) -> NoReturn:
+        raise UsageError(
+            f"job {self.name} is not on {self.shown} any more: it was dropped, or this Redis has lost it; if it is "
+            "lost, push its list again: what the ledger proves is not fetched",
             code="no_job",
         )
 
@@ -192,7 +201,8 @@ class Job(_Asked):
 
     def status(self) -> Status:
         """How far it is. Where it has many hosts they are asked some at a time, so that Redis serves others meanwhile;
-        entries that were on their way between two questions are not taken for lost ones."""
+        entries that were on their way between two questions are not taken for lost ones. Raises UsageError also when
+        the job is not there any more."""
         self._lapse()
         looks = (self._look() for _ in range(LOOKS_MAX))
         best = next(looks)
@@ -225,7 +235,8 @@ class Job(_Asked):
             batches = list(_batches(sorted(more - about_hosts.keys())))
             for batch, rows in zip(batches, self._run_many("hosts", batches), strict=True):
                 about_hosts |= zip(batch, rows, strict=True)
-            meta = self._redis.hgetall(self._key("meta"))
+            if not (meta := self._redis.hgetall(self._key("meta"))):
+                self._refuse_lost()
             alive = dict(self._redis.zrange(self._key("alive"), 0, -1, withscores=True))
             about = self._redis.hgetall(self._key("workers"))
             done_bytes, left_bytes = self._redis.hmget(self._key("bytes"), "done", "left")

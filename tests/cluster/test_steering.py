@@ -24,6 +24,7 @@ import redis
 from scrapy.settings import Settings
 
 from bulkspider.commands.bulkqueue import Command
+from bulkspider.errors import UsageError
 from bulkspider.queue.serve import JobServer
 from support.faults import redirect_to, status
 from support.faulty import Exchange, FaultyOrigin, correct, make_body
@@ -152,6 +153,70 @@ def test_one_report_page_and_metrics_for_the_whole_job(tmp_path: Path) -> None:
             cluster.redis.up()
             assert len(get("/report.csv").splitlines()) == 5
             server.shutdown()
+
+
+def test_whoever_looks_at_a_job_survives_a_restart_of_its_redis(tmp_path: Path) -> None:
+    """A watch, a page and a worker that comes while Redis is away; what they say meanwhile."""
+    bodies = {f"{n}.bin": make_body(150 * KIB + n, str(n)) for n in range(4)}
+    with FaultyOrigin() as origin, Cluster(tmp_path, settings={"BULK_LEASE": "30"}) as cluster:
+        cluster.push(lines_of({origin: bodies}, lambda: Throttled(400 * KIB)), cap=4)
+        said = tmp_path / "watch.txt"
+        command = ["bulkqueue", "status", "--watch", "--queue", cluster.redis.url, "--job", "nov"]
+        with said.open("w") as stream:
+            watch = subprocess.Popen(
+                [sys.executable, "-m", "scrapy", *command], cwd=tmp_path, stdout=stream, stderr=subprocess.STDOUT
+            )
+        try:
+            until(lambda: "0 done, 4 left" in said.read_text(), 30)
+            with cluster.ask() as job, JobServer(job, "127.0.0.1", 0) as server:
+                threading.Thread(target=server.serve_forever, daemon=True).start()
+
+                def get() -> str:
+                    address = f"http://127.0.0.1:{server.server_port}/metrics"
+                    with urllib.request.urlopen(address, timeout=60) as answer:
+                        return str(answer.read().decode())
+
+                assert 'bulk_job_left{job_name="nov"} 4\n' in get()
+                cluster.redis.kill()
+                until(lambda: "cannot be asked" in said.read_text(), 60)
+                with pytest.raises(urllib.error.HTTPError, match="503"):
+                    get()
+                late = cluster.start()
+                cluster.wait_for_log(late, "trying again")
+                cluster.redis.up()
+                until(lambda: "answers again" in said.read_text(), 60)
+                assert 'bulk_job_left{job_name="nov"}' in get()
+                server.shutdown()
+            assert cluster.wait(late).status == 0
+            assert watch.wait(60) == 0, said.read_text()
+        finally:
+            watch.kill()
+            watch.wait()
+        cluster.assert_all_done(bodies)
+        told = said.read_text()
+        assert "4 done, 0 left" in told
+        assert told.count("cannot be asked") == 1, "it is not repeated"
+        assert "Traceback" not in told
+
+
+def test_a_job_that_is_not_there_any_more_is_never_told_as_done(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster, cluster.ask() as job, JobServer(job, "127.0.0.1", 0) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        cluster.push(["a.bin http://127.0.0.1:9/a.bin"])
+        with cluster.kept() as there:
+            there.evict("*")
+        for command in (["status"], ["list"]):
+            told = queue(cluster, *command)
+            assert (told.returncode, told.stdout) == (1, "")
+            assert "job nov is not on" in told.stderr
+            assert "push its list again" in told.stderr
+        with pytest.raises(urllib.error.HTTPError, match="503"):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/metrics", timeout=60)
+        assert queue(cluster, "drop").returncode == 0
+        assert queue(cluster, "list").returncode == 0
+        with pytest.raises(UsageError, match="not on"):
+            job.status()
+        server.shutdown()
 
 
 def test_a_paused_job_begins_nothing_and_a_drained_one_ends_its_workers(tmp_path: Path) -> None:
