@@ -172,4 +172,4 @@ def _refuse_without_reactor(settings: BaseSettings) -> None:
     configured."""
     if _uses(settings, "bulkspider.components.pipeline.BulkPipeline") or _uses(settings, FILES_PIPELINE):
         raise UsageError(NEEDS_REACTOR)
-    logger.warning('%s. In this crawl, requests with meta["bulk"] fail; all others are as ever', NEEDS_REACTOR)
+    logger.warning('%s. In this crawl, requests with meta["bulk"] fail; all others work as always', NEEDS_REACTOR)

@@ -191,7 +191,7 @@ DISK_CODES = {
     errno.EPERM: ("no_permission", "no permission; check owner and mode"),
     errno.ELOOP: ("not_regular", "a symbolic link is in the way; move it, links are never followed"),
     errno.ENOTDIR: ("not_regular", "something that is not a folder is in the way; move it"),
-    errno.ENXIO: ("not_regular", "not a regular file is in the way; move it"),
+    errno.ENXIO: ("not_regular", "something that is not a regular file is in the way; move it"),
     errno.EISDIR: ("not_regular", "a folder is in the way; move it"),
     errno.EMFILE: ("too_many_files", "too many open files; raise `ulimit -n` or lower CONCURRENT_REQUESTS"),
     errno.ENFILE: ("too_many_files", "too many open files; raise `ulimit -n` or lower CONCURRENT_REQUESTS"),

@@ -80,7 +80,7 @@ def _rate(entry: str, rate: str, size: Callable[[str], int]) -> int | None:
     if rate.lower() == "off":
         return None
     if ":" in rate:
-        raise ValueError(f"'{entry}': one rate, that of what is received; nothing is sent here")
+        raise ValueError(f"'{entry}': write one rate, that of receiving; nothing is sent")
     if rate.isascii() and rate.isdigit():
         raise ValueError(f"'{entry}': a rate needs its unit, as in {rate}K or {rate}M; 'off' is no limit")
     try:
@@ -88,5 +88,5 @@ def _rate(entry: str, rate: str, size: Callable[[str], int]) -> int | None:
     except ValueError as error:
         raise ValueError(f"'{entry}': {error}") from None
     if not count:
-        raise ValueError(f"'{entry}': nothing would flow; 'off' is no limit")
+        raise ValueError(f"'{entry}': this would stop all transfers; write 'off' for no limit")
     return count

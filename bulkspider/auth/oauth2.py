@@ -234,12 +234,12 @@ def client_of(setting: object) -> Client:
         raise UsageError(f"setting BULK_OAUTH2: unknown key {visible(str(unknown[0]))}{nearest(str(unknown[0]), KEYS)}")
     url, hosts, grant = setting.get("token_url"), setting.get("hosts"), setting.get("grant", "password")
     if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise UsageError("setting BULK_OAUTH2: token_url is to be the URL of the token server")
+        raise UsageError("setting BULK_OAUTH2: token_url must be the URL of the token server")
     hosts = [hosts] if isinstance(hosts, str) else hosts
     if not isinstance(hosts, Sequence) or not hosts or not all(isinstance(host, str) for host in hosts):
-        raise UsageError('setting BULK_OAUTH2: hosts is to say who gets the token, for example ["data.example.org"]')
+        raise UsageError('setting BULK_OAUTH2: hosts must say who gets the token, for example ["data.example.org"]')
     if grant not in GRANTS:
-        raise UsageError(f"setting BULK_OAUTH2: grant is one of {', '.join(GRANTS)}")
+        raise UsageError(f"setting BULK_OAUTH2: grant must be one of {', '.join(GRANTS)}")
     return _with_secrets(url, tuple(host.lower() for host in hosts), grant, setting)
 
 

@@ -85,7 +85,7 @@ class Survey:
         self._done_bytes += size
 
     def is_hashed_first(self) -> None:
-        """One of those that are done: only its hash can tell."""
+        """It counts as done, but only its hash can show that: a run would hash it first."""
         self._rehashed += 1
 
     def has_answered(

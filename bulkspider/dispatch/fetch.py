@@ -252,7 +252,7 @@ class Fetcher:
         if isinstance(error, Stopped):
             return
         if error is not None and outcome.grew and now >= download.divided_again_at:
-            # What breaks at the same time is one failure.
+            # Connections that break at the same time count as one failure.
             gained = 0 if attempt.range.first is None else attempt.range.at - attempt.range.first
             origin, begun = attempt.place.origin, attempt.place.begun
             download.divided_again_at = origin.again_beside(gained, download.budget, now, begun)
@@ -274,6 +274,7 @@ def _is_fruitless(outcome: Outcome) -> bool:
 
 
 def _more_telling(first: BulkError, last: BulkError | None) -> BulkError:
-    """Of an origin that was given up it tells more how long it was down, unless it works now and says no."""
+    """Which of the two errors a row shows. Of an origin that was given up the first one, which says how long it was
+    down, unless it works now and refuses the file for good."""
     was_down = first.code in ("origin_down", "no_network")
     return first if last is None or (was_down and not last.permanent) else last

@@ -148,7 +148,9 @@ class UnderWay:
                     self._tell_of(origin_of(entry.url), error)
                     self.last_pass.add(entry, error)
                 else:
-                    logger.info("%s: %s; once more when all others are through", entry.name, redact(str(error)))
+                    logger.info(
+                        "%s: %s; it is tried once more when all others are done", entry.name, redact(str(error))
+                    )
                     if self._stage is not None:
                         # Where room is limited, entries that wait for the last pass give theirs back.
                         self.last_pass.add(entry, error)

@@ -117,7 +117,7 @@ class StagedFolder:
     def _evict(self, name: str) -> bool:
         if self._folder.lstat(name) is not None or self._folder.lstat(name + _PART) is None:
             return False
-        logger.warning("%s: its unfinished part is removed, nothing else could go on beside it", name)
+        logger.warning("%s: its unfinished part is removed, because without that no other file has room", name)
         for suffix in _UNFINISHED:
             with suppress(OSError):
                 os.unlink(self._folder.path(name + suffix))

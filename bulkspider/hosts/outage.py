@@ -87,7 +87,7 @@ class Outage:
             self._failed_since.add(budget.entry or budget)
 
     def served(self, budget: Budget) -> None:
-        """An entry was. If it failed in the last outage, that was none of its entries' fault."""
+        """An entry was served. If it failed during the last outage, that was not its own fault."""
         if budget.failed_at is not None and self._began <= budget.failed_at <= self._ended:
             self._excused_until = self._ended
 
@@ -107,7 +107,7 @@ class Outage:
         return failing >= SEVERAL_ENTRIES or budget.served_at is not None or self.since is not None
 
     def is_elsewhere(self, error: AttemptError) -> bool:
-        """It works, and one of the hosts to which it sends us does not: that holds up nobody who is sent elsewhere."""
+        """The origin works, but a host to which it redirected us does not: its other entries need not wait."""
         return (
             self.since is None and error.redirected_to is not None and self.served_by not in (None, error.redirected_to)
         )

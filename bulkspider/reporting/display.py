@@ -196,8 +196,8 @@ def _fit(text: str, width: int) -> str:
 
 @lru_cache(maxsize=16)
 def names_in(names: tuple[str, ...], width: int) -> list[str]:
-    """Each name in exactly `width` cells. Of long ones the first folders go first, as many as must, where the names
-    differ without any; then what they have in common; of a single one the middle."""
+    """Each name in exactly `width` cells. A long name loses its first folders, as many as needed, where the
+    names differ without them; then the text that all names share. A name that stands alone loses its middle."""
     whole = [visible(name) for name in names]
     bases = [name.rpartition("/")[2] for name in whole]
     texts = whole
@@ -227,7 +227,7 @@ def _without_folders(name: str, kept: int) -> str:
 
 
 def _alike(texts: Collection[str]) -> int:
-    """How many characters all of them begin with."""
+    """The length of the beginning that all of them share."""
     one, other = min(texts), max(texts)
     return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 

@@ -169,7 +169,7 @@ class Terminal:
             redirect_stderr=False,
         )
         self._live.start()
-        # Live hides it, and the shell would have none after Ctrl-Z or a kill.
+        # Live hides the cursor, and the shell would have none after Ctrl-Z or a kill.
         self._console.show_cursor()
 
     def _end_live(self) -> None:

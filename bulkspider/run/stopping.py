@@ -93,7 +93,8 @@ class Patience:
             self._since = now
             if self.used and self.items and self._seconds:
                 logger.info(
-                    "The crawl is to end: the files of %s have %.0f s (BULK_STOP_PATIENCE); a second signal ends them",
+                    "The crawl is about to end: the files of %s have %.0f s (BULK_STOP_PATIENCE); a second signal ends"
+                    " that time",
                     *(plural(self.items, "item", "items"), self._seconds),
                 )
         waited_for = self.used and (self.items or pages)

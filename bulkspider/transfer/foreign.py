@@ -128,7 +128,7 @@ class Holes:
         holes = await maybe_deferred_to_future(self._run.threads.in_thread(part.doubtful_ranges))
         if not holes:
             return
-        logger.info("%s: the part has holes; what belongs there is asked for again", self._download.entry.name)
+        logger.info("%s: the part has holes; their bytes are asked for again", self._download.entry.name)
         try:
             for first, end in holes:
                 at = first

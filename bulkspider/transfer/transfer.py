@@ -354,9 +354,7 @@ class Transfer:
         taken_over = self.span.end is not None and verdict.end is not None and self.span.end < verdict.end
         if taken_over or self._part.state.have.count > self.download.largest:
             return Outcome()
-        raise AttemptError(
-            f"the answer ended at byte {self.span.at} and brought nothing that was not there", code="no_progress"
-        )
+        raise AttemptError(f"the answer ended at byte {self.span.at} and brought no new byte", code="no_progress")
 
     def _go_on_with_one(self, found: VersionConflict) -> None:
         """Two connections of the file disagree: all of them end, and a single one goes on."""

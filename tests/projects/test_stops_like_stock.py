@@ -115,7 +115,7 @@ def test_items_and_files_are_those_of_stock_after_every_kind_of_stop(project: Pr
     with FaultyOrigin(default=good, resource=BODY) as origin:
         for who, goes_on, addons in (
             ("stock", "Closing spider", {}),
-            ("ours", "The crawl is to end: the files of 3 items", {"bulkspider.Addon": 500}),
+            ("ours", "The crawl is about to end: the files of 3 items", {"bulkspider.Addon": 500}),
         ):
             here = {**settings, "JOBDIR": f"job-{who}"} if "JOBDIR" in settings else settings
             site = Site(origin, project, goes_on)
@@ -145,7 +145,7 @@ def test_what_had_no_time_is_not_exported_and_its_page_is_visited_again_with_job
             site.until(lambda: site.halves >= 6 and len([p for p in parts.glob("*.part") if size_of(p) >= HALF]) == 6)
             process.send_signal(signal.SIGINT)
             if how == "second-signal":
-                site.until(lambda: "The crawl is to end" in site.told())
+                site.until(lambda: "The crawl is about to end" in site.told())
                 process.send_signal(signal.SIGINT)
             items = project.wait(process)
             log = site.told()

@@ -52,7 +52,7 @@ SAYS = {
     "unstable": r".+; it was begun anew \d+ times already|the origin's answers contradict each other",
     "changed": r"the object (changes while it is compared|ended at byte \d+, before what was on disk)",
     "bad_range": r"206 with .+|206 reaches byte .+|asked for byte \d+, got (byte \d+|bytes up to \d+ only)|416 .+|416, .+",
-    "no_progress": r"the answer ended at byte \d+ and brought nothing that was not there",
+    "no_progress": r"the answer ended at byte \d+ and brought no new byte",
     "missing": r"the file is not there; run without verify",
     "two_ways": r"/.+: BulkFilesPipeline is fetching it already",
     "two_urls": r"/.+: (it is being fetched by another request|another request of this crawl has its file there)"

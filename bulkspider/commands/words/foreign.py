@@ -1,7 +1,7 @@
-"""Options of aria2, wget, curl and rclone, and what is said here in their place.
+"""Options of aria2, wget, curl and rclone, and what to write instead of them.
 
-One table for two readers: docs/command.md shows it whole ("Coming from aria2, wget, curl, rclone"; a test holds the two
-equal), and whoever types such an option is told its row.
+The table stands in docs/command.md as well ("Coming from aria2, wget, curl, rclone"; a test holds the two equal). A
+user who types such an option sees its row in the message.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ for _row in ROWS:
 
 
 def advice(option: str) -> str:
-    """What to say in the place of an option of theirs, for a message; empty when nobody has such an option."""
+    """For a message: what to write instead of an option of another program; empty when none of them has it."""
     # `-x16` is `-x 16`.
     rows = _BY_OPTION.get(option) or (_BY_OPTION.get(option[:2]) if re.fullmatch(r"-\w\d+\w?", option) else None)
     if not rows:

@@ -1,6 +1,6 @@
 """The options of `scrapy bulk`: their names, values and help.
 
-What each is a name of, a spider argument or a setting, says `bulk.py`.
+`bulk.py` says which spider argument or setting each of them stands for.
 """
 
 from __future__ import annotations

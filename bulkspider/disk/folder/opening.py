@@ -14,6 +14,7 @@ from bulkspider.errors import DiskError, disk_error
 
 PRIVATE = ".bulkspider"
 # O_NONBLOCK changes nothing for a regular file; without it, opening a FIFO under one of our names would wait for ever.
+_IN_THE_WAY = "something that is not a regular file is in the way; move it"
 _CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -44,7 +45,9 @@ def open_ours(
         raise disk_error(error, path) from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise DiskError(f"{os.fspath(path)}: not a regular file is in the way; move it", code="not_regular")
+        raise DiskError(
+            f"{os.fspath(path)}: something that is not a regular file is in the way; move it", code="not_regular"
+        )
     return fd
 
 
@@ -59,4 +62,4 @@ def create_temporary(dir_fd: int, mode: int = 0o666) -> tuple[int, str]:
 def require_regular(found: os.stat_result | None, path: Path) -> None:
     """Raises DiskError unless nothing or a regular file lies at `path`."""
     if found is not None and not stat.S_ISREG(found.st_mode):
-        raise DiskError(f"{path}: not a regular file is in the way; move it", code="not_regular")
+        raise DiskError(f"{path}: something that is not a regular file is in the way; move it", code="not_regular")

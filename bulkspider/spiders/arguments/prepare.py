@@ -193,7 +193,7 @@ def prepare_given(
     UsageError or DiskError, and nothing is left open then."""
     read_options(arguments, settings, own)
     if of_a_list := [name for name in (*OF_A_LIST, "queue", "job") if name in arguments]:
-        raise UsageError(f"argument {of_a_list[0]}: of a list or a queue, and the entries come from entries=")
+        raise UsageError(f"argument {of_a_list[0]}: it is for lists and queues; leave it out with entries=")
     report = read_report(arguments.get("report"))
     sums, sums_url = read_sums(arguments)
     output = Folder(read_output(arguments) or os.path.join("output", folder))
@@ -235,14 +235,16 @@ def _prepare_worker(arguments: Mapping[str, str], options: Options, given: Given
     check_address(url, name)
     if of_a_list := ["the URLs"] * bool(given.urls) + [f"argument {n}" for n in OF_A_LIST if n in arguments]:
         raise UsageError(
-            f"{of_a_list[0]}: of a list, and the entries come from a queue; lists go to `scrapy bulkqueue push`"
+            f"{of_a_list[0]}: only for lists; a worker gets its entries from the queue (`scrapy bulkqueue push`)"
         )
     output = read_output(arguments)
     report = read_report(arguments.get("report"))
     sums, remote_sums = read_sums(arguments)
     manifest = read_manifest(arguments, options)
     if isinstance(manifest, Bag):
-        raise UsageError("argument manifest=bagit: what a bag holds is known before; it is for lists, not for a queue")
+        raise UsageError(
+            "argument manifest=bagit: the files of a bag must be known at the start, as those of a list are"
+        )
     then = read_then(arguments, options)
     stays = arguments.get("stay", "0") != "0"
     root = output or os.path.join("output", name)

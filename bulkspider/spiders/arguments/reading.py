@@ -158,9 +158,7 @@ def read_wanted(
         # The list of the last walk.
         path, plan = os.path.join(root, PRIVATE, WALKED), None
         if not os.path.exists(path):
-            raise UsageError(
-                f"{root}: no walk has left a list there yet, and this would not walk; run it without first"
-            )
+            raise UsageError(f"{root}: there is no list of an earlier walk yet; walk once first, without this option")
     names = load_failures(root) if failed else None
     if names is not None and not names:
         raise UsageError(f"{root}: nothing failed there last time; leave out --failed (-a failed=1) to do what is left")

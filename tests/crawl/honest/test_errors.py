@@ -143,7 +143,7 @@ def test_an_origin_that_sends_the_same_bytes_again_and_again_is_given_up(bulk: B
         assert ended.status == 3, ended.log
         error = ended.row("a.bin")["error"]
         assert (error["code"], error["permanent"]) == ("no_progress", False)
-        assert error["message"] == "the answer ended at byte 100000 and brought nothing that was not there"
+        assert error["message"] == "the answer ended at byte 100000 and brought no new byte"
         assert f"failed: a.bin: {error['message']} [no_progress]\n" in ended.log
         assert "what to do: give a mirror in the list\n" in ended.log
         assert len(origin.requests) <= 8

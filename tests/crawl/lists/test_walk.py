@@ -342,7 +342,7 @@ def test_this_projects_crawl_walks_too(shell: Shell) -> None:
         ({"list": "https://example.org/", "recurse": "1", "base": "https://x/"}, "argument base: it is for lists"),
         ({"list": "https://exa mple.org/", "recurse": "1"}, "https://exa mple.org/:"),
         ({"list": "https://example.org/%ff/", "recurse": "1"}, "must be UTF-8"),
-        ({"list": "https://example.org/", "recurse": "1", "verify": "1"}, "no walk has left a list there yet"),
+        ({"list": "https://example.org/", "recurse": "1", "verify": "1"}, "there is no list of an earlier walk yet"),
         ({"list": __file__, "accept": "*.nc"}, "argument accept: it is for a walk; say --recurse"),
     ],
 )

@@ -52,7 +52,7 @@ def test_bad_urls_hold_up_nobody_and_end_with_their_own_errors(bulk: Bulk) -> No
         assert max(len(origin.requests_for(f"broken{n}.bin")) for n in range(3)) <= 4
         assert len(origin.requests_for("key.bin")) == 1
         assert len(origin.requests_for("forbidden.bin")) <= 9, "each of a few tries also asks for pieces"
-        assert "once more when all others are through" in ended.log
+        assert "it is tried once more when all others are done" in ended.log
         last_good = max(request.time for request in origin.requests if "fine" in request.path)
         first_end = min(r.time for r in origin.requests_for("broken0.bin")[2:])
         assert last_good < first_end + 30, "nobody waited for them"

@@ -281,10 +281,10 @@ def test_functions_that_hang_hold_up_nobody_else(bulk: Bulk, hooks: Path) -> Non
         ({"BULK_AUTH": "hooks.one"}, "it is called with two values, function(origin, refused)"),
         ({"BULK_AUTH": "hooks.Costly"}, "an object of this class cannot be made (TypeError: "),
         ({"BULK_OAUTH2": "{"}, "setting BULK_OAUTH2"),
-        ({"BULK_OAUTH2": '{"token_url": "https://h/t"}'}, "hosts is to say who gets the token"),
+        ({"BULK_OAUTH2": '{"token_url": "https://h/t"}'}, "hosts must say who gets the token"),
         ({"BULK_OAUTH2": '{"token_uri": "https://h/t"}'}, "did you mean token_url?"),
-        ({"BULK_OAUTH2": '{"token_url": "h/t", "hosts": ["h"]}'}, "token_url is to be the URL"),
-        ({"BULK_OAUTH2": '{"token_url": "https://h/t", "hosts": ["h"], "grant": "implicit"}'}, "grant is one of"),
+        ({"BULK_OAUTH2": '{"token_url": "h/t", "hosts": ["h"]}'}, "token_url must be the URL"),
+        ({"BULK_OAUTH2": '{"token_url": "https://h/t", "hosts": ["h"], "grant": "implicit"}'}, "grant must be one of"),
         (
             {"BULK_OAUTH2": '{"token_url": "https://h/t", "hosts": ["h"], "grant": "client_credentials"}'},
             "set BULK_OAUTH2_CLIENT_SECRET in the environment, or write a line `machine h login",
