@@ -5,8 +5,9 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 
 from bulkspider.disk.folder.opening import create_temporary
 from bulkspider.errors import ListError, UsageError
@@ -35,6 +36,7 @@ def check_list(
     names: Collection[str] | None = None,
     skip_option: str = SKIP_OPTION,
     check_name: Callable[[str], bool] | None = None,
+    inputs: Mapping[str, str] = MappingProxyType({}),
 ) -> ListSource:
     """Checks the whole list at `path` ('-' is stdin) and copies it to `<folder>/list`, or `list.<writer>`.
 
@@ -45,8 +47,8 @@ def check_list(
     them. order: "list", or "smallest" or "largest" first. reading: how it is read. root: the output folder. rows: the
     list itself, in JSON Lines, read once; `path` is only what messages call it. shard: only what belongs to it,
     which may be nothing. names: only these. skip_option: how a user asks for skip=0. check_name: is given every name to
-    do, and raises UsageError for one that does not fit. Raises ListError or UsageError before anything was begun;
-    `<folder>/list` is then what it was.
+    do, and raises UsageError for one that does not fit. inputs: as of Check. Raises ListError or UsageError before
+    anything was begun; `<folder>/list` is then what it was.
     """
     if skip not in (0, 1):
         raise UsageError(f"skip={skip}: only 0 and 1 are possible")
@@ -65,6 +67,7 @@ def check_list(
         keep=_filter(match, shard, names, check_name),
         stop=bad_lines == "stop",
         skip_option=skip_option,
+        inputs=inputs,
     )
     temporary, copy, directory = "", None, -1
     try:

@@ -8,12 +8,13 @@ equal names: a repeated line counts once, two files for one name are an error of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from bulkspider.entries.entry import EntryError
 from bulkspider.entries.mistakes import document
-from bulkspider.entries.names import BY_LAST_PART, Naming, show
+from bulkspider.entries.names import BY_LAST_PART, Naming, fold, show
 from bulkspider.errors import ListError, Problem
 from bulkspider.lists.checking.collisions import BUCKETS, Hashes, Meetings, key_of
 from bulkspider.lists.checking.copy import Copy
@@ -57,9 +58,10 @@ class Check:
     of another list, and its rows tell their lines there. naming: names URLs without a name.
 
     skip: lines to ignore at the start (0 or 1). keep: is true of the names of the entries to do. stop: a bad line means
-    that nothing is begun; else it is noted and the rest goes on. skip_option: how a user asks for skip=0. ignored: the
-    entry in the first line that was ignored. After `settle`: index, duplicates, bad and warnings
-    are final, and `good` is the number of lines that are entries, wanted or not.
+    that nothing is begun; else it is noted and the rest goes on. skip_option: how a user asks for skip=0. inputs: the
+    folded names that no entry may have -> the file that it would replace. ignored: the entry in the first line that was
+    ignored. After `settle`: index, duplicates, bad and warnings are final, and `good` is the number of lines that are
+    entries, wanted or not.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Check:
         keep: Callable[[str], object] | None,
         stop: bool,
         skip_option: str = SKIP_OPTION,
+        inputs: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self.form = Form(json=json, numbered=numbered, naming=naming)
         self.index = Index()
@@ -86,6 +89,8 @@ class Check:
         self._skip_option = skip_option
         self._keep = keep
         self._stop = stop
+        self._inputs = inputs
+        self._inputs_plain = frozenset(name.encode() for name in inputs if name.isascii())
         self._formed = False
         self._hashes = Hashes()
         self._sites: dict[bytes, OriginQueue] = {}
@@ -98,7 +103,7 @@ class Check:
         plain ones pass here in a second or two, hence the flat loop."""
         if not self._formed:
             text = self._begin(text)
-        put, keep = self._hashes.put, self._keep
+        put, keep, inputs = self._hashes.put, self._keep, self._inputs_plain
         number, at, known, unsized = self._number, self._at, 0, 0
         last_folder = last_site = b""  # of the line before, which mostly has the same ones
         numbered = self.form.numbered
@@ -106,8 +111,8 @@ class Check:
             number += 1
             begin = at
             at += len(line or other) + 1
-            if not line:
-                self._read(other, number, begin)
+            if not line or (inputs and name.lower() in inputs):
+                self._read(line or other, number, begin)
                 continue
             if folder != last_folder or site != last_site:
                 queue = self._queue_of(site)
@@ -201,8 +206,13 @@ class Check:
         if entry is None:
             return
         self._hashes.add(key_of(entry.name))
-        if self._keep is None or self._keep(entry.name):
-            self.index.add(entry, at)
+        if self._keep is not None and not self._keep(entry.name):
+            return
+        if (file := self._inputs.get(fold(entry.name))) is not None:
+            what = f"name {show(entry.name)} would take the place of {file}, which this run reads"
+            self.note(entry.line, EntryError(what, "rename it, or choose another output folder", entry.name))
+            return
+        self.index.add(entry, at)
 
     def _bad_line(self, number: int, error: EntryError) -> BadLine:
         return BadLine(Problem(self._where, number, error.what, error.cure), error.name)

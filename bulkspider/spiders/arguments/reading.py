@@ -32,6 +32,7 @@ from bulkspider.lists.listsource import ListSource
 from bulkspider.lists.opening import check_list, folder_name
 from bulkspider.lists.shards import Shard
 from bulkspider.options import Options, has_scheme, nearest
+from bulkspider.spiders.arguments.inputs import input_names
 from bulkspider.sums.checksums import Sums, SumsFile, sums_file
 from bulkspider.walk.record import NAME as WALKED
 from bulkspider.walk.start import Plan, parse_plan
@@ -172,6 +173,7 @@ def read_wanted(
         rows=rows,
         skip_option=given.skip_option,
         check_name=check_name(manifest) if manifest is not None else None,
+        inputs=input_names(root, path if rows is None and plan is None else None, arguments, options),
     )
     return Wanted(
         *(path, root, plan, check, options_of_list["bad_lines"], sums, remote_sums),

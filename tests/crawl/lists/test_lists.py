@@ -67,6 +67,46 @@ def test_a_list_without_entries_is_refused(bulk: Bulk, origin: FaultyOrigin, tex
     assert f"{path}: the list has no entry" in refused(bulk, origin)
 
 
+@pytest.mark.parametrize(
+    ("entry", "file", "what"),
+    [
+        ("list.txt", "list.txt", "the list"),
+        ("data/list", "data/list.part", "the list"),  # its unfinished file
+        ("LIST.txt", "list.txt", "the list"),  # one file on some disks
+        ("SUMS", "SUMS", "the checksums"),
+        ("hosts.toml", "hosts.toml", "the table of hosts"),
+        ("netrc", "netrc", "the netrc file"),
+    ],
+)
+@pytest.mark.parametrize("at_link", [False, True], ids=["folder", "link"])
+def test_no_download_takes_the_place_of_a_file_that_the_run_reads(
+    bulk: Bulk, origin: FaultyOrigin, entry: str, file: str, what: str, at_link: bool
+) -> None:
+    lines = [f"a.bin {origin.url('a.bin')}", f"{entry} {origin.url('b.bin')}"]
+    (bulk.output / "data").mkdir(parents=True)
+    bulk.list = bulk.output / file if what == "the list" else bulk.list
+    bulk.write_list(lines)
+    if what != "the list":
+        (bulk.output / file).write_text(f"{sha256(BODY)}  a.bin\n" if file == "SUMS" else "")
+    before = files(bulk)
+    given = {"SUMS": ["-a", f"sums={bulk.output / file}"]}.get(file, [])
+    settings = {"hosts.toml": {"BULK_HOSTS": str(bulk.output / file)}}.get(file, {})
+    environment = {"netrc": {"NETRC": str(bulk.output / file)}}.get(file, {})
+    if at_link:
+        (bulk.folder / "link").symlink_to(bulk.output)
+        bulk.output = bulk.folder / "link"
+    ended = bulk.run(*given, settings=settings, environment=environment)
+    assert (ended.status, ended.rows, origin.requests) == (1, [], [])
+    assert files(bulk) == before
+    assert f"{bulk.list}:3: name '{entry}' would take the place of {what}" in ended.log
+    assert "rename it, or choose another output folder" in ended.log
+
+    # Where bad lines are passed over, the others come, and the file stays as it is.
+    ended = bulk.run("-a", "bad_lines=skip", *given, settings=settings, environment=environment)
+    assert ended.status == 4
+    assert files(bulk) == before | {"a.bin": BODY}
+
+
 def test_all_bad_lines_are_shown_with_file_line_what_and_cure(bulk: Bulk, origin: FaultyOrigin) -> None:
     url = origin.url("x")
     bad = {
