@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from bulkspider.api.given import check_entries, row_of
-from bulkspider.lists.shards import Shard
+from bulkspider.lists.checking.shards import Shard
 
 Entry = TypeVar("Entry")
 

@@ -19,9 +19,9 @@ from twisted.internet.defer import Deferred
 from bulkspider.entries.entry import Entry, normal_url
 from bulkspider.errors import AttemptError, BulkError, Meaning, UsageError
 from bulkspider.lists.checking.copy import lines_of, shown
+from bulkspider.lists.checking.reader import Form
 from bulkspider.lists.formats.choose import Reading
 from bulkspider.lists.formats.row import as_lines
-from bulkspider.lists.reader import Form
 from bulkspider.protocol.servertext import MAY_HAVE_EXPIRED
 
 T = TypeVar("T")

@@ -14,7 +14,7 @@ import re
 from bulkspider.entries.names import EntryError, show
 from bulkspider.entries.urls import redact
 
-# Commands that fetch URLs. `lists/reader.py` knows them too, since a name without blanks takes a faster way there.
+# Commands that fetch URLs. `lists/checking/reader.py` knows them too: a name without blanks takes a faster way there.
 COMMANDS = r"(?:wget2?|curl|aria2c|axel|iwr|invoke-webrequest)(?:\.exe)?"
 # Followed by a blank and an option, a URL or a backslash. A file that is named so can be listed with a TAB or comma.
 _COMMAND = re.compile(

@@ -13,10 +13,10 @@ from bulkspider.disk.folder.opening import create_temporary
 from bulkspider.errors import ListError, UsageError
 from bulkspider.lists.checking.check import SKIP_OPTION, Check
 from bulkspider.lists.checking.copy import Copy, copy_blocks, shown, write_lines
+from bulkspider.lists.checking.shards import Shard
 from bulkspider.lists.formats.choose import Opened, Reading
 from bulkspider.lists.formats.row import as_lines, batches
 from bulkspider.lists.listsource import Extent, ListSource
-from bulkspider.lists.shards import Shard
 
 
 def check_list(

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkspider.errors import UsageError
+from bulkspider.lists.checking.shards import Shard
 from bulkspider.lists.opening import check_list
-from bulkspider.lists.shards import Shard
 from bulkspider.spiders.arguments.prepare import prepare
 from support.crawl import Bulk
 from support.faulty import FaultyOrigin, good, make_body

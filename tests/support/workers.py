@@ -18,7 +18,7 @@ from types import TracebackType
 
 import pytest
 
-from bulkspider.lists.reader import Form
+from bulkspider.lists.checking.reader import Form
 from bulkspider.queue.job import Job
 from support.crawl import QUICK, Ended
 from support.faulty import Behaviour, Exchange, FaultyOrigin, correct

@@ -19,8 +19,8 @@ from bulkspider.errors import ListError, Problem
 from bulkspider.lists.checking.collisions import BUCKETS, Hashes, Meetings, key_of
 from bulkspider.lists.checking.copy import Copy
 from bulkspider.lists.checking.index import Index, OriginQueue
-from bulkspider.lists.reader import BOM, Form, PlainRow, folder_fits, site_fits
-from bulkspider.lists.shards import Shard
+from bulkspider.lists.checking.reader import BOM, Form, PlainRow, folder_fits, site_fits
+from bulkspider.lists.checking.shards import Shard
 from bulkspider.options import plural
 
 SHOWN_MAX = 50

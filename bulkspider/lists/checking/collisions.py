@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from bulkspider.entries.entry import Entry, EntryError
 from bulkspider.entries.names import fold, show
 from bulkspider.lists.checking.copy import Copy
-from bulkspider.lists.reader import Form
+from bulkspider.lists.checking.reader import Form
 
 RENAME_ONE = "rename one of the two"
 KEEP_ONE = "keep the line that is right"

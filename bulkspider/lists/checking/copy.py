@@ -21,7 +21,7 @@ from pathlib import Path
 
 from bulkspider.disk.folder.opening import create_temporary
 from bulkspider.errors import ListError
-from bulkspider.lists.shards import Shard
+from bulkspider.lists.checking.shards import Shard
 from bulkspider.text import visible
 
 BLOCK = 64 * 1024  # bytes; the rows made from one block, about a thousand, stay in the processor's cache

@@ -14,8 +14,8 @@ from itertools import compress, islice
 
 from bulkspider.entries.entry import Entry, origin_of
 from bulkspider.lists.checking.copy import Copy
-from bulkspider.lists.reader import Form
-from bulkspider.lists.shards import Shard
+from bulkspider.lists.checking.reader import Form
+from bulkspider.lists.checking.shards import Shard
 
 # The rank of an entry without a size: after every size.
 UNSIZED = (1 << 63) - 1

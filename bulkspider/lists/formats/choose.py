@@ -20,6 +20,7 @@ from bulkspider.entries.sumsfile import parse_sum
 from bulkspider.entries.urls import normal_url
 from bulkspider.errors import UsageError
 from bulkspider.lists.checking.copy import read_blocks, shown
+from bulkspider.lists.checking.reader import BOM
 from bulkspider.lists.formats.aria2 import Aria2Form
 from bulkspider.lists.formats.json import Dataverse, Figshare, HuggingFace, Items, Zenodo
 from bulkspider.lists.formats.lines import PathLines, UrlLines
@@ -28,7 +29,6 @@ from bulkspider.lists.formats.sums import Bag, ChecksumLines, bag_in
 from bulkspider.lists.formats.table import TABLE_BEGIN, Csv, EnaReport, EsgfScript
 from bulkspider.lists.formats.xmls.archive import ArchiveFiles
 from bulkspider.lists.formats.xmls.metalink import Metalink
-from bulkspider.lists.reader import BOM
 from bulkspider.options import nearest
 
 # Bytes of the beginning that are looked at: the mark of a document or a script may come late.

@@ -16,8 +16,8 @@ import ijson
 
 from bulkspider.entries.entry import EntryError
 from bulkspider.entries.names import show
+from bulkspider.lists.checking.reader import BOM
 from bulkspider.lists.formats.row import Given, Reader, Row, digests_of
-from bulkspider.lists.reader import BOM
 
 # Where the objects of files are: the keys from the top of the document, without arrays.
 Places = Collection[tuple[str, ...]]

@@ -21,7 +21,7 @@ from urllib.parse import quote, urljoin
 from bulkspider.entries.entry import Entry, EntryError
 from bulkspider.entries.fields import DIGESTS
 from bulkspider.entries.names import BY_LAST_PART, Naming, name_of_url
-from bulkspider.lists.reader import PlainRow
+from bulkspider.lists.checking.reader import PlainRow
 from bulkspider.options import plural
 
 # Rows that are written and checked together.

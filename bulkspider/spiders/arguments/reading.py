@@ -25,12 +25,12 @@ from bulkspider.handover.manifests import Form, check_name, form_of
 from bulkspider.hosts.identity import check_contact
 from bulkspider.hosts.profiles import Profiles
 from bulkspider.lists.checking.check import SKIP_OPTION
+from bulkspider.lists.checking.shards import Shard
 from bulkspider.lists.formats.choose import ARGUMENTS as READING
 from bulkspider.lists.formats.choose import Reading
 from bulkspider.lists.formats.lines import is_url, rows_of
 from bulkspider.lists.listsource import ListSource
 from bulkspider.lists.opening import check_list, folder_name
-from bulkspider.lists.shards import Shard
 from bulkspider.options import Options, has_scheme, nearest
 from bulkspider.spiders.arguments.inputs import input_names
 from bulkspider.sums.checksums import Sums, SumsFile, sums_file

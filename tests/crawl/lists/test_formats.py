@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 from bulkspider.entries.entry import Entry, EntryError, parse_json
 from bulkspider.entries.names import Naming
 from bulkspider.errors import ListError, UsageError
+from bulkspider.lists.checking.reader import Form
 from bulkspider.lists.formats.choose import FORMATS, HEAD_BYTES, Reading, find
 from bulkspider.lists.formats.row import Row
 from bulkspider.lists.listsource import ListSource
 from bulkspider.lists.opening import check_list
-from bulkspider.lists.reader import Form
 from support.faulty import FaultyOrigin, good, make_body
 from support.memory import held_by_python
 from support.shell import Shell

@@ -33,7 +33,7 @@ from bulkspider.entries.entry import (
 )
 from bulkspider.entries.names import OWN_SUFFIXES
 from bulkspider.items import BulkItem
-from bulkspider.lists.reader import Form, folder_fits, site_fits
+from bulkspider.lists.checking.reader import Form, folder_fits, site_fits
 
 SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"

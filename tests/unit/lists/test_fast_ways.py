@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bulkspider.entries.entry import Entry, EntryError
+from bulkspider.lists.checking.reader import Form
 from bulkspider.lists.formats import table
 from bulkspider.lists.formats.choose import FORMATS
 from bulkspider.lists.formats.row import Given, Row, as_lines
 from bulkspider.lists.formats.xmls import shapes
 from bulkspider.lists.formats.xmls.metalink import Metalink
-from bulkspider.lists.reader import Form
 
 NEVER = re.compile(r"(?!)")
 

@@ -17,9 +17,9 @@ from itertools import chain, repeat
 
 from bulkspider.entries.names import name_of_url
 from bulkspider.entries.urls import SAFE, SITE
+from bulkspider.lists.checking.reader import BOM, PLAIN_NAME, PLAIN_SITE, Form, PlainRow
 from bulkspider.lists.formats.row import Row
 from bulkspider.lists.formats.xmls.elements import Left
-from bulkspider.lists.reader import BOM, PLAIN_NAME, PLAIN_SITE, Form, PlainRow
 
 # A document whose elements differ that much is left to the parser.
 TRIALS_MAX = 48
