@@ -76,10 +76,8 @@ class DryRunSpider(Spider):
         job = self._job
         run.begin_list(job.source.origins, owes_items=False)
         findings = Findings(self.survey, run)
-        self._frontend = SpiderFrontend(
-            *(run, job.folder, findings), callback=self.answered, errback=self.failed, probing=True
-        )
-        await job.look(self.crawler, self._frontend, findings, run)
+        self._frontend = job.frontend(run, findings, self.answered, self.failed)
+        await job.look(self.crawler, findings, run)
         interval = self.settings.getfloat("LOGSTATS_INTERVAL")
         told = time.monotonic()
         async for ready in job.work():
@@ -107,7 +105,7 @@ class DryRunJob(ListJob):
 
     once = True
 
-    async def look(self, crawler: Crawler, frontend: SpiderFrontend, findings: Findings, run: Run) -> None:
+    async def look(self, crawler: Crawler, findings: Findings, run: Run) -> None:
         """The crawl has begun. Notes what would prevent the start of a run, and asks for the entries all the same."""
         survey, folder = findings.survey, self.folder
         assert isinstance(folder, UntouchedFolder)
@@ -118,7 +116,7 @@ class DryRunJob(ListJob):
             ledger = run.folders.ledger(folder)
             obstacles.append(str(error))
         proofs = Unproven(survey, folder, ledger, run.threads, run.stopping, asker="the list")
-        self._build(crawler, frontend, findings, run, proofs)
+        self._build(crawler, findings, run, proofs)
         try:
             if self._prepared.remote_sums is not None:
                 self._sums = await self._prepared.remote_sums.fetch(crawler)

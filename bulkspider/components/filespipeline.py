@@ -30,7 +30,7 @@ from bulkspider.components.meta import entry_of, local_folder
 from bulkspider.components.middleware import PagesMiddleware
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.folder.folder import Folder
-from bulkspider.dispatch.fetch import Fetcher
+from bulkspider.dispatch.fetch import Ended, Fetcher
 from bulkspider.dispatch.places import OF_FILES, Limits, Places
 from bulkspider.dispatch.proofs import find_proof
 from bulkspider.dispatch.slots import Slots
@@ -263,8 +263,8 @@ class BulkFilesPipeline(FilesPipeline):
         request = self._requests[download]
         return request.meta.get("download_slot") or OF_FILES + slot_of(request.url)
 
-    def send(self, attempt: Attempt) -> None:
-        deferred_from_coro(self._attempt(attempt)).addBoth(self._attempted, attempt)
+    def send(self, attempt: Attempt, ended: Ended) -> None:
+        deferred_from_coro(self._attempt(attempt)).addBoth(self._attempted, attempt, ended)
 
     def finish(self, download: Download) -> Deferred[LedgerLine | None]:
         return Deferred.fromCoroutine(self._run.downloads.finish(download))
@@ -297,14 +297,14 @@ class BulkFilesPipeline(FilesPipeline):
         without_redirects(asked.meta)
         return await self.crawler.engine.download_async(asked)
 
-    def _attempted(self, result: Response | Failure, attempt: Attempt) -> None:
+    def _attempted(self, result: Response | Failure, attempt: Attempt, ended: Ended) -> None:
         if attempt.outcome is None:
             if isinstance(result, Failure):
                 error = middleware_error(result.value, None)
             else:
                 error = middleware_error(None, result.status)
             attempt.outcome = Outcome(error=error)
-        self._fetcher.end(attempt, attempt.outcome)
+        ended(attempt, attempt.outcome)
 
 
 def _is_interrupted(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ simulation can run them.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Protocol
 
@@ -34,15 +34,19 @@ from bulkspider.transfer.batch import SmallFiles
 logger = logging.getLogger(__name__)
 
 
+# Is told that an attempt has ended, see `Frontend.send`.
+Ended = Callable[[Attempt, "Outcome | None"], None]
+
+
 class Frontend(Protocol):
     """How the requests are sent and the files are finished."""
 
     def slot(self, download: Download) -> str:
         """The slot of Scrapy's downloader for its requests."""
 
-    def send(self, attempt: Attempt) -> None:
-        """Sends the request of an attempt. `Fetcher.end` is called later, once, with the outcome; never from within
-        `send`."""
+    def send(self, attempt: Attempt, ended: Ended) -> None:
+        """Sends the request of an attempt. `ended` is called later, once, with the attempt and its outcome (None: it
+        was in a batch, and was handed back); never from within `send`."""
 
     def finish(self, download: Download) -> Deferred[LedgerLine | None]:
         """All bytes are here: finishes the file. Fires with the ledger's line, or None when it must be fetched once
@@ -201,9 +205,9 @@ class Fetcher:
         download.numbered += 1
         self.numbered += 1
         self.running[attempt] = None
-        self._frontend.send(attempt)
+        self._frontend.send(attempt, self._end)
 
-    def end(self, attempt: Attempt, outcome: Outcome | None) -> None:
+    def _end(self, attempt: Attempt, outcome: Outcome | None) -> None:
         """An attempt has ended. None: it was in a batch, and was handed back."""
         download = attempt.download
         if attempt not in self.running:

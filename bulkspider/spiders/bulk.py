@@ -122,10 +122,8 @@ class BulkSpider(Spider):
         all_rows = rows_for == "all" if rows_for else bool(self.settings.getdict("FEEDS")) or job.report is not None
         run.begin_list(job.source.origins, owes_items=parse is not None or has_pipelines(self.settings))
         rows = Rows(run, job.folder, PassedItems(run, job.folder, parse), wanted=all_rows or job.every_row)
-        frontend = self._bulk_frontend = SpiderFrontend(
-            run, job.folder, rows, callback=self.bulk_answered, errback=self.bulk_failed
-        )
-        if await job.begin(self.crawler, frontend, rows, run):
+        self._bulk_frontend = job.frontend(run, rows, self.bulk_answered, self.bulk_failed)
+        if await job.begin(self.crawler, rows, run):
             async for ready in job.verify() if job.verifying else job.work():
                 yield ready
         seconds = FIRST_ITEMS_SECONDS

@@ -18,7 +18,7 @@ from scrapy.spidermiddlewares.httperror import HttpError
 from twisted.internet.defer import Deferred
 
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.dispatch.fetch import Fetcher
+from bulkspider.dispatch.fetch import Ended
 from bulkspider.entries.entry import slot_of, without_userinfo
 from bulkspider.errors import BulkError
 from bulkspider.items import BulkItem
@@ -60,16 +60,14 @@ class Items(Protocol):
 
 class SpiderFrontend:
     """One per crawl of the spider. callback, errback: of its Requests; they call `answered` and `failed`. rows: the
-    items. probing: a dry run asks for the first byte only. fetcher, small: set by ListJob before the first Request."""
-
-    fetcher: Fetcher
-    small: SmallFiles
+    items. small: which entries share a request. probing: a dry run asks for the first byte only."""
 
     def __init__(
         self,
         run: Run,
         folder: Folder,
         rows: Items,
+        small: SmallFiles,
         *,
         callback: Callable[[Response], Iterator[BulkItem]],
         errback: Callable[[Failure], Iterator[BulkItem]],
@@ -80,9 +78,12 @@ class SpiderFrontend:
         self._callback = callback
         self._errback = errback
         self._rows = rows
+        self._small = small
         self._probing = probing
         self._ready: deque[list[Attempt]] = deque()
         self._yielding: list[Attempt] = []
+        # Those whose end is not told yet, with who is to be told.
+        self._sent: dict[Attempt, Ended] = {}
         self._idle_since: float | None = None
         connect = run.crawler.signals.connect
         connect(self._request_scheduled, signals.request_scheduled)
@@ -103,7 +104,7 @@ class SpiderFrontend:
             attempts = self._ready.popleft()
             if self._run.stopping:
                 for attempt in attempts:
-                    self.fetcher.end(attempt, Outcome(error=self._run.stopping.error))
+                    self._tell(attempt, Outcome(error=self._run.stopping.error))
                 continue
             self._yielding = attempts
             yield self._request(attempts)
@@ -125,13 +126,13 @@ class SpiderFrontend:
         """Ends requests and items that will not come back, because a middleware or a pipeline has replaced them: those
         that we still wait for when Scrapy has been idle for LOST_SECONDS."""
         now = self._run.clock.now()
-        waiting = self.fetcher.running or self._rows.finishing or self._rows.waits
+        waiting = self._sent or self._rows.finishing or self._rows.waits
         if not waiting or self.has_ready or not is_idle(self._run.crawler):
             self._idle_since = None
         elif self._idle_since is None:
             self._idle_since = now
         elif now - self._idle_since >= LOST_SECONDS:
-            self._dropped(list(self.fetcher.running))
+            self._dropped(list(self._sent))
             for download in list(self._rows.finishing):
                 self._rows.lose(download)
             self._rows.are_all_through()
@@ -142,7 +143,8 @@ class SpiderFrontend:
         """Scrapy's own slot, the host, so that DOWNLOAD_SLOTS works."""
         return slot_of(download.url)
 
-    def send(self, attempt: Attempt) -> None:
+    def send(self, attempt: Attempt, ended: Ended) -> None:
+        self._sent[attempt] = ended
         if attempt.place.shared:
             for attempts in reversed(self._ready):
                 if attempts[0].place is attempt.place:
@@ -198,7 +200,7 @@ class SpiderFrontend:
         assert response.request is not None
         if "Set-Cookie" in response.headers:
             # Scrapy's middleware must add this cookie to each further request: no batches from now on.
-            self.small.never()
+            self._small.never()
         self._end(response.request, middleware_error(None, None))
         return iter(self._rows.take, None)
 
@@ -212,13 +214,17 @@ class SpiderFrontend:
         """unseen: the error of an attempt whose end our handler has not seen."""
         bulk = request.meta.get("bulk") or {}
         if bulk.pop("alone", False):
-            self.small.never()
+            self._small.never()
         attempts = self._attempts_of(request)
         for attempt in attempts:
             # In a batch, those without an outcome were handed back: they have not failed.
             told = attempt.outcome is not None or len(attempts) > 1
-            self.fetcher.end(attempt, attempt.outcome if told else Outcome(error=unseen))
+            self._tell(attempt, attempt.outcome if told else Outcome(error=unseen))
         self._run.wakeup.set()
+
+    def _tell(self, attempt: Attempt, outcome: Outcome | None) -> None:
+        if (ended := self._sent.pop(attempt, None)) is not None:
+            ended(attempt, outcome)
 
     def _attempts_of(self, request: Request) -> list[Attempt]:
         bulk = request.meta.get("bulk") or {}
@@ -247,5 +253,5 @@ class SpiderFrontend:
         """Ends attempts whose request was dropped: neither callback nor errback will be called."""
         error = BulkError("a middleware or the scheduler dropped the request", code="dropped")
         for attempt in attempts:
-            self.fetcher.end(attempt, Outcome(error=error) if attempt is attempts[0] else None)
+            self._tell(attempt, Outcome(error=error) if attempt is attempts[0] else None)
         self._run.wakeup.set()

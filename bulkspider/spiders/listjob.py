@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,13 +37,15 @@ from bulkspider.pumps.descriptors import commits_at_once, transfers_at_once
 from bulkspider.run.download import Download
 from bulkspider.run.run import Run
 from bulkspider.spiders.arguments.prepare import Prepared
-from bulkspider.spiders.frontend import SpiderFrontend
+from bulkspider.spiders.frontend import Items, SpiderFrontend
 from bulkspider.spiders.rows import Rows
 from bulkspider.text import visible
 from bulkspider.transfer.batch import SmallFiles, allows_batches
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
+    from scrapy.http import Response
+    from twisted.python.failure import Failure
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +80,27 @@ class ListJob:
         """Calls `subscriber` when every entry has its outcome, while list, ledger and folder are still open."""
         self._at_end.append(subscriber)
 
-    async def begin(self, crawler: Crawler, frontend: SpiderFrontend, rows: Rows, run: Run) -> bool:
+    def frontend(
+        self,
+        run: Run,
+        items: Items,
+        callback: Callable[[Response], Iterator[BulkItem]],
+        errback: Callable[[Failure], Iterator[BulkItem]],
+    ) -> SpiderFrontend:
+        """Makes the frontend of the crawl. callback, errback: of its Requests."""
+        source, settings = self.source, run.crawler.settings
+        batches = not source.shared and not self._stage_max and not self.once and allows_batches(settings)
+        self._small = SmallFiles(
+            run.options.batch if batches else 1,
+            left=lambda: source.waiting,
+            limited=lambda: run.rates.limited,
+        )
+        self._frontend = SpiderFrontend(
+            *(run, self.folder, items, self._small), callback=callback, errback=errback, probing=self.once
+        )
+        return self._frontend
+
+    async def begin(self, crawler: Crawler, rows: Rows, run: Run) -> bool:
         """Called when the crawl has begun. False: an error, which was logged, ends it."""
         self._run, self._rows = run, rows
         prepared, source = self._prepared, self.source
@@ -91,10 +113,10 @@ class ListJob:
             return False
         if prepared.manifest is not None:
             self._manifest = Manifest(prepared.manifest, self.folder, ledger)
-        if prepared.then is not None and not self.verifying and prepared.then.stage_max:
-            self._stage = StagedFolder(self.folder, prepared.then.stage_max)
+        if self._stage_max:
+            self._stage = StagedFolder(self.folder, self._stage_max)
         proofs = Proofs(self.folder, ledger, run.threads, run.stopping, asker="the list")
-        self._build(crawler, frontend, rows, run, proofs)
+        self._build(crawler, rows, run, proofs)
         if source.duplicates:
             crawler.stats.set_value("bulk/duplicates", source.duplicates)
         if source.ignored is not None:
@@ -126,19 +148,19 @@ class ListJob:
             pass  # `work` ends at once
         return True
 
-    def _build(self, crawler: Crawler, frontend: SpiderFrontend, listener: Listener, run: Run, proofs: Proofs) -> None:
-        self._run, self._frontend = run, frontend
+    @property
+    def _stage_max(self) -> int:
+        """Bytes that may lie in the output folder, 0 for no limit."""
+        then = self._prepared.then
+        return 0 if then is None or self.verifying else then.stage_max
+
+    def _build(self, crawler: Crawler, listener: Listener, run: Run, proofs: Proofs) -> None:
+        self._run, frontend, small = run, self._frontend, self._small
         options, settings, source = run.options, crawler.settings, self.source
         limits = Limits.of(settings)
         limits = replace(limits, total=transfers_at_once(limits.total))
         run.downloads.committer.limit_group(commits_at_once(limits.total, GROUP_MAX_FILES))
         stage = self._stage
-        batches = not source.shared and stage is None and not self.once and allows_batches(settings)
-        small = SmallFiles(
-            options.batch if batches else 1,
-            left=lambda: source.waiting,
-            limited=lambda: run.rates.limited,
-        )
         places = Places(run.origins, run.clock, limits)
         if stage is None:
             self.slots = Slots(places, run.stopping, fits=run.downloads.fits, small=small)
@@ -164,7 +186,6 @@ class ListJob:
             small=small,
             once=self.once,
         )
-        frontend.fetcher, frontend.small = fetcher, small
         self._dispatcher = Dispatcher(
             run,
             source,

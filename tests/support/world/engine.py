@@ -17,7 +17,7 @@ from bulkspider.codes import Kind
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import Refuted
 from bulkspider.dispatch.dispatcher import LOOK_EVERY_SECONDS, Dispatcher
-from bulkspider.dispatch.fetch import Fetcher
+from bulkspider.dispatch.fetch import Ended, Fetcher
 from bulkspider.dispatch.places import Limits, Places
 from bulkspider.dispatch.segments import Segments
 from bulkspider.dispatch.slots import Slots
@@ -235,6 +235,7 @@ class Engine:
             proofs=cast(Any, self),
         )
         self._ready: list[Attempt] = []
+        self._sent: dict[Attempt, Ended] = {}
         self.over = False
         self.failure: Failure | None = None
         if stop is not None:
@@ -286,7 +287,8 @@ class Engine:
     def slot(self, download: Download) -> str:
         return slot_of(download.url)
 
-    def send(self, attempt: Attempt) -> None:
+    def send(self, attempt: Attempt, ended: Ended) -> None:
+        self._sent[attempt] = ended
         self._ready.append(attempt)
         self.wakeup.set()
 
@@ -338,7 +340,7 @@ class Engine:
             while self._ready:
                 attempt = self._ready.pop(0)
                 if self.stopping:
-                    self.fetcher.end(attempt, _outcome(self.stopping.error))
+                    self._sent.pop(attempt)(attempt, _outcome(self.stopping.error))
                 else:
                     self._begin(attempt)
             if self.stopping or self.dispatcher.is_done:
@@ -366,7 +368,7 @@ class Engine:
         self._happened_at = self.clock.now()
         what = "all is here" if outcome.fetched else outcome.error or "there is more"
         self.world.tell(f"{attempt.download.entry.name} attempt ends: {what}{', grew' if outcome.grew else ''}")
-        self.fetcher.end(attempt, outcome)
+        self._sent.pop(attempt)(attempt, outcome)
         self.wakeup.set()
 
     def _fail(self, failure: Failure) -> None:
