@@ -7,7 +7,6 @@ Requests and items until every entry has its outcome, `verify` re-reads the outp
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import replace
@@ -31,6 +30,7 @@ from bulkspider.entries.entry import Entry
 from bulkspider.errors import BulkError, DiskError, Stopped, UsageError
 from bulkspider.handover.manifests import Manifest
 from bulkspider.handover.stage import StagedFolder
+from bulkspider.handover.writing import ManifestWriter
 from bulkspider.items import BulkItem
 from bulkspider.options import human
 from bulkspider.pumps.descriptors import commits_at_once, transfers_at_once
@@ -70,9 +70,8 @@ class ListJob:
         self.slots: Slots | None = None
         self._prepared = prepared
         self._sums = prepared.sums
-        self._manifest: Manifest | None = None
+        self._manifest: ManifestWriter | None = None
         self._stage: StagedFolder | None = None
-        self._writing: Deferred[bool] | None = None
         self._run: Run | None = None
         self._at_end: list[Callable[[], None]] = []
 
@@ -112,7 +111,9 @@ class ListJob:
             run.disk_failed(failure)
             return False
         if prepared.manifest is not None:
-            self._manifest = Manifest(prepared.manifest, self.folder, ledger)
+            manifest = Manifest(prepared.manifest, self.folder, ledger)
+            shared = not self.folder.is_ours_alone
+            self._manifest = ManifestWriter(manifest, run.threads, run.stopping.is_set, shared=shared)
         if self._stage_max:
             self._stage = StagedFolder(self.folder, self._stage_max)
         proofs = Proofs(self.folder, ledger, run.threads, run.stopping, asker="the list")
@@ -227,7 +228,8 @@ class ListJob:
             if dispatcher.is_done and not frontend.has_ready and not frontend.waits:
                 run.outcomes.finished = await maybe_deferred_to_future(Deferred.fromCoroutine(self._write_manifest()))
                 break
-            self._keep_manifest()
+            if self._manifest is not None:
+                self._manifest.begin_if_due()
             frontend.find_lost()
             if dispatcher.is_done:
                 await maybe_deferred_to_future(run.wakeup.wait(LOOK_EVERY_SECONDS))
@@ -254,37 +256,13 @@ class ListJob:
                 found = VerifyResult(error.status, error=error)
             yield self._rows.verified(entry, found)
 
-    # -- the manifest ----------------------------------------------------------------------------------------------
-
-    def _keep_manifest(self) -> None:
-        """Begins to write the manifest, during the transfers, when it is due."""
-        manifest, run = self._manifest, self._run
-        if manifest is not None and self._writing is None and run is not None and time.monotonic() >= manifest.due:
-            self._writing = Deferred.fromCoroutine(self._write(manifest, run))
-
     async def _write_manifest(self) -> bool:
-        """Writes the manifest at the end. False when the run was stopped meanwhile."""
-        manifest, run = self._manifest, self._run
+        """At the end. False when the run was stopped meanwhile."""
+        run = self._run
         assert run is not None
-        if manifest is not None:
-            if self._writing is not None:
-                await self._writing
-            if not await self._write(manifest, run) and not run.stopping:
-                run.outcomes.count_unwritten()
+        if self._manifest is not None and not await self._manifest.finish() and not run.stopping:
+            run.outcomes.count_unwritten()
         return not run.stopping
-
-    async def _write(self, manifest: Manifest, run: Run) -> bool:
-        task = partial(manifest.write, shared=not self.folder.is_ours_alone)
-        try:
-            await run.threads.in_thread(task, run.stopping.is_set, hashing=True)
-        except Stopped:
-            pass  # the manifest then has the files that were hashed before
-        except DiskError as error:
-            logger.error("%s", error)
-            return False
-        finally:
-            self._writing = None
-        return True
 
     def is_done(self, name: str) -> bool:
         """The ledger has the file, the file is there or was moved away by the command, and it need not be handed on any

@@ -44,6 +44,8 @@ logger = logging.getLogger(__name__)
 # How often the time limits of all waits are checked: a timer for each would cost as much as its request.
 WATCH_SECONDS = 0.25
 ENDPOINTS = 1024
+# How long the end of the crawl waits for peers that do not close their connections.
+CLOSE_SECONDS = 1.0
 
 
 class Wire:
@@ -268,11 +270,10 @@ class Wire:
             self._watch = None
         self._idle_connections.close()
         closing = self._pool.closeCachedConnections()
-        timer = self._reactor.callLater(1, closing.cancel)
+        closing.addTimeout(CLOSE_SECONDS, self._reactor)
+        # Nothing is left to be done for a connection that does not close.
         closing.addErrback(lambda _: None)
         await maybe_deferred_to_future(closing)
-        if timer.active():
-            timer.cancel()
 
 
 @dataclass(slots=True, eq=False)
