@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from bulkspider.items import BulkItem
-    from bulkspider.reporting.page import Report
+    from bulkspider.reporting.page.report import Report
     from bulkspider.reporting.terminal import Terminal
 
 logger = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ class Progress:
         run.outcomes.on_outcome(self._outcome)
         run.stopping.on_stop(self._stops)
         if self._spider.bulk_job.report is not None:
-            from bulkspider.reporting.page import Report
+            from bulkspider.reporting.page.report import Report
 
             self._report = Report(self._spider.bulk_job.report, run, self._spider, self._tally)
             self._report.start()

@@ -214,8 +214,8 @@ WATCHING = {
     ),
     "page": (
         {
-            "raise": {"bulkspider.reporting.page:page": "RuntimeError"},
-            "set": {"bulkspider.reporting.page:WRITE_INTERVAL_SECONDS": 0.05},
+            "raise": {"bulkspider.reporting.page.report:page": "RuntimeError"},
+            "set": {"bulkspider.reporting.page.report:WRITE_INTERVAL_SECONDS": 0.05},
         },
         "The report is not written during the run",
     ),

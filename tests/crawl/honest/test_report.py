@@ -19,7 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bulkspider.items import BulkItem
-from bulkspider.reporting.page import MAX_ROWS, MAX_SAMPLES, Rows, Throughput, encode, page, row_of
+from bulkspider.reporting.page.data import MAX_ROWS, MAX_SAMPLES, Rows, Throughput, encode, row_of
+from bulkspider.reporting.page.report import page
 from support.crawl import Bulk
 from support.faults import busy
 from support.faulty import FaultyOrigin, good, make_body, not_found
@@ -145,7 +146,7 @@ def test_the_page_of_a_run_that_goes_on(bulk: Bulk) -> None:
     held = Holds(300_000, bulk.output / "a.bin.part")
     with FaultyOrigin({"a.bin": (held.behaviour(), make_body(400_000)), "gone.bin": not_found}) as origin:
         bulk.write_list({name: origin.url(name) for name in ("gone.bin", "a.bin")})
-        often = "import bulkspider.reporting.page as r; r.WRITE_INTERVAL_SECONDS = 0.05; from scrapy.cmdline import execute; execute()"
+        often = "import bulkspider.reporting.page.report as r; r.WRITE_INTERVAL_SECONDS = 0.05; from scrapy.cmdline import execute; execute()"
         python, _, _, *arguments = bulk.command("-a", f"report={path}", settings={"BULK_STALL_TIMEOUT": "60"})
         process = subprocess.Popen(
             [python, "-c", often, *arguments],
@@ -200,7 +201,7 @@ def test_a_page_that_cannot_be_written_costs_no_file(bulk: Bulk) -> None:
 
 
 def test_rows_are_bounded_and_failures_are_never_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bulkspider.reporting.page.MAX_ROWS", 10)
+    monkeypatch.setattr("bulkspider.reporting.page.data.MAX_ROWS", 10)
     assert MAX_ROWS == 100_000
     rows = Rows()
     for n in range(25):
