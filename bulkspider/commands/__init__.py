@@ -1,1 +1,6 @@
-"""Commands of bulkspider. `bulk` works anywhere (an entry point); those in `project` only in this project."""
+"""Commands of bulkspider: `bulk`, `bulkqueue` and `list` work anywhere (entry points), those in `project/` only in this
+project. `words/` are the options.
+
+`startup` runs the spider, with what `process` changes in our own process and `brief` makes shorter. `dryrun` is the dry
+run, `survey` its result.
+"""

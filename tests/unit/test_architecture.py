@@ -119,7 +119,7 @@ def test_every_package_has_its_place() -> None:
     assert set(RANK) - packages == set(), "LAYERS names packages that are gone"
 
 
-def test_a_package_has_few_modules_and_opens_with_a_paragraph() -> None:
+def test_a_package_has_few_modules_and_opens_with_a_paragraph_that_names_them() -> None:
     packages: dict[Path, int] = {}
     for path in modules():
         if path.name != "__init__.py" and path.parent != PACKAGE:
@@ -128,6 +128,9 @@ def test_a_package_has_few_modules_and_opens_with_a_paragraph() -> None:
     for package in packages:
         text = ast.get_docstring(ast.parse((package / "__init__.py").read_text(encoding="utf-8")))
         assert text, f"{package.name}/__init__.py says nothing"
+        modules_of = {path.stem for path in package.glob("*.py") if path.stem != "__init__"}
+        unnamed = {name for name in modules_of if not re.search(rf"`{name}(\.py)?`", text)}
+        assert not unnamed, f"{package.name}/__init__.py does not say what these are for: {unnamed}"
 
 
 def test_no_package_uses_one_above_it() -> None:

@@ -25,7 +25,7 @@ OLD_PAIR = (OLD_PART, OLD_STATE)
 
 
 class Leased(Protocol):
-    """The right to change an entry's files, where several machines could (`queue/lease.py`)."""
+    """The right to change an entry's files, where several machines could (`queue/working/lease.py`)."""
 
     @property
     def valid(self) -> bool: ...

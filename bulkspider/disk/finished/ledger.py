@@ -1,6 +1,6 @@
 """The ledger: append-only proof of what is done, one JSON line per finished entry (`line.py`).
 
-`commit.py` appends, many lines with one flush, and only after data, name and folder are durable. Each entry is looked
+`commit/` appends, many lines with one flush, and only after data, name and folder are durable. Each entry is looked
 up here before a request is made for it, which makes a second run fast.
 
 Every writer has a file of its own in `.bulkspider/`, `ledger.jsonl` or `ledger.<writer>.jsonl`; readers take them all.
