@@ -67,6 +67,29 @@ def columns(entries: int) -> Iterator[str]:
         yield f"{name}\t{BASE}{name}\t{size}\t{sha256}\n"
 
 
+@form("list:mirrors")
+def mirrors(entries: int) -> Iterator[str]:
+    yield "name url\n"
+    for number in range(entries):
+        name, _, _ = file(number)
+        yield f"{name} {BASE}{name} mirror=https://mirror.example.net/pub/{name}\n"
+
+
+@form("list:not ascii")
+def not_ascii(entries: int) -> Iterator[str]:
+    yield "name url\n"
+    for number in range(entries):
+        name, _, _ = file(number)
+        yield f"größe/{name} {BASE}{name}\n"
+
+
+@form("list:JSON Lines")
+def json_lines(entries: int) -> Iterator[str]:
+    for number in range(entries):
+        name, size, sha256 = file(number)
+        yield json.dumps({"name": name, "url": f"{BASE}{name}", "size": size, "sha256": sha256}) + "\n"
+
+
 @form("paths")
 def paths(entries: int) -> Iterator[str]:
     for number in range(entries):

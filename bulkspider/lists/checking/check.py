@@ -19,7 +19,8 @@ from bulkspider.errors import ListError, Problem
 from bulkspider.lists.checking.collisions import BUCKETS, Hashes, Meetings, key_of
 from bulkspider.lists.checking.copy import Copy
 from bulkspider.lists.checking.index import Index, OriginQueue
-from bulkspider.lists.checking.reader import BOM, Form, PlainRow, folder_fits, site_fits
+from bulkspider.lists.checking.plain import folder_fits, key_of_plain, keys_of, site_fits
+from bulkspider.lists.checking.reader import BOM, Form, PlainRow
 from bulkspider.lists.checking.shards import Shard
 from bulkspider.options import plural
 
@@ -90,7 +91,7 @@ class Check:
         self._keep = keep
         self._stop = stop
         self._inputs = inputs
-        self._inputs_plain = frozenset(name.encode() for name in inputs if name.isascii())
+        self._input_keys = frozenset(name.encode() for name in inputs)
         self._formed = False
         self._hashes = Hashes()
         self._sites: dict[bytes, OriginQueue] = {}
@@ -103,7 +104,7 @@ class Check:
         plain ones pass here in a second or two, hence the flat loop."""
         if not self._formed:
             text = self._begin(text)
-        put, keep, inputs = self._hashes.put, self._keep, self._inputs_plain
+        put, keep, inputs = self._hashes.put, self._keep, self._input_keys
         number, at, known, unsized = self._number, self._at, 0, 0
         last_folder = last_site = b""  # of the line before, which mostly has the same ones
         numbered = self.form.numbered
@@ -111,8 +112,12 @@ class Check:
             number += 1
             begin = at
             at += len(line or other) + 1
-            if not line or (inputs and name.lower() in inputs):
-                self._read(line or other, number, begin)
+            if not line:
+                self._read(other, number, begin)
+                continue
+            key = name.lower() if name.isascii() else key_of_plain(name)
+            if key is None or key in inputs:
+                self._read(line, number, begin)
                 continue
             if folder != last_folder or site != last_site:
                 queue = self._queue_of(site)
@@ -121,7 +126,7 @@ class Check:
                     continue
                 last_folder, last_site = folder, site
                 put_at, put_line = queue.at.append, queue.lines.append
-            hashed = hash(name.lower())
+            hashed = hash(key)
             put[hashed & (BUCKETS - 1)](hashed)
             if keep is not None and not keep(name.decode()):
                 continue
@@ -144,9 +149,11 @@ class Check:
 
     def _takes(self, folder: bytes) -> bool:
         """Remembers a folder; False when it must be checked by the full parser."""
-        if folder and not folder_fits(folder):
-            return False
-        self._hashes.add_folders(folder.lower())
+        if folder:
+            key = key_of_plain(folder) if folder_fits(folder) else None
+            if key is None:
+                return False
+            self._hashes.add_folders(key)
         return True
 
     def _begin(self, text: bytes) -> bytes:
@@ -166,8 +173,8 @@ class Check:
             if self._number == 0 and first != b"{" and not self.form.json and self._is_first(raw):
                 self._formed = first not in (b"", b"#")
             elif first not in (b"", b"#"):
-                if first == b"{" and not self.form.json:
-                    self.form = Form(json=True, naming=self.form.naming)
+                if first == b"{" or self.form.json:
+                    self.form = Form(json=True, keys=keys_of(raw), naming=self.form.naming)
                 self._formed = True
                 self._first = (self._at, self._number)
                 break

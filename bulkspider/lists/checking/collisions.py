@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from bulkspider.entries.entry import Entry, EntryError
 from bulkspider.entries.names import fold, show
 from bulkspider.lists.checking.copy import Copy
+from bulkspider.lists.checking.plain import key_of_plain
 from bulkspider.lists.checking.reader import Form
 
 RENAME_ONE = "rename one of the two"
@@ -155,7 +156,7 @@ class Meetings:
     def _key(self, raw: bytes, number: int) -> bytes | None:
         name = self._form.plain_name(raw)
         if name is not None:
-            return name.lower()
+            return key_of_plain(name)
         try:
             entry = self._form.read(raw, number)
         except EntryError:  # the check has noted it

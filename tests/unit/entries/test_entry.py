@@ -8,6 +8,7 @@ import os
 import string
 import unicodedata
 from dataclasses import fields
+from typing import Any
 from urllib.parse import quote
 
 import pytest
@@ -33,7 +34,8 @@ from bulkspider.entries.entry import (
 )
 from bulkspider.entries.names import OWN_SUFFIXES
 from bulkspider.items import BulkItem
-from bulkspider.lists.checking.reader import Form, folder_fits, site_fits
+from bulkspider.lists.checking.plain import folder_fits, key_of_plain, site_fits
+from bulkspider.lists.checking.reader import Form
 
 SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 MD5 = "d41d8cd98f00b204e9800998ecf8427e"
@@ -794,6 +796,29 @@ NAME = st.sampled_from(
         *(".a", "a.", "a-", "-a", "a/b", "a//b", "a/", "/a", "a/.b", "a/-b", "a./b", "a/..", "a..b", "_", "ä", "a b"),
         *("a%20", "~a", "x" * 237, "x" * 238, "x" * 239, "y/" + "x" * 236, "#a", "lpt1", "com0.x", "a.part.json.tmp"),
         *(".bulkspider/a", "a/.bulkspider", "a:b", "a'b", "a\\b", "con/a", "a/con", "a/con.x/b"),
+        *(
+            "größe.bin",
+            "GRÖSSE.BIN",
+            "ä/ö/ü",
+            "日本/データ.nc",
+            "e\u0301.txt",
+            "ß" * 119,
+            "ß" * 118 + "x",
+            "ä" * 128 + "/a",
+        ),
+        *(
+            "com¹.txt",
+            "a/lpt²",
+            "co\u212a",
+            "a.part.j\u017fon",
+            "ä.part",
+            "ä.",
+            "ä./b",
+            "\u00a0a",
+            "a\u3000",
+            "a\u3000b",
+        ),
+        *("a\u200bb", "a\u202eb", "a\x85b", "\ufeffa", "ä..b", "-ä", "~ä", ".ä", "ﬁ.bin", "İ", "con.ä", "ä/con"),
     ]
 )
 MARK = st.sampled_from([" ", "  ", "\t", ",", ", ", " \t", "", ";", '"'])
@@ -834,6 +859,7 @@ FIELD = st.sampled_from(
     [
         *("size=1", "size=01", "size=", f"size={'9' * 18}", f"size={'9' * 19}", f"sha256={SHA256}", "sha256=abc", ""),
         *(f"sha256={SHA256.upper()}", f"md5={MD5}", "x"),
+        *("mirror=https://m/x", "mirror=https://m/x?mirror=y", "mirror=http://M/x", "mirror=", "mirror=http://h/x"),
     ]
 )
 LINE = st.tuples(
@@ -843,7 +869,7 @@ LINE = st.tuples(
 
 def both(form: Form, text: str) -> None:
     try:
-        slow = parse_line(text, 3, form.columns)
+        slow = parse_json(text, 3) if form.json else parse_line(text, 3, form.columns)
     except EntryError:
         slow = None
     fast = form.plain(text.encode(), 3)
@@ -852,7 +878,7 @@ def both(form: Form, text: str) -> None:
     if name is not None:
         assert slow is not None
         assert name.decode() == slow.name
-        assert name.lower() == fold(slow.name).encode()
+        assert key_of_plain(name) == fold(slow.name).encode()
     among_others(form, text.encode(), fast)
 
 
@@ -861,13 +887,13 @@ def among_others(form: Form, raw: bytes, plain: Entry | None) -> None:
     row, blank, _ = form.rows(raw + b"\n\nb http://h/b\n")
     line, name, folder, _, site, size, other = row
     assert (line, other) in ((raw, b""), (b"", raw))
-    is_plain = bool(line) and (not folder or folder_fits(folder)) and site_fits(site)
+    is_plain = bool(line) and (not folder or folder_fits(folder)) and site_fits(site) and key_of_plain(name) is not None
     assert is_plain == (plain is not None)
     if plain is not None:
         assert name.decode() == plain.name
         assert plain.url.startswith(f"{site.decode()}/")
         assert (int(size) if size else None) == plain.size
-    assert not any(blank)
+    assert not any(blank) or form.json
     after = list(form.rows(b"\n" + raw + b"\n"))
     assert len(after) == 2
     assert (after[1][0] or after[1][-1]) == raw
@@ -905,6 +931,39 @@ def test_they_agree_on_lines_below_a_header(header: str, cells: list[str], end: 
     both(Form(columns), columns.separator.join(cells) + end)
 
 
+ROW_VALUES = {
+    "name": NAME,
+    "url": URL,
+    "size": st.sampled_from([None, 0, 1, 10**18, 2.0, -1, "7"]),
+    "sha256": st.sampled_from([None, SHA256, SHA256.upper(), "abc", 7]),
+    "md5": st.sampled_from([None, MD5]),
+    "mirrors": st.lists(st.sampled_from(["https://m/x", "https://m/y?a=b", "http://M/x", "ftp://m/x"]), max_size=3),
+    "headers": st.just({}),
+}
+
+
+@given(
+    keys=st.permutations(["name", "url", "size", "sha256", "md5", "mirrors", "headers"]),
+    count=st.integers(2, 7),
+    row=st.fixed_dictionaries(ROW_VALUES),
+    style=st.sampled_from([(",", ":"), (", ", ": "), (",  ", ":")]),
+    escaped=st.booleans(),
+    end=st.sampled_from(["", "\r", " ", "x"]),
+)
+def test_they_agree_on_rows_of_json_lines(
+    keys: list[str], count: int, row: dict[str, Any], style: tuple[str, str], escaped: bool, end: str
+) -> None:
+    row = {key: row[key] for key in keys[:count]}
+    text = json.dumps(row, separators=style, ensure_ascii=escaped) + end
+    both(Form(json=True, keys=tuple(row)), text)
+
+
+def test_json_numbers_that_are_none_are_not_plain() -> None:
+    form = Form(json=True, keys=("name", "url", "size"))
+    for size in ("01", "1e3", "+1", "1.0", "-0", "1 "):
+        both(form, f'{{"name":"a","url":"http://h/x","size":{size}}}')
+
+
 @given(st.text(alphabet=string.ascii_lowercase + './-_ ,\t:%?&=#"~AB0\r', max_size=40), st.integers(0, 40))
 def test_they_agree_on_any_text_around_a_url(text: str, place: int) -> None:
     both(Form(), text[:place] + "http://h/x" + text[place:])
@@ -920,6 +979,9 @@ def test_they_agree_on_any_text_around_a_url(text: str, place: int) -> None:
         "https://h/dir/a.tar.gz",
         "https://h/a.bin size=3",
         f"a.bin https://h/x md5={MD5}",
+        f"a.bin https://h/x size=3 md5={MD5} mirror=https://m/x mirror=https://n/x?y=z",
+        "a.bin,https://h/x,mirror=https://m/x",
+        "größe/データ.nc https://h/x",
     ],
 )
 def test_the_commonest_lines_take_the_fast_path(text: str) -> None:
@@ -934,9 +996,28 @@ def test_the_commonest_lines_take_the_fast_path(text: str) -> None:
         ("name\turl\tsize\tsha256", "d/a.bin\thttps://h/x\t\t"),
         ("md5,size,url,file", f"{MD5},10,https://h/x,d/a.bin\r"),
         ("line,name,url,status,size", "3,a.bin,https://h/x,verified,7"),
+        ("name,url,mirror", "a.bin,https://h/x,https://m/x"),
+        ("name,url,mirror", "ä.bin,https://h/x,"),
     ],
 )
 def test_the_commonest_lines_below_a_header_take_the_fast_path(header: str, text: str) -> None:
     form = Form(parse_header(header))
+    assert form.plain(text.encode(), 1) is not None
+    both(form, text)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"name": "a.bin", "url": "https://h/x"},
+        {"url": "https://h/x", "name": "d/ä.bin", "size": 7, "sha256": SHA256, "md5": None},
+        {"name": "a.bin", "size": None, "mirrors": ["https://m/x", "https://n/x"], "url": "https://h/x"},
+        {"name": "a.bin", "url": "https://h/x", "mirrors": []},
+    ],
+)
+@pytest.mark.parametrize("style", [(",", ":"), (", ", ": ")])
+def test_the_commonest_rows_of_json_lines_take_the_fast_path(row: dict[str, Any], style: tuple[str, str]) -> None:
+    form = Form(json=True, keys=tuple(row))
+    text = json.dumps(row, separators=style, ensure_ascii=False)
     assert form.plain(text.encode(), 1) is not None
     both(form, text)

@@ -17,7 +17,8 @@ from itertools import chain, repeat
 
 from bulkspider.entries.names import name_of_url
 from bulkspider.entries.urls import SAFE, SITE
-from bulkspider.lists.checking.reader import BOM, PLAIN_NAME, PLAIN_SITE, Form, PlainRow
+from bulkspider.lists.checking.plain import PLAIN_NAME, PLAIN_SITE
+from bulkspider.lists.checking.reader import BOM, Form, PlainRow
 from bulkspider.lists.formats.row import Row
 from bulkspider.lists.formats.xmls.elements import Left
 
