@@ -21,6 +21,9 @@ from bulkspider.errors import BulkError, Stopped, WorkerError, disk_error
 
 T = TypeVar("T")
 
+# A thread that has had no work for so long ends, if there is another one.
+IDLE_SECONDS = 10.0
+
 
 class Workers:
     """Up to `most` threads, called `name`.
@@ -117,9 +120,12 @@ class Workers:
                     return None
                 self._idle += 1
                 try:
-                    self._changed.wait()
+                    called = self._changed.wait(IDLE_SECONDS)
                 finally:
                     self._idle -= 1
+                if not called and not self._jobs and len(self._threads) > 1:
+                    self._threads.discard(threading.current_thread())
+                    return None
             return self._jobs.popleft()
 
     def _gone(self) -> None:

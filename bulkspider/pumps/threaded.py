@@ -1,6 +1,7 @@
 """The mover: a worker thread takes the socket of an answer of known length, and moves the body without the reactor.
 
-Here is what is common: the thread and its end, stalls, rate limits, the stop flag, the reports to the run. How bytes
+Here is what is common: the thread and its end, stalls, rate limits, the stop flag, the reports to the run. A body that
+trickles gives its thread back, and is visited by the thread of all slow ones (`lane.py`) until it is fast. How bytes
 get from the socket into the file is in `splice.py` for plain TCP and in `tls.py` for TLS. Same interface as
 `reactor.Pump`, which serves the connections that cannot be taken from the reactor.
 """
@@ -11,13 +12,15 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from bulkspider.protocol.plan import End
+from bulkspider.pumps.lane import Lane
 from bulkspider.pumps.reactor import PartWriter
 from bulkspider.wire import Head, TlsStream
 
@@ -31,6 +34,12 @@ WORTH_IT_BYTES = 4 * 1024 * 1024
 CHUNK_BYTES = 1024 * 1024
 # While the socket has more, so many bytes are moved before the part and the run are told.
 UNTOLD_BYTES = 4 * 1024 * 1024
+# A body that has brought fewer bytes a second than TRICKLE_BYTES for TRICKLE_SECONDS is slow. It is visited so often
+# that the system's buffer of a connection never fills, and leaves the lane when a visit finds LANE_MAX_BYTES.
+TRICKLE_SECONDS = 2.0
+TRICKLE_BYTES = 24 * 1024
+LANE_MAX_BYTES = 48 * 1024
+FIRST_VISIT_SECONDS = 0.1
 
 
 class Mover:
@@ -40,7 +49,7 @@ class Mover:
         self,
         head: Head,
         writer: PartWriter,
-        in_thread: Callable[..., Deferred[Any]],
+        lane: Lane,
         on_bytes: Callable[[int], None],
         may_read: Callable[[int], float],
         read_size: Callable[[], int],
@@ -49,7 +58,7 @@ class Mover:
         reading on. read_size: returns the bytes that one read may take now."""
         self._head = head
         self._writer = writer
-        self._in_thread = in_thread
+        self._lane = lane
         self._on_bytes = on_bytes
         self._may_read = may_read
         self._read_size = read_size
@@ -57,9 +66,13 @@ class Mover:
         self.received_bytes = 0
         self.last_byte = time.monotonic()
         self.waiting_for_us = False
+        self.is_slow = False  # it is in the lane
         self._told = 0
         self._stop = threading.Event()
         self._error: Exception | None = None
+        self._window = _Window()
+        self._visit_seconds = FIRST_VISIT_SECONDS
+        self._rests = False
 
     # -- how the bytes move: in the thread -------------------------------------------------------------------------
 
@@ -89,9 +102,28 @@ class Mover:
     # -- the reactor's side ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        taken = self._head.take_socket()
-        self._socket = taken[1]
-        self._in_thread(self._move, *taken).addCallbacks(self._moved, self._failed)
+        first, self._socket, tls = self._head.take_socket()
+        self._leave_lane(self._move, first, tls, not self._lane.takes_new_ones)
+
+    def _leave_lane(self, function: Callable[..., End | None], *args: Any) -> None:
+        """It has a thread of its own from now on."""
+        self._visit_seconds = FIRST_VISIT_SECONDS
+        self._lane.in_own_thread(function, *args).addBoth(self._enter_lane)
+
+    def _enter_lane(self, result: End | Failure | None) -> None:
+        """Its thread has ended with it: because the body has ended, or because it trickles."""
+        self.is_slow = result is None
+        if result is None:
+            self._lane.enter(self).addBoth(self._left_lane)
+        else:
+            self._over(result)
+
+    def _left_lane(self, result: End | Failure | None) -> None:
+        self.is_slow = False
+        if result is None:
+            self._leave_lane(self._go_on)
+        else:
+            self._over(result)
 
     def tick(self, now: float) -> None:
         """Tells the run how many bytes the thread has received since the last call."""
@@ -104,50 +136,98 @@ class Mover:
         """Nothing to do: the thread keeps the rate limit itself."""
 
     def abort(self, error: Exception) -> None:
-        """Ends the transfer; the thread notices within a quarter of a second."""
+        """Ends the transfer; a thread of its own notices within a quarter of a second."""
         if self._error is None:
             self._error = error
         self._stop.set()
+        self._lane.hurry(self)
 
-    def _moved(self, end: End) -> None:
+    def _over(self, result: End | Failure) -> None:
+        if isinstance(result, Failure):
+            if self._error is None and isinstance(result.value, Exception):
+                self._error = result.value
+            # A thread closes it itself, if there was one.
+            self._socket.close()
+            result = End.LOST
         self.tick(time.monotonic())
         self._head.connection.close()
         if self._error is not None:
             self.done.errback(Failure(self._error))
         else:
-            self.done.callback(end)
+            self.done.callback(result)
 
-    def _failed(self, failure: Failure) -> None:
-        if self._error is None and isinstance(failure.value, Exception):
-            self._error = failure.value
-        # The thread closes it itself, if one was started.
-        self._socket.close()
-        self._moved(End.LOST)
+    # -- in a thread: its own, or the lane's -----------------------------------------------------------------------
 
-    # -- the thread's side -----------------------------------------------------------------------------------------
-
-    def _move(self, first: bytes, sock: socket.socket, tls: TlsStream | None) -> End:
-        writer = self._writer
-        poller = select.poll()
-        poller.register(sock, select.POLLIN)
-        with sock:
+    def _move(self, first: bytes, tls: TlsStream | None, goes_on: bool) -> End | None:
+        """Takes the socket over. goes_on: then moves the body; else it goes to the lane."""
+        try:
             self._received(len(first))
-            self._into_part(writer.take, first)
-            self._begin(sock, tls)
-            try:
-                while not writer.full and not self._stop.is_set():
-                    count = self.move_some(sock)
-                    if count is None:
-                        if not poller.poll(POLL_MILLISECONDS):
-                            self._flush()
-                    elif count == 0:
-                        break
-                    elif pause := self._may_read(count):
-                        self._rest(pause)
-                self._flush()
-            finally:
-                self._end()
-        return End.FRAMED if writer.full else End.LOST
+            self._into_part(self._writer.take, first)
+            self._begin(self._socket, tls)
+        except BaseException:
+            self._socket.close()
+            raise
+        return self._go_on() if goes_on else None
+
+    def _go_on(self) -> End | None:
+        """Moves the body in a thread of its own. None: it trickles, and goes to the lane."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        self._window.begin(self.received_bytes)
+        with self._closing_if_it_fails():
+            while not self._writer.full and not self._stop.is_set():
+                count = self.move_some(self._socket)
+                if count is None:
+                    if not poller.poll(POLL_MILLISECONDS):
+                        self._flush()
+                elif count == 0:
+                    break
+                elif pause := self._may_read(count):
+                    self._rest(pause)
+                else:
+                    continue
+                if self._window.trickles(self.received_bytes):
+                    return None
+            return self._close()
+
+    def visit(self) -> float | End | None:
+        """Moves what has come meanwhile (`lane.Slow`)."""
+        with self._closing_if_it_fails():
+            if self._rests and not self._stop.is_set():
+                if pause := self._may_read(0):
+                    return min(pause, CHANGES_SECONDS)
+                self._rests = self.waiting_for_us = False
+                self.last_byte = time.monotonic()
+            count = None if self._writer.full or self._stop.is_set() else self.move_some(self._socket)
+            if self._writer.full or self._stop.is_set() or count == 0:
+                return self._close()
+            self._flush()
+            count = count or 0
+            pause = self._may_read(count)
+            if pause and (count < LANE_MAX_BYTES or pause >= self._lane.visit_seconds / 2):
+                self._rests = self.waiting_for_us = True
+                return min(pause, CHANGES_SECONDS)
+            if count >= LANE_MAX_BYTES:
+                # Under a limit its turn may not be over: the pause after it shows whether the limit makes it slow.
+                return None if pause or self._read_size() >= CHUNK_BYTES else FIRST_VISIT_SECONDS / 2
+            self._visit_seconds = min(2 * self._visit_seconds, self._lane.visit_seconds)
+            return self._visit_seconds
+
+    @contextmanager
+    def _closing_if_it_fails(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._end()
+            self._socket.close()
+            raise
+
+    def _close(self) -> End:
+        """The body has ended, or is stopped."""
+        self._flush()
+        self._end()
+        self._socket.close()
+        return End.FRAMED if self._writer.full else End.LOST
 
     @property
     def _runs_on(self) -> bool:
@@ -202,3 +282,21 @@ class Mover:
             seconds = self._may_read(0)
         self.waiting_for_us = False
         self.last_byte = time.monotonic()
+
+
+class _Window:
+    """The speed of a body over the last TRICKLE_SECONDS."""
+
+    def __init__(self) -> None:
+        self.begin(0)
+
+    def begin(self, received: int) -> None:
+        self._began, self._received = time.monotonic(), received
+
+    def trickles(self, received: int) -> bool:
+        """received: bytes so far. False until the time is over."""
+        seconds, count = time.monotonic() - self._began, received - self._received
+        if seconds < TRICKLE_SECONDS:
+            return False
+        self.begin(received)
+        return count < TRICKLE_BYTES * seconds

@@ -37,6 +37,8 @@ TELLING_BYTES = 64 * 1024
 SPEED_SECONDS = 1.0
 # and over this number of samples, four a second: two seconds.
 SPEED_SAMPLES = 9
+# Seconds between two looks at a slow body.
+SLOW_LOOK_SECONDS = 1.0
 
 
 class Watchdog:
@@ -94,7 +96,15 @@ class Body:
         self._span = span
         self._pump: Pump | Mover | None = None
         self._seen_bytes = 0
+        self._looked_at = 0.0
         self._watchdog = Watchdog(run.options.stall_timeout, run.options.min_speed)
+
+    def is_due(self, now: float) -> bool:
+        """A slow body is looked at less often: hundreds of them would cost as much as a fast one."""
+        due = not isinstance(self._pump, Mover) or not self._pump.is_slow or now >= self._looked_at + SLOW_LOOK_SECONDS
+        if due:
+            self._looked_at = now
+        return due
 
     @property
     def is_flowing(self) -> bool:
@@ -199,7 +209,7 @@ class Body:
         if head.socket_can_be_taken and writer.end is not None and writer.end - writer.at >= WORTH_IT_BYTES:
             mover = TlsPump if head.connection.is_tls else DirectPump
             pay = self.reader.pay
-            return mover(head, writer, run.threads.in_own_thread, self._count_only, pay, self._read_size)
+            return mover(head, writer, run.lane, self._count_only, pay, self._read_size)
         head.connection.read_in_pieces(self._read_size())
         return Pump(head, writer, run.threads.in_thread, self._count)
 

@@ -147,7 +147,7 @@ class Transfer:
 
     def tick(self, now: float) -> None:
         """Called four times a second: while a body flows, saves the state when that is due and watches the speed."""
-        if self.asking:
+        if self.asking or not self._body.is_due(now):
             return
         if self._part.checkpoints.save_is_due:
             # An error here comes again, and is reported, with the next byte or at the end of the attempt.

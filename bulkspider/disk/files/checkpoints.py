@@ -32,6 +32,9 @@ from bulkspider.workers import as_bulk_error, start
 WRITTEN_EVERY_BYTES = 8 * 1024 * 1024
 # At most two seconds may be lost; a state costs a rename, which is little compared with a second of transfer.
 WRITTEN_EVERY_SECONDS = 1.0
+# Fewer bytes than FEW_BYTES wait longer: with hundreds of slow connections that would be hundreds of states a second.
+FEW_BYTES = 128 * 1024
+FEW_EVERY_SECONDS = 5.0
 # For slow transfers, which take long for BULK_CHECKPOINT bytes.
 DURABLE_EVERY_SECONDS = 30.0
 # Files from this size on are dropped from the page cache when they are durable.
@@ -144,7 +147,8 @@ class Checkpoints:
     @property
     def save_is_due(self) -> bool:
         """Bytes were written some time ago that the state does not have yet, and perhaps no more bytes come."""
-        return self._unsaved_bytes > 0 and time.monotonic() - self._saved_at >= WRITTEN_EVERY_SECONDS
+        seconds = WRITTEN_EVERY_SECONDS if self._unsaved_bytes >= FEW_BYTES else FEW_EVERY_SECONDS
+        return self._unsaved_bytes > 0 and time.monotonic() - self._saved_at >= seconds
 
     # The state
 
