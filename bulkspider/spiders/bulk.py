@@ -26,7 +26,7 @@ from bulkspider.spiders.frontend import SpiderFrontend
 from bulkspider.spiders.given import GivenEntries
 from bulkspider.spiders.listjob import ListJob
 from bulkspider.spiders.passed import PassedItems
-from bulkspider.spiders.rows import Rows
+from bulkspider.spiders.rows import Earlier, Rows
 from bulkspider.wire import has_items, is_closing
 
 if TYPE_CHECKING:
@@ -119,9 +119,13 @@ class BulkSpider(Spider):
         job = self.bulk_job
         parse = self.parse_file if type(self).parse_file is not BulkSpider.parse_file else None
         rows_for = run.options.items
-        all_rows = rows_for == "all" if rows_for else bool(self.settings.getdict("FEEDS")) or job.report is not None
-        run.begin_list(job.source.origins, owes_items=parse is not None or has_pipelines(self.settings))
-        rows = Rows(run, job.folder, PassedItems(run, job.folder, parse), wanted=all_rows or job.every_row)
+        has_feed, has_hearers = bool(self.settings.getdict("FEEDS")), parse is not None or has_pipelines(self.settings)
+        all_rows = job.every_row or (rows_for == "all" if rows_for else has_feed or job.report is not None)
+        run.begin_list(job.source.origins, owes_items=has_hearers)
+        earlier = Earlier.UNSEEN
+        if all_rows:
+            earlier = Earlier.ITEMS if has_feed or has_hearers or rows_for == "all" else Earlier.ROWS
+        rows = Rows(run, job.folder, PassedItems(run, job.folder, parse), earlier=earlier)
         self._bulk_frontend = job.frontend(run, rows, self.bulk_answered, self.bulk_failed)
         if await job.begin(self.crawler, rows, run):
             async for ready in job.verify() if job.verifying else job.work():

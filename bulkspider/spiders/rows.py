@@ -7,6 +7,7 @@ BulkPipeline at the end of the crawl, are counted here. `frontend.py` makes the 
 
 from __future__ import annotations
 
+import enum
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +32,24 @@ if TYPE_CHECKING:
 ROWS_AHEAD = 64
 
 
-class Rows:
-    """One per crawl of the spider (`dispatch.underway.Listener`). wanted: entries that an earlier run did get a row,
-    too. passed: handles items that have passed all pipelines. finishing: the downloads that BulkPipeline has not
-    finished yet."""
+class Earlier(enum.Enum):
+    """What becomes of the entries that an earlier run has done."""
 
-    def __init__(self, run: Run, folder: Folder, passed: PassedItems, *, wanted: bool) -> None:
+    UNSEEN = "they are counted"
+    ROWS = "they have rows for the report or a caller of `fetch`; nobody else wants them, so Scrapy does not see them"
+    ITEMS = "their items pass through Scrapy"
+
+
+class Rows:
+    """One per crawl of the spider (`dispatch.underway.Listener`). passed: handles items that have passed all pipelines.
+    finishing: the downloads that BulkPipeline has not finished yet."""
+
+    def __init__(self, run: Run, folder: Folder, passed: PassedItems, *, earlier: Earlier) -> None:
         self.passed = passed
         self.finishing: dict[Download, None] = {}
         self._run = run
         self._folder = folder
-        self._wanted = wanted
+        self._earlier = earlier
         self._ready: deque[BulkItem] = deque()
         # Items that have not reached BulkPipeline, where they are counted; by line and name.
         self._uncounted: dict[tuple[int, str], BulkItem] = {}
@@ -88,12 +96,16 @@ class Rows:
         return len(self._ready) >= ROWS_AHEAD
 
     def proven(self, entry: Entry, line: LedgerLine) -> bool:
-        wanted = self._wanted or (line.owed and self._run.owes_items)
-        if wanted:
-            item = row_of(entry, self._folder, line=line)
-            item.already = True
+        owed = line.owed and self._run.owes_items
+        if self._earlier is Earlier.UNSEEN and not owed:
+            return False
+        item = row_of(entry, self._folder, line=line)
+        item.already = True
+        if self._earlier is Earlier.ROWS and not owed:
+            self._run.outcomes.count(item)
+        else:
             self._put(item)
-        return wanted
+        return True
 
     def ended(self, entry: Entry, error: BulkError, download: Download | None) -> None:
         row = row_of(entry, self._folder, download=download, error=error)

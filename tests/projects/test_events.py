@@ -13,6 +13,7 @@ from bulkspider.disk.finished.line import LedgerLine
 from support.crawl import Bulk
 from support.faults import in_turn, status
 from support.faulty import FaultyOrigin, good, make_body
+from support.page import data_of
 from support.project import Project
 
 BODY = make_body(20_000)
@@ -80,6 +81,23 @@ def test_later_pipelines_see_each_item_at_least_once(
         assert [name for name, *_ in unzipped(project.folder)] == ["gone.bin"]
         project.scrapy(*crawl, BULK_ITEMS="all")
         assert [name for name, *_ in unzipped(project.folder)] == list(NAMES)
+
+
+def test_a_report_has_rows_of_earlier_runs_and_pipelines_get_them_as_items(tmp_path: Path) -> None:
+    project = Project(tmp_path / "shop")
+    (project.folder / "shop" / "pipelines.py").write_text(UNZIP)
+    with FaultyOrigin(dict.fromkeys(NAMES[:2], good), resource=BODY) as origin:
+        lines = "\n".join(["name url", *(f"{name} {origin.url(name)}" for name in NAMES[:2])])
+        (project.folder / "list.txt").write_text(lines)
+        crawl = ("crawl", "bulk", "-a", "list=list.txt", "-a", "report=run.html")
+        project.scrapy(*crawl)
+        for pipelines in ({}, {"shop.pipelines.Unzip": 300}):
+            project.settings["ITEM_PIPELINES"] = pipelines
+            project.scrapy(*crawl)
+            data = data_of((project.folder / "run.html").read_text(encoding="utf-8"))
+            assert (data["already"], len(data["rows"]), data["entries"]) == (2, 2, 2)
+            seen = [[name, "complete", True] for name in NAMES[:2]]
+            assert unzipped(project.folder) == (seen if pipelines else [])
 
 
 def test_items_of_earlier_runs_come_when_they_are_asked_for(bulk: Bulk) -> None:
