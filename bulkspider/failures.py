@@ -91,7 +91,7 @@ def write_private(name: str, lines: Iterable[bytes], folder: int) -> None:
         raise
 
 
-class Journal:
+class FailureJournal:
     """Appends the outcomes of a run. before: what had failed when it began. start: how many bytes the file had then.
     Disk errors are ignored: a run does not end because this file cannot be written."""
 

@@ -27,7 +27,7 @@ from bulkspider.lists.listsource import ListSource
 from bulkspider.pumps.descriptors import transfers_at_once
 from bulkspider.run.run import Run
 from bulkspider.spiders.adjust import introduce
-from bulkspider.spiders.arguments.prepare import Claim, Prepared, Trial, prepare
+from bulkspider.spiders.arguments.prepare import LockedOutput, Prepared, UntouchedOutput, prepare
 from bulkspider.spiders.arguments.reading import Given
 from bulkspider.text import visible, visible_lines
 
@@ -48,13 +48,13 @@ def run_bulk(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str,
     settings = crawler.settings
     if arguments.get("status", "0") != "0":
         return run_status(settings, arguments, given)
-    claim: Claim | None = None
+    claim: LockedOutput | None = None
     prepared: Prepared | None = None
     try:
         if "queue" in arguments or "job" in arguments:
             prepared = prepare(arguments, cast(Any, settings), given)
         else:
-            claim = Claim(arguments, cast(Any, settings), given)
+            claim = LockedOutput(arguments, cast(Any, settings), given)
             if claim.plan is None:
                 prepared = claim.prepare()
     except Exception as error:
@@ -108,7 +108,10 @@ def _begin(crawler: Crawler) -> _Refusal:
 
 
 def _walk(
-    process: CrawlerProcessBase, arguments: dict[str, str], claim: Claim | Trial, then: Callable[[Walked], object]
+    process: CrawlerProcessBase,
+    arguments: dict[str, str],
+    claim: LockedOutput | UntouchedOutput,
+    then: Callable[[Walked], object],
 ) -> _Refusal:
     """Begins a walk; `then` is called with its result."""
     from bulkspider.walk.crawl import begin_walk
@@ -151,7 +154,7 @@ def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict
     from bulkspider.commands.dryrun import DryRunSpider
 
     try:
-        trial = Trial(arguments, cast(Any, settings), given)
+        trial = UntouchedOutput(arguments, cast(Any, settings), given)
         seen = trial.prepare() if trial.plan is None else None
     except Exception as error:
         return _refused(error, settings)
@@ -214,7 +217,7 @@ def run_status(settings: BaseSettings, arguments: dict[str, str], given: Given, 
     from bulkspider.status.look import look
 
     try:
-        seen = Trial(arguments, cast(Any, settings), given).prepare()
+        seen = UntouchedOutput(arguments, cast(Any, settings), given).prepare()
         assert isinstance(seen.source, ListSource)
         status = look(seen.source, str(seen.folder.root))
         seen.source.close()

@@ -38,7 +38,7 @@ class Host:
 
 
 @dataclass(slots=True)
-class Problem:
+class ProbableFailure:
     """Why an entry would fail."""
 
     line: int
@@ -73,7 +73,7 @@ class Survey:
     _answered: int = 0
     _refused: int = 0
     _failed: Counter[bool] = field(default_factory=Counter)
-    _problems: list[Problem] = field(default_factory=list)
+    _problems: list[ProbableFailure] = field(default_factory=list)
     _silent: Counter[tuple[str, str]] = field(default_factory=Counter)
     _locked: Counter[tuple[str, str]] = field(default_factory=Counter)
 
@@ -125,7 +125,7 @@ class Survey:
         site = origin_of(entry.url)
         if error.code in LOCKED:
             self._locked[site, LOCKED[error.code]] += 1
-        self._note(Problem(entry.line, entry.name, error, site))
+        self._note(ProbableFailure(entry.line, entry.name, error, site))
 
     def would_fail_too(self, entry: Entry, error: BulkError) -> None:
         """It was not asked for, since its origin does not answer."""
@@ -135,9 +135,9 @@ class Survey:
 
     def has_bad_line(self, line: int, error: BulkError) -> None:
         """A bad line of a list that is read all the same (bad_lines=skip)."""
-        self._note(Problem(line, "", error))
+        self._note(ProbableFailure(line, "", error))
 
-    def _note(self, problem: Problem) -> None:
+    def _note(self, problem: ProbableFailure) -> None:
         self._failed[problem.error.permanent] += 1
         if len(self._problems) < SHOWN_MAX:
             self._problems.append(problem)

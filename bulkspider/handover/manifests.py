@@ -41,7 +41,7 @@ PAYLOAD = "data/"
 BAGIT = b"BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 
 
-class Form(Protocol):
+class ManifestForm(Protocol):
     """How a manifest is written. name: of its file, in the output folder."""
 
     name: str
@@ -110,10 +110,10 @@ class Table(Sums):
         return text.getvalue()
 
 
-FORMS: dict[str, type[Form]] = {"SHA256SUMS": Sums, "bagit": Bag, "metalink": Metalink, "csv": Table}
+FORMS: dict[str, type[ManifestForm]] = {"SHA256SUMS": Sums, "bagit": Bag, "metalink": Metalink, "csv": Table}
 
 
-def form_of(word: str) -> Form:
+def form_of(word: str) -> ManifestForm:
     """The form that `-a manifest=` names. Raises UsageError."""
     known = {name.lower(): form for name, form in FORMS.items()}
     if word.lower() not in known:
@@ -121,7 +121,7 @@ def form_of(word: str) -> Form:
     return known[word.lower()]()
 
 
-def check_name(form: Form) -> Callable[[str], bool]:
+def check_name(form: ManifestForm) -> Callable[[str], bool]:
     """A function for every name of the list; it raises UsageError for a name that does not fit this manifest."""
 
     def check(name: str) -> bool:
@@ -136,7 +136,7 @@ def check_name(form: Form) -> Callable[[str], bool]:
     return check
 
 
-def prepare_folder(form: Form, folder: Folder) -> None:
+def prepare_folder(form: ManifestForm, folder: Folder) -> None:
     """A bag has its declaration (§2.1.1), and no manifest beside ours. Raises UsageError, DiskError."""
     if not isinstance(form, Bag):
         return
@@ -161,7 +161,7 @@ class Manifest:
     due: when it may be written again, in seconds of the monotonic clock.
     """
 
-    form: Form
+    form: ManifestForm
     folder: Folder
     ledger: Ledger
     due: float = 0.0

@@ -96,7 +96,7 @@ class Rates:
         return self.limited and now - self._waits_until.get(host, -RECENT_SECONDS) < RECENT_SECONDS
 
 
-class Reader:
+class ReadAccount:
     """Accounts for the reads of one transfer. For one thread."""
 
     def __init__(self, rates: Rates, clock: Clock, host: str) -> None:
@@ -124,10 +124,10 @@ class Reader:
         return max(0.0, self._waits_until - now)
 
 
-class Held(Protocol):
+class Stoppable(Protocol):
     """A transfer whose reading can be stopped (`transfer/body.py`)."""
 
-    reader: Reader
+    reader: ReadAccount
 
     def hold(self, held: bool) -> None: ...
 
@@ -139,12 +139,12 @@ class Throttle:
     def __init__(self, rates: Rates, clock: Clock) -> None:
         self.rates = rates
         self._clock = clock
-        self._held: dict[Held, Any] = {}
+        self._held: dict[Stoppable, Any] = {}
 
-    def reader(self, host: str) -> Reader:
-        return Reader(self.rates, self._clock, host)
+    def reader(self, host: str) -> ReadAccount:
+        return ReadAccount(self.rates, self._clock, host)
 
-    def spend(self, transfer: Held, count: int) -> None:
+    def spend(self, transfer: Stoppable, count: int) -> None:
         """`count` bytes have arrived for `transfer`; at the end of its turn it stops reading until the next."""
         seconds = transfer.reader.pay(count)
         if seconds <= 0:
@@ -163,7 +163,7 @@ class Throttle:
             self._held[transfer].cancel()
             self._let_flow(transfer)
 
-    def release(self, transfer: Held) -> None:
+    def release(self, transfer: Stoppable) -> None:
         """The transfer has ended."""
         timer = self._held.pop(transfer, None)
         if timer is not None:
@@ -173,12 +173,12 @@ class Throttle:
         for transfer in list(self._held):
             self.release(transfer)
 
-    def _let_flow(self, transfer: Held) -> None:
+    def _let_flow(self, transfer: Stoppable) -> None:
         del self._held[transfer]
         transfer.hold(False)
 
 
-class Limits:
+class RateLimits:
     """The limits that hold now: those of the settings, which may be a timetable. A limit in the control file replaces
     that of the settings."""
 

@@ -35,7 +35,7 @@ from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 from bulkspider.text import visible
 
 
-class Transfer(Protocol):
+class RunningTransfer(Protocol):
     """A transfer of this download that is under way (`transfer/transfer.py`)."""
 
     def stop(self, error: BulkError) -> None: ...
@@ -118,7 +118,7 @@ class Download:
     verdict: Deferred[LedgerLine | None] | None = None
     item: BulkItem | None = None
     alone: bool = False
-    transfers: set[Transfer] = field(default_factory=set)
+    transfers: set[RunningTransfer] = field(default_factory=set)
     bytes_received: int = 0
     resumed: Resumed = field(default_factory=Resumed)
     largest: int = 0
@@ -225,7 +225,7 @@ class Download:
         assert state.total is not None
         return missing(state.have, state.total, self.ranges_running)
 
-    def stop_transfers(self, error: BulkError, *, but: Transfer | None = None) -> None:
+    def stop_transfers(self, error: BulkError, *, but: RunningTransfer | None = None) -> None:
         """Ends its transfers, all `but` one."""
         for transfer in list(self.transfers):
             if transfer is not but:

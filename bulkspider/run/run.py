@@ -34,7 +34,7 @@ from bulkspider.handover.handing import Handover, Then
 from bulkspider.items import FINISHED, BulkItem, Result
 from bulkspider.options import Options, human, plural
 from bulkspider.pumps.lane import Lane
-from bulkspider.pumps.ratelimit import Held, Limits, Rates, Throttle
+from bulkspider.pumps.ratelimit import RateLimits, Rates, Stoppable, Throttle
 from bulkspider.pumps.threads import Threads
 from bulkspider.run.download import Download
 from bulkspider.run.downloads import Downloads
@@ -120,7 +120,7 @@ class Run:
         self.downloads = Downloads(self)
         self.grants = Grants(function_of(self.options, crawler), self.clock, self.threads.in_own_thread)
         self.trusted = Trusted(self.options.trusted_hosts or ())
-        self._limits = Limits(self.options, datetime.now)
+        self._limits = RateLimits(self.options, datetime.now)
         self.rates = Rates(*self._limits.now(), self.clock.now())
         self.throttle = Throttle(self.rates, self.clock)
         # Hands proven files to a command (`--then`).
@@ -192,7 +192,7 @@ class Run:
         self.stopping.heard(number)
         return self.patience.interrupt()
 
-    def spend(self, transfer: Held, count: int) -> None:
+    def spend(self, transfer: Stoppable, count: int) -> None:
         """`count` bytes have arrived for `transfer`."""
         self.outcomes.count_bytes(count)
         self.throttle.spend(transfer, count)

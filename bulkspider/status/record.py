@@ -22,7 +22,7 @@ from scrapy.exceptions import NotConfigured
 from scrapy.utils.asyncio import create_looping_call
 
 from bulkspider.errors import DiskError
-from bulkspider.failures import Failed, Journal, file_name, load_failures, write_private
+from bulkspider.failures import Failed, FailureJournal, file_name, load_failures, write_private
 from bulkspider.lists.listsource import ListSource
 from bulkspider.reporting.snapshot import Sampler
 from bulkspider.run.run import Run
@@ -48,7 +48,7 @@ class StatusRecord:
     def __init__(self, crawler: Crawler, spider: BulkSpider) -> None:
         self._crawler = crawler
         self._spider = spider
-        self._journal: Journal | None = None
+        self._journal: FailureJournal | None = None
         source = spider.bulk_job.source
         self._extent = asdict(source.extent) if isinstance(source, ListSource) else None
         self._writing = False
@@ -72,7 +72,7 @@ class StatusRecord:
         before: dict[str, Failed] = {}
         with suppress(DiskError, OSError):
             before = load_failures(job.folder.root, job.writer)
-        self._journal = Journal(job.folder.private_fd, job.writer, before)
+        self._journal = FailureJournal(job.folder.private_fd, job.writer, before)
         run.outcomes.on_outcome(self._outcome)
         self._sampler = Sampler(run, self._spider, time.monotonic())
         if job.writer is None and not job.verifying:

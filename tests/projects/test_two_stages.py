@@ -10,7 +10,7 @@ import pytest
 
 from bulkspider.entries.entry import EntryError
 from bulkspider.lists.formats.json import Items
-from bulkspider.lists.formats.row import Given
+from bulkspider.lists.formats.row import FormatInput
 from support.crawl import Bulk
 from support.faults import status
 from support.faulty import FaultyOrigin, good, make_body
@@ -60,7 +60,7 @@ def rows(text: str, **fields: str) -> tuple[list[Any], list[str]]:
     def note(line: int, error: EntryError) -> None:
         wrong.append(f"{line}: {error.what}")
 
-    given = Given("x.jsonl", "x.jsonl", note, **{"url_field": "u", **fields})  # type: ignore[arg-type]
+    given = FormatInput("x.jsonl", "x.jsonl", note, **{"url_field": "u", **fields})  # type: ignore[arg-type]
     found = [(row.line, row.url, row.name, dict(row.extra)) for row in Items(given).rows([text.encode()])]
     return found, wrong
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bulkspider.errors import UsageError
 from bulkspider.options import Options, parse_size
-from bulkspider.pumps.ratelimit import Limits
+from bulkspider.pumps.ratelimit import RateLimits
 from bulkspider.timetable import DAYS, Timetable
 
 KIB, MIB = 1024, 1024 * 1024
@@ -107,9 +107,9 @@ def test_what_is_none_is_told(text: str, told: str) -> None:
     assert str(refused.value).startswith("setting BULK_RATE_LIMIT=")
 
 
-def limits(**settings: Any) -> tuple[Limits, list[datetime]]:
+def limits(**settings: Any) -> tuple[RateLimits, list[datetime]]:
     now = [at("Mon", "07:59")]
-    return Limits(Options.from_settings(settings), lambda: now[0]), now
+    return RateLimits(Options.from_settings(settings), lambda: now[0]), now
 
 
 def test_limits_switch_when_the_time_has_come_and_the_control_file_stands_over_them() -> None:

@@ -25,7 +25,7 @@ from bulkspider.errors import DiskError, UsageError, disk_error
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class Journal(Protocol):
+class PartJournal(Protocol):
     """The parts that are open in a folder, for the next run after a crash (`leftovers/journal.py`)."""
 
     def begin(self, name: str, inode: int) -> None: ...
@@ -61,7 +61,7 @@ class Folder:
         # No other process writes here: the folder was locked exclusively.
         self.is_ours_alone = False
         # Notes which parts are open, for the next run after a crash.
-        self.journal: Journal | None = None
+        self.journal: PartJournal | None = None
         # A hole in a file of this run was found to be zeros at the origin: holes prove nothing here.
         self.zeros_are_holes = False
         # It held nothing of an earlier run or another program when it was opened.

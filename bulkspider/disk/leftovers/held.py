@@ -11,7 +11,7 @@ from bulkspider.disk.leftovers.foreign import CONTROL_FILES
 from bulkspider.protocol.ranges import Ranges
 
 
-class Held(NamedTuple):
+class HeldBytes(NamedTuple):
     """What is on disk of a file. foreign: another program has left it. total: bytes of the whole file, None where no
     server has said it yet."""
 
@@ -20,7 +20,7 @@ class Held(NamedTuple):
     total: int | None = None
 
 
-def bytes_held(path: str | os.PathLike[str]) -> Held:
+def bytes_held(path: str | os.PathLike[str]) -> HeldBytes:
     """What is on disk of the file `path`, for a dry run and for `--status`: changes nothing, and checks less than
     `Part.open` does."""
     for name in (f"{os.fspath(path)}{PART}", os.fspath(path)):
@@ -31,8 +31,8 @@ def bytes_held(path: str | os.PathLike[str]) -> Held:
         try:
             saved = load_state(f"{os.fspath(path)}{STATE}") or {}
             total = saved.get("total")
-            return Held(Ranges(saved["written"]).count, total=total if isinstance(total, int) else None)
+            return HeldBytes(Ranges(saved["written"]).count, total=total if isinstance(total, int) else None)
         except (ValueError, KeyError, TypeError):
             holes = any(os.path.lexists(f"{os.fspath(path)}{suffix}") for suffix in CONTROL_FILES)
-            return Held(0 if holes else size, foreign=True)
-    return Held()
+            return HeldBytes(0 if holes else size, foreign=True)
+    return HeldBytes()

@@ -16,7 +16,7 @@ from bulkspider.entries.entry import EntryError
 from bulkspider.entries.mistakes import document
 from bulkspider.entries.names import BY_LAST_PART, Naming, fold, show
 from bulkspider.errors import ListError, Problem
-from bulkspider.lists.checking.collisions import BUCKETS, Hashes, Meetings, key_of
+from bulkspider.lists.checking.collisions import BUCKETS, Collisions, Hashes, key_of
 from bulkspider.lists.checking.copy import Copy
 from bulkspider.lists.checking.index import Index, OriginQueue
 from bulkspider.lists.checking.plain import folder_fits, key_of_plain, keys_of, site_fits
@@ -247,7 +247,7 @@ class Check:
         self._hashes = Hashes()
         if len(met):
             first = ""
-            for entry, at, verdict in Meetings(met, self.form, copy).verdicts(*self._first):
+            for entry, at, verdict in Collisions(met, self.form, copy).verdicts(*self._first):
                 dropped = self.index.drop(entry, at)
                 if isinstance(verdict, EntryError):
                     self.note(entry.line, verdict)

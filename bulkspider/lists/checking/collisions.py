@@ -2,7 +2,7 @@
 
 Two names meet when they are equal on some file system (`fold`), or when one is a folder of the other. For every name
 and every folder a hash of eight bytes is kept, in 64 buckets that are searched one by one (`Hashes`). Only where hashes
-are equal (`Met`) the lines are read again, in the order of the list (`Meetings`): a line that only repeats an earlier
+are equal (`Met`) the lines are read again, in the order of the list (`Collisions`): a line that only repeats an earlier
 one counts once; every other meeting is an error of the later line.
 """
 
@@ -115,7 +115,7 @@ class FirstLines:
         return None if self._at[place] < 0 else (self._at[place], self._line[place])
 
 
-class Meetings:
+class Collisions:
     """Reads the list again and judges every entry whose name meets an earlier one."""
 
     def __init__(self, met: Met, form: Form, copy: Copy) -> None:

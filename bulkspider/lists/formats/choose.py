@@ -24,7 +24,7 @@ from bulkspider.lists.checking.reader import BOM
 from bulkspider.lists.formats.aria2 import Aria2Form
 from bulkspider.lists.formats.json import Dataverse, Figshare, HuggingFace, Items, Zenodo
 from bulkspider.lists.formats.lines import PathLines, UrlLines
-from bulkspider.lists.formats.row import Format, Given, Note
+from bulkspider.lists.formats.row import Format, FormatInput, Note
 from bulkspider.lists.formats.sums import Bag, ChecksumLines, bag_in
 from bulkspider.lists.formats.table import TABLE_BEGIN, Csv, EnaReport, EsgfScript
 from bulkspider.lists.formats.xmls.archive import ArchiveFiles
@@ -53,30 +53,30 @@ _MARKS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class FormatKind:
     """A format. title: its name for messages. needs_base: an example of a base, if it needs one."""
 
     title: str
-    make: Callable[[Given], Format]
+    make: Callable[[FormatInput], Format]
     needs_base: str = ""
 
 
-FORMATS: Mapping[str, Kind] = {
-    "aria2": Kind("an input file of aria2", lambda given: Aria2Form(given.note, given.root, given.where)),
-    "urls": Kind("URLs, one a line", UrlLines),
-    "paths": Kind("paths, one a line", PathLines, "https://data.commoncrawl.org/"),
-    "sums": Kind("a checksum file", ChecksumLines, "https://example.org/folder/"),
-    "ena": Kind("a file report of ENA", EnaReport),
-    "bagit": Kind("the fetch.txt of a bag", Bag),
-    "metalink": Kind("a metalink", Metalink),
-    "esgf": Kind("a download script of ESGF", EsgfScript),
-    "ia": Kind("a file list of the Internet Archive", ArchiveFiles),
-    "hf": Kind("a file tree of Hugging Face", HuggingFace, "https://huggingface.co/ORG/NAME/resolve/main/"),
-    "zenodo": Kind("a record of Zenodo", Zenodo),
-    "figshare": Kind("an article of Figshare", Figshare),
-    "dataverse": Kind("a dataset of Dataverse", Dataverse, "https://dataverse.harvard.edu/"),
-    "csv": Kind("a table", Csv),
-    "items": Kind("items of a crawl", Items),
+FORMATS: Mapping[str, FormatKind] = {
+    "aria2": FormatKind("an input file of aria2", lambda given: Aria2Form(given.note, given.root, given.where)),
+    "urls": FormatKind("URLs, one a line", UrlLines),
+    "paths": FormatKind("paths, one a line", PathLines, "https://data.commoncrawl.org/"),
+    "sums": FormatKind("a checksum file", ChecksumLines, "https://example.org/folder/"),
+    "ena": FormatKind("a file report of ENA", EnaReport),
+    "bagit": FormatKind("the fetch.txt of a bag", Bag),
+    "metalink": FormatKind("a metalink", Metalink),
+    "esgf": FormatKind("a download script of ESGF", EsgfScript),
+    "ia": FormatKind("a file list of the Internet Archive", ArchiveFiles),
+    "hf": FormatKind("a file tree of Hugging Face", HuggingFace, "https://huggingface.co/ORG/NAME/resolve/main/"),
+    "zenodo": FormatKind("a record of Zenodo", Zenodo),
+    "figshare": FormatKind("an article of Figshare", Figshare),
+    "dataverse": FormatKind("a dataset of Dataverse", Dataverse, "https://dataverse.harvard.edu/"),
+    "csv": FormatKind("a table", Csv),
+    "items": FormatKind("items of a crawl", Items),
 }
 NAMES = ("auto", "list", *FORMATS)
 WITH_COLUMNS = ("ena", "csv")
@@ -180,7 +180,7 @@ class Opened:
                 cure += "; with --sums a checksum file is compared with the files of another list"
             raise UsageError(f"{what}; {cure}")
         renames = reading.names is not None or reading.cut > 0
-        given = Given(self.path, where, note, root, reading.base, reading.naming, renames, reading.columns)
+        given = FormatInput(self.path, where, note, root, reading.base, reading.naming, renames, reading.columns)
         return kind.make(replace(given, url_field=reading.url_field, name_field=reading.name_field))
 
 

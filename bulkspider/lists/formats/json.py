@@ -17,13 +17,13 @@ import ijson
 from bulkspider.entries.entry import EntryError
 from bulkspider.entries.names import show
 from bulkspider.lists.checking.reader import BOM
-from bulkspider.lists.formats.row import Given, Reader, Row, digests_of
+from bulkspider.lists.formats.row import FormatInput, Reader, Row, digests_of
 
 # Where the objects of files are: the keys from the top of the document, without arrays.
 Places = Collection[tuple[str, ...]]
 
 
-def _objects(given: Given, blocks: Iterable[bytes], places: Places) -> Iterator[tuple[int, dict[str, Any]]]:
+def _objects(given: FormatInput, blocks: Iterable[bytes], places: Places) -> Iterator[tuple[int, dict[str, Any]]]:
     """The objects in arrays at these places, or in an object there (key -> file), each with its first line."""
     events: Any = ijson.sendable_list()
     parser = ijson.basic_parse_coro(events)

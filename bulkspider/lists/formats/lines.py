@@ -17,13 +17,13 @@ from bulkspider.entries.names import NAME_IT, RENAME, show
 from bulkspider.errors import UsageError
 from bulkspider.lists.checking.collisions import key_of
 from bulkspider.lists.checking.copy import lines_of
-from bulkspider.lists.formats.row import Given, Row
+from bulkspider.lists.formats.row import FormatInput, Row
 
 IN_A_LIST = "give it a name of its own in a list: scrapy bulk LIST"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
-def contents(given: Given, blocks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
+def contents(given: FormatInput, blocks: Iterable[bytes]) -> Iterator[tuple[int, str]]:
     """The lines of a file that are neither empty nor comments, stripped, each with its number."""
     number = 0
     for lines in lines_of(blocks, given.where):
@@ -41,7 +41,7 @@ class UrlLines:
 
     warnings = ()
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: FormatInput) -> None:
         self._given = given
 
     def rows(self, blocks: Iterable[bytes]) -> Iterator[Row]:
@@ -61,7 +61,7 @@ class PathLines:
 
     warnings = ()
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: FormatInput) -> None:
         self._given = given
 
     def rows(self, blocks: Iterable[bytes]) -> Iterator[Row]:

@@ -169,7 +169,7 @@ class Passed:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class FormatInput:
     """One list that is read, and what the user said about it.
 
     path: the file or folder, "-" for stdin. where: how messages name it. note: is told of what does not fit. root: the
@@ -237,7 +237,7 @@ def digests_of(stated: Iterable[tuple[str, str]]) -> tuple[dict[str, str], list[
 class Reader:
     """What most forms begin with. given: how the list is read; what they pass over is their warnings."""
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: FormatInput) -> None:
         self._given = given
         self._passed = Passed(given.where)
 

@@ -17,7 +17,7 @@ from bulkspider.entries.sumsfile import default_algorithm, parse_sum
 from bulkspider.errors import ListError, Problem
 from bulkspider.lists.checking.copy import read_blocks
 from bulkspider.lists.formats.lines import contents
-from bulkspider.lists.formats.row import Given, Reader, Row
+from bulkspider.lists.formats.row import FormatInput, Reader, Row
 
 _FETCH = re.compile(r"(\S+)[ \t]+([0-9]+|-)[ \t]+(.+)")
 _MANIFEST = re.compile(r"manifest-([A-Za-z0-9-]+)\.txt")
@@ -70,7 +70,7 @@ def bag_in(path: str) -> str | None:
     return fetch if os.path.isfile(fetch) and os.path.isfile(os.path.join(path, "bagit.txt")) else None
 
 
-def _manifests(given: Given) -> Mapping[str, Mapping[str, str]]:
+def _manifests(given: FormatInput) -> Mapping[str, Mapping[str, str]]:
     """Algorithm -> path -> hash, of all manifests whose algorithm is known here. Raises ListError."""
     if given.path == "-":
         return {}
@@ -82,7 +82,7 @@ def _manifests(given: Given) -> Mapping[str, Mapping[str, str]]:
             continue
         path, problems = os.path.join(folder, file), []
         known = hashes[kind] = {}
-        for number, text in contents(Given(path, path, given.note), read_blocks(path)):
+        for number, text in contents(FormatInput(path, path, given.note), read_blocks(path)):
             try:
                 name, _, digest = parse_sum(text, kind)
                 known[_unescaped(name)] = digest

@@ -18,7 +18,7 @@ from bulkspider.entries.fields import DIGESTS
 from bulkspider.entries.names import BY_LAST_PART, show
 from bulkspider.errors import UsageError
 from bulkspider.lists.checking.copy import whole_lines
-from bulkspider.lists.formats.row import BATCH, Given, Lines, Reader, Row, digests_of
+from bulkspider.lists.formats.row import BATCH, FormatInput, Lines, Reader, Row, digests_of
 from bulkspider.options import nearest
 
 _COLUMNS = ("name", "url", "size", *DIGESTS, "mirror")
@@ -31,7 +31,7 @@ TABLE_BEGIN = re.compile(r"""download_files="\$\(cat <<(EOF--dataset\.file\.url\
 _TABLE_ROW = re.compile(r"'([^']*)'\s+'([^']*)'(?:\s+'([^']*)'\s+'([^']*)')?")
 
 
-def _texts(given: Given, blocks: Iterable[bytes]) -> Iterator[str]:
+def _texts(given: FormatInput, blocks: Iterable[bytes]) -> Iterator[str]:
     """Texts of whole lines; bytes that are not UTF-8 are found by those who check."""
     first = True
     for raw in whole_lines(blocks, given.where):
@@ -40,7 +40,7 @@ def _texts(given: Given, blocks: Iterable[bytes]) -> Iterator[str]:
         first = False
 
 
-def _records(given: Given, blocks: Iterable[bytes], delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
+def _records(given: FormatInput, blocks: Iterable[bytes], delimiter: str | None) -> Iterator[tuple[int, list[str]]]:
     """The rows of a table, each with the number of its first line. delimiter: None finds it in the first line."""
     line = 0
     texts = _texts(given, blocks)
@@ -60,7 +60,9 @@ def _records(given: Given, blocks: Iterable[bytes], delimiter: str | None) -> It
                 yield line, record
 
 
-def _quoted_records(given: Given, texts: Iterable[str], delimiter: str, before: int) -> Iterator[tuple[int, list[str]]]:
+def _quoted_records(
+    given: FormatInput, texts: Iterable[str], delimiter: str, before: int
+) -> Iterator[tuple[int, list[str]]]:
     """The same where there are quotes, which takes three times as long. before: lines that were read already."""
     lines = (f"{line}\n" for text in texts for line in text[:-1].split("\n"))
     reader = csv.reader(lines, delimiter=delimiter, strict=True)

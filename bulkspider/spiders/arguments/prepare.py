@@ -1,8 +1,8 @@
 """Makes checked entries and a locked output folder from the arguments.
 
-A `Claim` reads arguments and settings and locks the output folder, and then checks the whole list; before the check a
-walk may make the list. Commands do this before the reactor starts, so that a mistake ends with one clear sentence; in
-another project the spider does it itself (`prepare`). A `Trial` is the same for a dry run.
+A `LockedOutput` reads arguments and settings and locks the output folder, and then checks the whole list; before the
+check a walk may make the list. Commands do this before the reactor starts, so that a mistake ends with one clear
+sentence; in another project the spider does it itself (`prepare`). An `UntouchedOutput` is the same for a dry run.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bulkspider.disk.leftovers.cleaning import remove_parts
 from bulkspider.entries.urls import redact
 from bulkspider.errors import UsageError
 from bulkspider.handover.handing import Then
-from bulkspider.handover.manifests import Bag, Form, prepare_folder
+from bulkspider.handover.manifests import Bag, ManifestForm, prepare_folder
 from bulkspider.lists.checking.copy import compare_with_other_shards
 from bulkspider.lists.source import Source
 from bulkspider.options import Options, plural
@@ -63,7 +63,7 @@ class Prepared:
     writer: str | None = None
     walked: Walked | None = None
     every_row: bool = False
-    manifest: Form | None = None
+    manifest: ManifestForm | None = None
     then: Then | None = None
 
     @property
@@ -72,7 +72,7 @@ class Prepared:
         return self.manifest is not None or (self.then is not None and self.then.template.needs_sha256)
 
 
-class Claim:
+class LockedOutput:
     """The locked output folder before its list is checked. To be ended by `prepare` or `give_up`.
 
     plan: of the walk that makes the list first; None when the user gave a list. whole: the walk must read every page.
@@ -151,7 +151,7 @@ class Claim:
                     os.rmdir(path)
 
 
-class Trial:
+class UntouchedOutput:
     """The same for a dry run, which neither makes nor locks a folder: the copy of the list is a file without a name."""
 
     def __init__(self, arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given()) -> None:
@@ -208,7 +208,7 @@ def prepare_given(
 def prepare(
     arguments: Mapping[str, str], settings: Mapping[str, Any], given: Given = Given(), *, own: tuple[str, ...] = ()
 ) -> Prepared:
-    """For a crawl without a walk before it. Raises as `Claim` does. own: arguments that a subclass of the spider
+    """For a crawl without a walk before it. Raises as `LockedOutput` does. own: arguments that a subclass of the spider
     defines."""
     if "queue" in arguments or "job" in arguments:
         return _prepare_worker(arguments, read_options(arguments, settings, own), given)
@@ -216,7 +216,7 @@ def prepare(
         raise UsageError("argument status: only `scrapy bulk LIST --status` can tell it")
     if arguments.get("recurse", "0") != "0" and arguments.get("verify", "0") == "0":
         raise UsageError("argument recurse: only `scrapy bulk URL --recurse` can walk an index before it fetches")
-    return Claim(arguments, settings, given, own).prepare()
+    return LockedOutput(arguments, settings, given, own).prepare()
 
 
 def _prepare_worker(arguments: Mapping[str, str], options: Options, given: Given) -> Prepared:

@@ -21,7 +21,7 @@ from bulkspider.errors import UsageError
 from bulkspider.failures import load_failures
 from bulkspider.handover.command import Template
 from bulkspider.handover.handing import Then
-from bulkspider.handover.manifests import Form, check_name, form_of
+from bulkspider.handover.manifests import ManifestForm, check_name, form_of
 from bulkspider.hosts.identity import check_contact
 from bulkspider.hosts.profiles import Profiles
 from bulkspider.lists.checking.check import SKIP_OPTION
@@ -96,7 +96,7 @@ class Wanted:
     verify: bool
     report: str | None
     shard: Shard | None
-    manifest: Form | None
+    manifest: ManifestForm | None
     then: Then | None
 
 
@@ -230,7 +230,7 @@ def read_then(arguments: Mapping[str, str], options: Options) -> Then | None:
     return Then(template, moves == "1", options.then_at_once, options.stage_max)
 
 
-def read_manifest(arguments: Mapping[str, str], options: Options) -> Form | None:
+def read_manifest(arguments: Mapping[str, str], options: Options) -> ManifestForm | None:
     form = form_of(arguments["manifest"]) if "manifest" in arguments else None
     if form is not None and options.digest == "off":
         raise UsageError("argument manifest: it is made of hashes; leave out BULK_DIGEST=off")

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from bulkspider.errors import UsageError
-from bulkspider.failures import Failed, Journal, load_failures, load_failures_since
-from bulkspider.spiders.arguments.prepare import Claim, prepare
+from bulkspider.failures import Failed, FailureJournal, load_failures, load_failures_since
+from bulkspider.spiders.arguments.prepare import LockedOutput, prepare
 from bulkspider.status.look import Status
 from support.faults import in_turn, status, trickle
 from support.faulty import FaultyOrigin, good, make_body
@@ -163,7 +163,7 @@ def test_a_journal_that_was_torn_and_what_a_run_takes_back(tmp_path: Path) -> No
     private.mkdir()
     assert load_failures(tmp_path) == {}
     fd = os.open(private, os.O_RDONLY)
-    journal = Journal(fd, None, {})
+    journal = FailureJournal(fd, None, {})
     journal.note("a", Failed("http_404", True))
     journal.note("b", Failed("lost", False))
     journal.note("c", None)
@@ -172,7 +172,7 @@ def test_a_journal_that_was_torn_and_what_a_run_takes_back(tmp_path: Path) -> No
         file.write('{"name": "torn", "co')
     assert load_failures(tmp_path) == {"a": Failed("http_404", True)}
     # What the next run adds does not become a part of the torn line.
-    after = Journal(fd, None, load_failures(tmp_path))
+    after = FailureJournal(fd, None, load_failures(tmp_path))
     after.note("e", Failed("lost", False))
     assert load_failures_since(tmp_path, after.start) == {"e": Failed("lost", False)}
     after.note("e", None)
@@ -184,13 +184,13 @@ def test_a_journal_that_was_torn_and_what_a_run_takes_back(tmp_path: Path) -> No
     (private / "failed.1-of-2.jsonl").write_text('{"name": "d", "code": "lost"}\n')
     assert load_failures(tmp_path).keys() == {"a", "d"}
     assert load_failures(tmp_path, "1-of-2").keys() == {"d"}
-    again = Journal(fd, None, load_failures(tmp_path))
+    again = FailureJournal(fd, None, load_failures(tmp_path))
     again.note("a", None)
     again.close()
     # It has taken over what the shards have left.
     assert [path.name for path in private.iterdir()] == ["failed.jsonl"]
     assert load_failures(tmp_path) == {"d": Failed("lost", False)}
-    last = Journal(fd, None, load_failures(tmp_path))
+    last = FailureJournal(fd, None, load_failures(tmp_path))
     last.note("d", None)
     last.close()
     assert not list(private.iterdir())
@@ -217,6 +217,6 @@ def test_what_does_not_fit(tmp_path: Path, shell: Shell) -> None:
     with pytest.raises(UsageError, match="only `scrapy bulk LIST --status` can tell it"):
         prepare({"list": str(tmp_path / "list"), "status": "1"}, {})
     with pytest.raises(UsageError, match="argument failed=yes: 0 does all"):
-        Claim({"list": str(tmp_path / "list"), "failed": "yes"}, {})
+        LockedOutput({"list": str(tmp_path / "list"), "failed": "yes"}, {})
     said = shell.bulk("list", "--json")
     assert (said.status, "--json belongs to --status" in said.log) == (2, True)

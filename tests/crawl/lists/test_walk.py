@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from bulkspider.errors import UsageError
-from bulkspider.spiders.arguments.prepare import Claim, Trial, prepare
+from bulkspider.spiders.arguments.prepare import LockedOutput, UntouchedOutput, prepare
 from support.crawl import QUICK
 from support.faults import busy, in_turn, needs_header, redirect_to, silent, status, when
 from support.faulty import FaultyOrigin, good, make_body
@@ -347,8 +347,8 @@ def test_this_projects_crawl_walks_too(shell: Shell) -> None:
     ],
 )
 def test_arguments_that_do_not_fit(arguments: dict[str, str], sentence: str, tmp_path: Path) -> None:
-    for begin in (Claim, Trial):
-        if begin is Trial and "verify" in arguments:
+    for begin in (LockedOutput, UntouchedOutput):
+        if begin is UntouchedOutput and "verify" in arguments:
             continue
         with pytest.raises(UsageError, match=re.escape(sentence)):
             begin({**arguments, "output": str(tmp_path / "out")}, {})

@@ -16,7 +16,7 @@ from bulkspider.entries.entry import Entry, EntryError
 from bulkspider.lists.checking.reader import Form
 from bulkspider.lists.formats import table
 from bulkspider.lists.formats.choose import FORMATS
-from bulkspider.lists.formats.row import Given, Row, as_lines
+from bulkspider.lists.formats.row import FormatInput, Row, as_lines
 from bulkspider.lists.formats.xmls import shapes
 from bulkspider.lists.formats.xmls.metalink import Metalink
 
@@ -26,7 +26,7 @@ NEVER = re.compile(r"(?!)")
 def read(format_name: str, text: str, block: int = 1 << 16) -> tuple[list[Entry], list[tuple[int, str]], list[str]]:
     """Entries, what was noted, and warnings."""
     noted: list[tuple[int, str]] = []
-    form = FORMATS[format_name].make(Given("x", "x", lambda line, error: noted.append((line, error.what))))
+    form = FORMATS[format_name].make(FormatInput("x", "x", lambda line, error: noted.append((line, error.what))))
     data = text.encode()
     blocks = (data[place : place + block] for place in range(0, len(data), block))
     numbered = Form(numbered=True)
@@ -196,7 +196,7 @@ def test_elements_of_several_shapes_need_no_parser(block: int, slowly: Any) -> N
 
 def test_what_is_learned_of_an_element() -> None:
     def read_all(element: bytes) -> Row | None:
-        return next(iter(Metalink(Given("x", "x", print)).parsed([element])))
+        return next(iter(Metalink(FormatInput("x", "x", print)).parsed([element])))
 
     element = b'\n<file name="a.nc">\n<size>1</size><url priority="2">https://b/a</url><url priority="1">http://a/</url></file>'
     shape = shapes.Lesson(element, read_all).shape(plain=True)

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bulkspider.pumps.ratelimit import LIMITED_READ_BYTES, SAVED_SECONDS, ControlFile, Rates, Reader, Throttle
+from bulkspider.pumps.ratelimit import LIMITED_READ_BYTES, SAVED_SECONDS, ControlFile, Rates, ReadAccount, Throttle
 from support.simulated import SimulatedClock
 
 READS = st.lists(st.tuples(st.integers(0, 3), st.integers(1, LIMITED_READ_BYTES)), min_size=50, max_size=200)
@@ -23,7 +23,7 @@ class Reading:
     def __init__(self, limit: int | None, per_host: int | None, hosts: list[str]) -> None:
         self.clock = SimulatedClock()
         self.rates = Rates(limit, per_host, 0.0)
-        self.readers = [Reader(self.rates, self.clock, host) for host in hosts]
+        self.readers = [ReadAccount(self.rates, self.clock, host) for host in hosts]
         self.spent = [0] * len(hosts)
         self.turns = [(0.0, number) for number in range(len(hosts))]
 
@@ -115,7 +115,7 @@ def test_a_pause_saves_up_a_moment_and_no_flood() -> None:
 def test_limits_change_while_running_and_go_away() -> None:
     clock = SimulatedClock()
     rates = Rates(1000, None, 0.0)
-    reader = Reader(rates, clock, "host")
+    reader = ReadAccount(rates, clock, "host")
     assert rates.limited
     assert reader.pay(100_000) == pytest.approx(100)
     clock.advance(50)
@@ -127,7 +127,7 @@ def test_limits_change_while_running_and_go_away() -> None:
     assert reader.pay(10**12) == 0
     rates.set(None, 100_000, 52.0)
     assert reader.pay(500_000) > 0
-    assert Reader(rates, clock, "another").pay(LIMITED_READ_BYTES) < 1
+    assert ReadAccount(rates, clock, "another").pay(LIMITED_READ_BYTES) < 1
 
 
 # --- control.json -----------------------------------------------------------------------------------------------------

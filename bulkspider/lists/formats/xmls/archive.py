@@ -9,7 +9,7 @@ from dataclasses import replace
 from urllib.parse import quote
 
 from bulkspider.entries.entry import EntryError
-from bulkspider.lists.formats.row import Given, Reader, Row, digests_of
+from bulkspider.lists.formats.row import FormatInput, Reader, Row, digests_of
 from bulkspider.lists.formats.xmls.elements import files
 
 _IA_LIST = re.compile(r"(.+)_files\.xml(?:\.gz)?")
@@ -18,7 +18,7 @@ _IA_LIST = re.compile(r"(.+)_files\.xml(?:\.gz)?")
 class ArchiveFiles(Reader):
     """`ID_files.xml` of an item of the Internet Archive. The base is the folder of the item that its name says."""
 
-    def __init__(self, given: Given) -> None:
+    def __init__(self, given: FormatInput) -> None:
         super().__init__(given)
         item = _IA_LIST.fullmatch(os.path.basename(given.path))
         self._base = given.base or (f"https://archive.org/download/{quote(item[1])}/" if item else None)
