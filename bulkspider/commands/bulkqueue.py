@@ -119,6 +119,8 @@ class Command(ScrapyCommand):
             queue = find_address(opts.queue)
             if not queue:
                 raise UsageError(f"which queue? Say --queue redis://HOST/0, or set {VARIABLE} in the environment")
+            if len(args) > 1 and action not in {"push", "retry", "caps", "report", "clean"}:
+                raise UsageError(f"{args[1]}: nothing is to follow {action}; the job is named by --job NAME")
             if action == "list":
                 self._list(queue, opts)
                 return
@@ -221,7 +223,10 @@ class Command(ScrapyCommand):
     def _list(self, queue: str, opts: argparse.Namespace) -> None:
         from bulkspider.queue.job import Job, jobs_on
 
-        for name in jobs_on(queue):
+        names = jobs_on(queue)
+        if not names:
+            print("no job is there; `scrapy bulkqueue push LIST --job NAME` makes one", file=sys.stderr)
+        for name in names:
             try:
                 with Job(queue, name) as job:
                     status = job.status()
@@ -255,7 +260,7 @@ class Command(ScrapyCommand):
         caps: dict[str, int | None] = {}
         for arg in args:
             host, equals, number = arg.partition("=")
-            if not host or not equals or (number and not number.isdecimal()):
+            if not host or "/" in host or not equals or (number and not number.isdecimal()):
                 raise UsageError(f"{arg}: write HOST=N, for example example.org=6; HOST= takes it back")
             caps[host.lower()] = int(number) if number else None
         job.set_caps(caps)

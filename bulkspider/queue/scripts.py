@@ -127,7 +127,8 @@ end
 local function close(name)
   local row = full_row(name)
   if row then
-    call('HINCRBY', p .. 'bytes', 'left', -size_of(row))
+    -- Not `-size`: for Redis 7.0 -0 is no integer.
+    call('HINCRBY', p .. 'bytes', 'left', 0 - size_of(row))
     call('HSET', p .. 'known', name, row:match('^%S+'))
   end
 end
@@ -351,7 +352,7 @@ call('ZREM', p .. 'alive', ARGV[1])
 # these; then origin and number of those that the worker has of it.
 # Returns {kind, …}: entries ({origin, number of the lease, name, entry, tries, most bytes so far, the worker at which
 # it failed last, seat}, …), again (there may be more to see), none, over (done, dead), owes (how many entries were
-# lost), unfinished (a push of this list was broken off), drain or cancel (left), dropped, gone.
+# lost), unfinished (a push of this list was broken off), pause, drain or cancel (left), dropped, gone.
 CLAIM = """
 local me, most, wanted, per_origin = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
 local shuts = tonumber(ARGV[6])
@@ -368,7 +369,7 @@ if order == 'drain' or order == 'cancel' then
   local known, done, dead = counts()
   return {order, known - done - dead}
 elseif order == 'pause' then
-  return {'none'}
+  return {'pause'}
 end
 lapse(at)
 local beside, late = others(me) > 0, at - lease

@@ -253,6 +253,34 @@ async def test_what_was_sent_and_not_answered_is_neither_lost_nor_held_against_a
 
 
 @run
+async def test_a_connection_that_breaks_while_much_is_sent_is_made_anew(
+    redis: RedisServer, job: Job, tmp_path: Path
+) -> None:
+    """Redis hears and says nothing, again and again; each time the worker gives up waiting while it is sending."""
+    job.push(entries("a"))
+    with Forwarder(redis.port) as address:
+        async with Worker(address, job, lease=3) as worker:
+            link = worker.queue.link
+            assert link is not None
+            broken: list[asyncio.Future[Any]] = []
+            for pause in range(10):
+                answers = [OSError()]
+                while answers != [0]:
+                    asked = asyncio.gather(link.ask("lapse"), return_exceptions=True)
+                    answers = await asyncio.wait_for(asked, 10)
+                address.deaf = True
+                while not broken:
+                    question = link.ask("lapse")
+                    question.add_done_callback(lambda asked: broken.append(asked) if asked.exception() else None)
+                    for _ in range(pause % 5 + 1):
+                        await asyncio.sleep(0)
+                address.deaf = False
+                address.cut()
+                broken.clear()
+            assert await worker.names() == ["a"]
+
+
+@run
 async def test_the_largest_come_first(redis: RedisServer, job: Job, tmp_path: Path) -> None:
     job.push(entries("a", "b", "c", "d", sizes={"a": 1, "b": 1 << 40, "d": 1 << 30}), cap=9)
     async with Worker(redis, job) as worker:

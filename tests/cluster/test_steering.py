@@ -219,6 +219,21 @@ def test_a_job_that_is_not_there_any_more_is_never_told_as_done(tmp_path: Path) 
         server.shutdown()
 
 
+def test_what_is_no_word_of_the_command_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    with Cluster(tmp_path) as cluster:
+        told = queue(cluster, "list")
+        assert (told.returncode, told.stdout) == (0, "")
+        assert "no job is there" in told.stderr
+        cluster.push(["a.bin http://127.0.0.1:9/a.bin"])
+        for action in ("drop", "status", "pause", "list"):
+            told = queue(cluster, action, "other")
+            assert (told.returncode, told.stdout) == (1, "")
+            assert f"other: nothing is to follow {action}" in told.stderr
+        assert queue(cluster, "caps", "http://h.example=3").returncode == 1
+        told, said = state(cluster)
+        assert (told, said["left"], said["order"]) == (3, 1, None)
+
+
 def test_a_paused_job_begins_nothing_and_a_drained_one_ends_its_workers(tmp_path: Path) -> None:
     bodies = {f"{n}.bin": BODY for n in range(4)}
     with FaultyOrigin() as origin, Cluster(tmp_path, settings={"CONCURRENT_REQUESTS": "1"}) as cluster:
@@ -236,6 +251,7 @@ def test_a_paused_job_begins_nothing_and_a_drained_one_ends_its_workers(tmp_path
         worker = cluster.start()
         cluster.wait_for(lambda job: len(job.status().workers) == 1)
         assert state(cluster)[1]["order"] == "pause"
+        cluster.wait_for_log(worker, "is paused")
         assert not origin.requests
         assert queue(cluster, "resume").returncode == 0
         origin.wait_until(lambda o: len(o.requests) == 1)

@@ -66,6 +66,7 @@ class Claims:
         self._give_back = give_back
         self._stays = stays
         self._rests = False  # the job is over, and we stay
+        self._paused = False
         self._ending = False
         self._lost_at: float | None = None  # since when Redis knows nothing of the job
         self._questions: dict[asyncio.Future[Any], int] = {}  # each with how many entries it asks for
@@ -154,6 +155,7 @@ class Claims:
             self._job_is_lost()
             return
         self._lost_at = None
+        self._paused = self._paused and kind == "pause"
         if kind == "entries":
             self._rests = False
             for one in told:
@@ -173,6 +175,11 @@ class Claims:
             if not self.taken:
                 # It came too late for anything of its own: its exit status is the job's.
                 self.given_up = int(dead)
+        elif kind == "pause":
+            if not self._paused:
+                logger.info("%s is paused: nothing new is begun; `scrapy bulkqueue resume` goes on", self._title)
+            self._paused = True
+            self._nothing()
         elif kind == "drain":
             self.over = True
             self.left = max(0, int(told[0]) - len(self._leases))

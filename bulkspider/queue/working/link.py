@@ -112,9 +112,8 @@ class Link:
     async def close(self) -> None:
         """Closes the connection; what was not sent is lost."""
         self._open = False
-        self._worker.cancel()
         self._given.set()
-        await asyncio.wait([self._worker])
+        await _end([self._worker])
         self._break_off(OSError("the link is closed"))
         with contextlib.suppress(Exception):
             await self._redis.aclose()
@@ -177,15 +176,15 @@ class Link:
         self._unsent = deque([*posts, _Command("join", self._greeting(), answer=answer), *questions])
 
     async def _exchange(self, connection: Any) -> None:
-        tasks = [asyncio.ensure_future(self._write(connection)), asyncio.ensure_future(self._read(connection))]
+        tasks = [asyncio.ensure_future(self._read(connection)), asyncio.ensure_future(self._write(connection))]
         try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-        for task in done:
-            task.result()
+            await _end(tasks)
+        # The reader's first: when it fails it closes the connection, which the writer finds so.
+        for error in [task.exception() for task in tasks if not task.cancelled()]:
+            if error is not None:
+                raise error
 
     async def _write(self, connection: Any) -> None:
         while True:
@@ -232,3 +231,13 @@ class Link:
             self._given.set()
         else:
             self._given.clear()
+
+
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancels them until they have ended. Before Python 3.12 wait_for(), by which redis-py sends, swallows a
+    cancellation that comes when it has just sent. Then the task would go on, over a new connection that redis-py makes
+    and nobody reads."""
+    while going_on := [task for task in tasks if not task.done()]:
+        for task in going_on:
+            task.cancel()
+        await asyncio.wait(going_on, timeout=0.1)
