@@ -8,7 +8,7 @@ reasons, so failed tries are counted, and after a few entries no more are made. 
 
 from __future__ import annotations
 
-from bulkspider.errors import AttemptError
+from bulkspider.errors import AttemptError, Meaning
 
 # The lengths that are tried, one after the other (bytes).
 PIECE_BYTES = (1 << 30, 64 << 20, 8 << 20)
@@ -87,5 +87,4 @@ class Pieces:
 
 def _has_other_reason(error: AttemptError) -> bool:
     said = (error.server_said or "").lower()
-    says_later = error.origin_wide or error.retry_after is not None
-    return says_later or any(reason in said for reason in OTHER_REASONS)
+    return error.meaning is not Meaning.UNSAID or any(reason in said for reason in OTHER_REASONS)

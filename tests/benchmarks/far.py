@@ -50,7 +50,7 @@ class Files:
 FILES = {
     "far": Files("256 MiB over 50 ms each way, 4 MiB/s a connection", 1, 256 * MIB, 16, 0.05, 4 * MIB),
     "throttled": Files("1 GiB, 16 MiB/s a connection", 1, GIB, 16, 0.0, 16 * MIB),
-    "long": Files("8 x 512 MiB over 50 ms each way, 4 MiB/s a connection", 8, 512 * MIB, 16, 0.05, 4 * MIB),
+    "long": Files("8 x 512 MiB over 50 ms each way, 4 MiB/s a connection", 8, 512 * MIB, 128, 0.05, 4 * MIB),
     "open": Files("2 GiB, not throttled", 1, 2 * GIB, 16),
 }
 # Connections, bytes a second of each, our own limit for all of them (None: none).

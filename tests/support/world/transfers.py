@@ -309,7 +309,8 @@ class SimulatedTransfer:
         finally:
             self.advance(clock.now())
             span.flowing, self._flow = False, None
-            host.flows.append((span.began, clock.now(), download.entry.name))
+            if span.at > span.first:
+                host.flows.append((span.began, clock.now(), download.entry.name))
             elapsed = clock.now() - span.began
             if elapsed > 0 and span.at - span.first >= 64 * 1024:
                 span.speed = (span.at - span.first) / elapsed

@@ -360,6 +360,27 @@ KEPT = {
         total=48,
         per_slot=16,
     ),
+    # An answer that stopped after its head was counted as one that brought something: two URLs that nothing was ever
+    # got from may be all that is wrong.
+    "nothing-but-a-head": WorldPlan(
+        87755,
+        (
+            HostPlan(
+                "h.example",
+                latency=0.3,
+                speed=0.2 * MIB,
+                outages=(Outage(0.076, 1.852, "silent"), Outage(10.425, 30.916, 502)),
+            ),
+        ),
+        (
+            EntryPlan("f4", 0, 2_703_348),
+            EntryPlan("f5", 0, 91_484_792, later=20.0),
+            EntryPlan("f6", 0, 8_918_913),
+        ),
+        total=8,
+        per_slot=2,
+        options={"retry_times": 5, "origin_patience": 90.0, "headers_timeout": 60.0, "stall_timeout": 20.0},
+    ),
     "only-busy-urls-are-left": WorldPlan(
         9935,
         (HostPlan("h.example", speed=0.2 * MIB), HostPlan("other.example")),

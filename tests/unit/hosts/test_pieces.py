@@ -6,6 +6,7 @@ import pytest
 
 from bulkspider.errors import AttemptError
 from bulkspider.hosts.pieces import PIECE_BYTES, VAIN_TRIES_MAX, Pieces
+from bulkspider.protocol.servertext import meaning_of
 
 GIB, MIB = 1 << 30, 1 << 20
 
@@ -13,6 +14,7 @@ GIB, MIB = 1 << 30, 1 << 20
 def refusal(status: int = 403, said: str | None = None, **fields: object) -> AttemptError:
     error = AttemptError("no", code=f"http_{status}", http_status=status, **fields)  # type: ignore[arg-type]
     error.server_said = said
+    error.meaning = meaning_of(status, {}, said)
     return error
 
 
@@ -45,6 +47,8 @@ def test_the_next_length(asked: int | None, rest: int | None, gives_all: bool, p
         refusal(429),
         refusal(said="AccessDenied Access Denied"),
         refusal(400, said="ExpiredToken The provided token has expired"),
+        refusal(said="Please slow down"),
+        refusal(said="Rate limit exceeded"),
         refusal(retry_after=1.0),
         refusal(origin_wide=True),
     ],
