@@ -1,8 +1,8 @@
 """The mover: a worker thread takes the socket of an answer of known length, and moves the body without the reactor.
 
 Here is what is common: the thread and its end, stalls, rate limits, the stop flag, the reports to the run. A body that
-trickles gives its thread back, and is visited by the thread of all slow ones (`lane.py`) until it is fast. How bytes
-get from the socket into the file is in `splice.py` for plain TCP and in `tls.py` for TLS. Same interface as
+trickles gives its thread back, and is visited by the thread of all slow ones (`sharedthread.py`) until it is fast. How
+bytes get from the socket into the file is in `splice.py` for plain TCP and in `tls.py` for TLS. Same interface as
 `reactor.Pump`, which serves the connections that cannot be taken from the reactor.
 """
 
@@ -20,8 +20,8 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from bulkspider.protocol.plan import End
-from bulkspider.pumps.lane import Lane
 from bulkspider.pumps.reactor import PartWriter
+from bulkspider.pumps.sharedthread import SharedThread
 from bulkspider.wire import Head, TlsStream
 
 # Threads look at the stop flag at least this often (milliseconds).
@@ -35,10 +35,11 @@ CHUNK_BYTES = 1024 * 1024
 # While the socket has more, so many bytes are moved before the part and the run are told.
 UNTOLD_BYTES = 4 * 1024 * 1024
 # A body that has brought fewer bytes a second than TRICKLE_BYTES for TRICKLE_SECONDS is slow. It is visited so often
-# that the system's buffer of a connection never fills, and leaves the lane when a visit finds LANE_MAX_BYTES.
+# that the system's buffer of a connection never fills, and leaves the shared thread when a visit finds
+# SLOW_VISIT_MAX_BYTES.
 TRICKLE_SECONDS = 2.0
 TRICKLE_BYTES = 24 * 1024
-LANE_MAX_BYTES = 48 * 1024
+SLOW_VISIT_MAX_BYTES = 48 * 1024
 FIRST_VISIT_SECONDS = 0.1
 
 
@@ -49,7 +50,7 @@ class Mover:
         self,
         head: Head,
         writer: PartWriter,
-        lane: Lane,
+        shared_thread: SharedThread,
         on_bytes: Callable[[int], None],
         may_read: Callable[[int], float],
         read_size: Callable[[], int],
@@ -58,7 +59,7 @@ class Mover:
         reading on. read_size: returns the bytes that one read may take now."""
         self._head = head
         self._writer = writer
-        self._lane = lane
+        self._shared_thread = shared_thread
         self._on_bytes = on_bytes
         self._may_read = may_read
         self._read_size = read_size
@@ -66,7 +67,7 @@ class Mover:
         self.received_bytes = 0
         self.last_byte = time.monotonic()
         self.waiting_for_us = False
-        self.is_slow = False  # it is in the lane
+        self.is_slow = False  # it is in the shared thread
         self._told = 0
         self._stop = threading.Event()
         self._error: Exception | None = None
@@ -103,25 +104,25 @@ class Mover:
 
     def start(self) -> None:
         first, self._socket, tls = self._head.take_socket()
-        self._leave_lane(self._move, first, tls, not self._lane.takes_new_ones)
+        self._use_own_thread(self._move, first, tls, not self._shared_thread.takes_new_ones)
 
-    def _leave_lane(self, function: Callable[..., End | None], *args: Any) -> None:
+    def _use_own_thread(self, function: Callable[..., End | None], *args: Any) -> None:
         """It has a thread of its own from now on."""
         self._visit_seconds = FIRST_VISIT_SECONDS
-        self._lane.in_own_thread(function, *args).addBoth(self._enter_lane)
+        self._shared_thread.in_own_thread(function, *args).addBoth(self._use_shared_thread)
 
-    def _enter_lane(self, result: End | Failure | None) -> None:
+    def _use_shared_thread(self, result: End | Failure | None) -> None:
         """Its thread has ended with it: because the body has ended, or because it trickles."""
         self.is_slow = result is None
         if result is None:
-            self._lane.enter(self).addBoth(self._left_lane)
+            self._shared_thread.enter(self).addBoth(self._left_shared_thread)
         else:
             self._over(result)
 
-    def _left_lane(self, result: End | Failure | None) -> None:
+    def _left_shared_thread(self, result: End | Failure | None) -> None:
         self.is_slow = False
         if result is None:
-            self._leave_lane(self._go_on)
+            self._use_own_thread(self._go_on)
         else:
             self._over(result)
 
@@ -140,7 +141,7 @@ class Mover:
         if self._error is None:
             self._error = error
         self._stop.set()
-        self._lane.hurry(self)
+        self._shared_thread.hurry(self)
 
     def _over(self, result: End | Failure) -> None:
         if isinstance(result, Failure):
@@ -156,10 +157,10 @@ class Mover:
         else:
             self.done.callback(result)
 
-    # -- in a thread: its own, or the lane's -----------------------------------------------------------------------
+    # -- in a thread: its own, or the shared one -----------------------------------------------------------------------
 
     def _move(self, first: bytes, tls: TlsStream | None, goes_on: bool) -> End | None:
-        """Takes the socket over. goes_on: then moves the body; else it goes to the lane."""
+        """Takes the socket over. goes_on: then moves the body; else it goes to the shared thread."""
         try:
             self._received(len(first))
             self._into_part(self._writer.take, first)
@@ -170,7 +171,7 @@ class Mover:
         return self._go_on() if goes_on else None
 
     def _go_on(self) -> End | None:
-        """Moves the body in a thread of its own. None: it trickles, and goes to the lane."""
+        """Moves the body in a thread of its own. None: it trickles, and goes to the shared thread."""
         poller = select.poll()
         poller.register(self._socket, select.POLLIN)
         self._window.begin(self.received_bytes)
@@ -191,7 +192,7 @@ class Mover:
             return self._close()
 
     def visit(self) -> float | End | None:
-        """Moves what has come meanwhile (`lane.Slow`)."""
+        """Moves what has come meanwhile (`sharedthread.SlowBody`)."""
         with self._closing_if_it_fails():
             if self._rests and not self._stop.is_set():
                 if pause := self._may_read(0):
@@ -204,13 +205,13 @@ class Mover:
             self._flush()
             count = count or 0
             pause = self._may_read(count)
-            if pause and (count < LANE_MAX_BYTES or pause >= self._lane.visit_seconds / 2):
+            if pause and (count < SLOW_VISIT_MAX_BYTES or pause >= self._shared_thread.visit_seconds / 2):
                 self._rests = self.waiting_for_us = True
                 return min(pause, CHANGES_SECONDS)
-            if count >= LANE_MAX_BYTES:
+            if count >= SLOW_VISIT_MAX_BYTES:
                 # Under a limit its turn may not be over: the pause after it shows whether the limit makes it slow.
                 return None if pause or self._read_size() >= CHUNK_BYTES else FIRST_VISIT_SECONDS / 2
-            self._visit_seconds = min(2 * self._visit_seconds, self._lane.visit_seconds)
+            self._visit_seconds = min(2 * self._visit_seconds, self._shared_thread.visit_seconds)
             return self._visit_seconds
 
     @contextmanager

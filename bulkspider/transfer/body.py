@@ -209,7 +209,7 @@ class Body:
         if head.socket_can_be_taken and writer.end is not None and writer.end - writer.at >= WORTH_IT_BYTES:
             mover = TlsPump if head.connection.is_tls else DirectPump
             pay = self.reader.pay
-            return mover(head, writer, run.lane, self._count_only, pay, self._read_size)
+            return mover(head, writer, run.shared_thread, self._count_only, pay, self._read_size)
         head.connection.read_in_pieces(self._read_size())
         return Pump(head, writer, run.threads.in_thread, self._count)
 

@@ -1,8 +1,8 @@
-"""The lane of the slow: one thread that visits all bodies which trickle.
+"""The shared thread: it visits all bodies that are slow.
 
 A thread of its own for each of 500 connections that bring 10 kB/s costs half a core, most of it for waking up. The
-kernel keeps what comes meanwhile, so a slow body needs a visit a second only. A body that has become fast leaves the
-lane and gets a thread of its own again (`threaded.py`).
+kernel keeps what comes meanwhile, so a slow body needs a visit a second only. A body that has become fast leaves it and
+gets a thread of its own again (`threaded.py`).
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ T = TypeVar("T")
 # Seconds between two visits, or a part of BULK_STALL_TIMEOUT, after which a body without bytes is ended.
 VISIT_SECONDS = 1.25
 STALL_PART = 4
-# So many bodies have a thread of their own from their beginning; further ones begin in the lane.
+# So many bodies have a thread of their own from their beginning; further ones begin in the shared thread.
 OWN_THREADS = 64
 
 
-class Slow(Protocol):
+class SlowBody(Protocol):
     """A body that is visited."""
 
     def visit(self) -> float | End | None:
         """Moves what has come. Returns the seconds until the next visit; how the body has ended; or None: it has become
-        fast. Called in the lane's thread."""
+        fast. Called in the shared thread."""
 
 
-class Lane:
+class SharedThread:
     """One per run. It has a thread only while there are bodies in it. visit_seconds: between two visits of a slow
     body."""
 
@@ -47,8 +47,8 @@ class Lane:
         self.visit_seconds = min(VISIT_SECONDS, stall_timeout / STALL_PART) if stall_timeout > 0 else VISIT_SECONDS
         self._threads = threads
         self._changed = threading.Condition()
-        self._bodies: dict[Slow, Future[End | None]] = {}
-        self._due: list[tuple[float, int, Slow]] = []
+        self._bodies: dict[SlowBody, Future[End | None]] = {}
+        self._due: list[tuple[float, int, SlowBody]] = []
         self._numbers = itertools.count()
         self._runs = False
         self._outside = 0
@@ -59,7 +59,7 @@ class Lane:
         return self._outside >= OWN_THREADS
 
     def in_own_thread(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        """As `Threads.in_own_thread`, for a body that is not in the lane."""
+        """As `Threads.in_own_thread`, for a body that is not in the shared thread."""
         self._outside += 1
         return self._threads.in_own_thread(function, *args).addBoth(self._came_back)
 
@@ -67,7 +67,7 @@ class Lane:
         self._outside -= 1
         return result
 
-    def enter(self, body: Slow) -> Deferred[End | None]:
+    def enter(self, body: SlowBody) -> Deferred[End | None]:
         """The body is visited at once, and then as often as it wants. Fires with how it has ended, or with None when it
         must go on in a thread of its own. Fails as `Threads.in_thread` does. Called in the reactor's thread."""
         future: Future[End | None] = Future()
@@ -79,13 +79,13 @@ class Lane:
             self._threads.in_own_thread(self._run).addErrback(self._fail)
         return self._threads.from_future(future)
 
-    def hurry(self, body: Slow) -> None:
+    def hurry(self, body: SlowBody) -> None:
         """It is visited now. Called in the reactor's thread."""
         with self._changed:
             if body in self._bodies:
                 self._plan(body, 0.0)
 
-    def _plan(self, body: Slow, at: float) -> None:
+    def _plan(self, body: SlowBody, at: float) -> None:
         heapq.heappush(self._due, (at, next(self._numbers), body))
         self._changed.notify()
 
@@ -104,7 +104,7 @@ class Lane:
             else:
                 self._take(body).set_result(found)
 
-    def _next(self) -> Slow | None:
+    def _next(self) -> SlowBody | None:
         """The next body that is due; None when there is none any more."""
         with self._changed:
             while self._bodies:
@@ -120,7 +120,7 @@ class Lane:
             self._runs = False
             return None
 
-    def _take(self, body: Slow) -> Future[End | None]:
+    def _take(self, body: SlowBody) -> Future[End | None]:
         with self._changed:
             return self._bodies.pop(body)
 

@@ -1,4 +1,4 @@
-"""The lane: bodies that trickle are visited by one thread, and leave it when they end or become fast."""
+"""The shared thread: bodies that trickle are visited by one thread, and leave it when they end or become fast."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twisted.python.failure import Failure
 
 from bulkspider.errors import BulkError, WorkerError
 from bulkspider.protocol.plan import End
-from bulkspider.pumps.lane import OWN_THREADS, Lane
+from bulkspider.pumps.sharedthread import OWN_THREADS, SharedThread
 
 SOON_SECONDS = 30.0
 
@@ -55,13 +55,13 @@ class Body:
         return answer
 
 
-def lane(threads: Threads) -> Lane:
-    return Lane(cast(Any, threads))
+def shared(threads: Threads) -> SharedThread:
+    return SharedThread(cast(Any, threads))
 
 
 def test_one_thread_visits_them_all_until_each_has_ended_or_is_fast() -> None:
     threads = Threads()
-    some = lane(threads)
+    some = shared(threads)
     for body in (Body(0.0, 0.01, End.FRAMED), Body(0.0, None), Body(End.LOST), Body(OSError("broken"))):
         some.enter(body)
     framed, fast, lost, broken = threads.futures
@@ -73,7 +73,7 @@ def test_one_thread_visits_them_all_until_each_has_ended_or_is_fast() -> None:
 
 def test_a_body_that_is_stopped_is_visited_at_once() -> None:
     threads = Threads()
-    some = lane(threads)
+    some = shared(threads)
     body, other = Body(3600.0, End.LOST), Body(3600.0, End.LOST)
     some.enter(body)
     some.enter(other)
@@ -90,7 +90,7 @@ def test_a_body_that_is_stopped_is_visited_at_once() -> None:
 
 def test_the_lane_begins_again_after_it_was_empty() -> None:
     threads = Threads()
-    some = lane(threads)
+    some = shared(threads)
     for number in range(3):
         some.enter(Body(End.FRAMED))
         assert threads.futures[number].result(SOON_SECONDS) is End.FRAMED
@@ -98,18 +98,18 @@ def test_the_lane_begins_again_after_it_was_empty() -> None:
 
 def test_without_a_thread_all_of_them_fail() -> None:
     threads = Threads(refuses=True)
-    lane(threads).enter(Body())
+    shared(threads).enter(Body())
     assert isinstance(threads.futures[0].exception(SOON_SECONDS), WorkerError)
 
 
 @pytest.mark.parametrize(("stall_timeout", "seconds"), [(0.0, 1.25), (60.0, 1.25), (2.0, 0.5)])
 def test_a_body_is_visited_several_times_before_it_counts_as_stalled(stall_timeout: float, seconds: float) -> None:
-    assert Lane(cast(Any, Threads()), stall_timeout).visit_seconds == seconds
+    assert SharedThread(cast(Any, Threads()), stall_timeout).visit_seconds == seconds
 
 
 def test_new_bodies_begin_in_the_lane_when_there_are_many_threads() -> None:
     threads, ends = Threads(), threading.Event()
-    some = lane(threads)
+    some = shared(threads)
     for _ in range(OWN_THREADS):
         assert not some.takes_new_ones
         some.in_own_thread(ends.wait)
