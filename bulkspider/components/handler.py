@@ -42,7 +42,7 @@ from bulkspider.run.row import row_of
 from bulkspider.run.run import Run
 from bulkspider.transfer.asking.exchange import Redirected
 from bulkspider.transfer.batch import Batch
-from bulkspider.transfer.probe import Probe
+from bulkspider.transfer.probe import Probe, ProbeBatch
 from bulkspider.transfer.segment import Segment
 from bulkspider.transfer.transfer import Transfer
 from bulkspider.wire.exchange import refuse_downgrade
@@ -154,9 +154,10 @@ class BulkDownloadHandler:
 
     async def _batch(self, request: Request, attempts: list[Attempt], *, complete: bool) -> Response:
         """Several small files by one request; those without an outcome then get requests of their own."""
-        downloads = [attempt.download for attempt in attempts]
-        if complete and not is_another_request(request, None) and Batch.is_possible(self._run, downloads, request):
-            for attempt, outcome in zip(attempts, await Batch(self._run, downloads, request).perform(), strict=True):
+        kind = ProbeBatch if request.meta[META].get("probe") else Batch
+        batch = kind(self._run, [attempt.download for attempt in attempts], request)
+        if complete and not is_another_request(request, None) and batch.is_possible():
+            for attempt, outcome in zip(attempts, await batch.perform(), strict=True):
                 attempt.outcome = outcome
         else:
             request.meta[META]["alone"] = True

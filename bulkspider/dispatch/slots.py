@@ -21,7 +21,7 @@ from bulkspider.errors import BulkError
 from bulkspider.run.download import Download
 from bulkspider.run.origins.origin import Origin, Place
 from bulkspider.run.stopping import Stopping
-from bulkspider.transfer.batch import SmallFiles, may_travel
+from bulkspider.transfer.batch import SmallFiles
 
 # Entries of one origin that may wait for their next attempt; further ones are not begun meanwhile.
 WAITING_PER_ORIGIN_MAX = 64
@@ -206,7 +206,9 @@ class Slots:
             return
         most = self._together(origin, slot)
         waiters = dict.fromkeys(sorted(self._waiting[origin], key=lambda waiter: waiter.order))
-        travellers = [w for w in waiters if now >= w.not_before and may_travel(w.download)] if most > 1 else []
+        travellers = (
+            [w for w in waiters if now >= w.not_before and self._small.may_travel(w.download)] if most > 1 else []
+        )
         for waiter in list(waiters):
             if waiter not in waiters or not self._may_enter(waiter, now):
                 continue

@@ -88,11 +88,12 @@ class ListJob:
     ) -> SpiderFrontend:
         """Makes the frontend of the crawl. callback, errback: of its Requests."""
         source, settings = self.source, run.crawler.settings
-        batches = not source.shared and not self._stage_max and not self.once and allows_batches(settings)
+        batches = not source.shared and not self._stage_max and allows_batches(settings)
         self._small = SmallFiles(
             run.options.batch if batches else 1,
             left=lambda: source.waiting,
             limited=lambda: run.rates.limited,
+            probing=self.once,
         )
         self._frontend = SpiderFrontend(
             *(run, self.folder, items, self._small), callback=callback, errback=errback, probing=self.once

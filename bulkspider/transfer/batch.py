@@ -3,7 +3,7 @@ connection.
 
 A Scrapy request takes more time than the bytes of a small file. When an origin has sent only small files for a while,
 each in one answer, downloads that wait for a place there share one place (`dispatch/slots.py`), and so one request of
-the spider. `SmallFiles` decides how many, `may_travel` which downloads. `allows_batches`: a crawl with middlewares that
+the spider. `SmallFiles` decides which. `allows_batches`: a crawl with middlewares that
 must see each request, or with a delay between requests, keeps one request for each file.
 
 `Batch` takes only the expected answer: status 200, a known length, no coding, small enough for memory, the stated hash,
@@ -15,6 +15,7 @@ in `wire/connection.py`.
 
 from __future__ import annotations
 
+import math
 import socket
 import time
 from collections import deque
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from scrapy.utils.defer import maybe_deferred_to_future
 
@@ -68,19 +69,26 @@ MOST_COMMITS = 8
 
 
 class SmallFiles:
-    """Decides how many entries share one request. most: BULK_BATCH; with 1 there is no batch. left: returns how many
-    entries are not begun. limited: returns whether a rate limit holds now."""
+    """Decides which entries share one request. most: BULK_BATCH; with 1 there is no batch. left: returns how many
+    entries are not begun. limited: returns whether a rate limit holds now. probing: a dry run asks for one byte of each
+    file, so that all are small."""
 
     def __init__(
-        self, most: int = 1, *, left: Callable[[], int] = lambda: 0, limited: Callable[[], bool] = lambda: False
+        self,
+        most: int = 1,
+        *,
+        left: Callable[[], int] = lambda: 0,
+        limited: Callable[[], bool] = lambda: False,
+        probing: bool = False,
     ) -> None:
+        self._largest = math.inf if probing else HELD_MAX_BYTES
         self._most = most
         self._left = left
         self._limited = limited
 
     def seen(self, origin: Origin, size: int | None, *, plain: bool) -> None:
         """A file of `size` bytes is complete. plain: it came in one answer, from the listed URL."""
-        if plain and size is not None and size <= HELD_MAX_BYTES:
+        if plain and size is not None and size <= self._largest:
             origin.small_in_a_row += 1
         else:
             self.odd(origin)
@@ -103,15 +111,14 @@ class SmallFiles:
         left = self._left() + waiting
         return max(1, min(self._most, left, max(SMALLEST_BATCH, left // max(1, places))))
 
-
-def may_travel(download: Download) -> bool:
-    """It may be in a batch: nothing is known against one small answer from the listed URL."""
-    entry = download.entry
-    return (
-        download.url == entry.url
-        and not (download.alone or download.attempts or download.first_error or entry.segments)
-        and (entry.size is None or entry.size <= HELD_MAX_BYTES)
-    )
+    def may_travel(self, download: Download) -> bool:
+        """It may be in a batch: nothing is known against one small answer from the listed URL."""
+        entry = download.entry
+        return (
+            download.url == entry.url
+            and not (download.alone or download.attempts or download.first_error or entry.segments)
+            and (entry.size is None or entry.size <= self._largest)
+        )
 
 
 def allows_batches(settings: Any) -> bool:
@@ -131,7 +138,10 @@ def allows_batches(settings: Any) -> bool:
 
 
 class Batch:
-    """One request for several downloads. `download` is the one that is being fetched."""
+    """One request for several downloads. `download` is the one that is being fetched. ASKED: what is asked for of
+    each."""
+
+    ASKED: ClassVar[Ask] = Ask()
 
     def __init__(self, run: Run, downloads: Sequence[Download], request: Request) -> None:
         self.download = downloads[0]
@@ -150,16 +160,20 @@ class Batch:
         self._awaited = 0
         self._to_rest: float | None = None
 
-    @staticmethod
-    def is_possible(run: Run, downloads: Sequence[Download], request: Request) -> bool:
+    def is_possible(self) -> bool:
         """The request of the first entry, as the middlewares have changed it, fits the others, too."""
+        run, request = self._run, self._request
         return (
-            request.url == without_userinfo(downloads[0].url)
+            request.url == without_userinfo(self.download.url)
             and not run.rates.limited
             and run.wire.lends_connections(request)
             and "Cookie" not in request.headers
-            and run.downloads.has_ample_room(downloads[0].folder)
+            and self.has_room()
         )
+
+    def has_room(self) -> bool:
+        """The disk has room for many small files."""
+        return self._run.downloads.has_ample_room(self.download.folder)
 
     async def perform(self) -> list[Outcome | None]:
         """The outcome of each download, None for those that were handed back. `Download.finished` is set for those that
@@ -184,7 +198,7 @@ class Batch:
             run.origins[origin_of(self._request.url)].rest(self._to_rest, run.clock.now())
         if self._commits:
             run.crawler.stats.inc_value("bulk/attempts", len(self._commits))
-        outcomes = {download: self._outcome(download) for download in self._downloads}
+        outcomes = {download: self.outcome_of(download) for download in self._downloads}
         if refused is not None:
             outcomes[self.download] = outcomes[self.download] or Outcome(error=refused)
         return list(outcomes.values())
@@ -205,7 +219,8 @@ class Batch:
                 connection.close()
         return answers.was_closed and before - len(self._left) > 1
 
-    def _outcome(self, download: Download) -> Outcome | None:
+    def outcome_of(self, download: Download) -> Outcome | None:
+        """None: it was handed back."""
         commit = self._commits.get(download)
         if commit is None:
             return None
@@ -244,7 +259,7 @@ class Batch:
                 if self._to_rest is not None:
                     break
                 self.download = self._left.popleft()
-                if not self._fetch(self.download, answers):
+                if not self.fetch(self.download, answers):
                     self.download.alone = True
                 self._await_commits(MOST_COMMITS)
         except (OSError, AttemptError):
@@ -260,25 +275,23 @@ class Batch:
             commit.exception()
             self._awaited += 1
 
-    def _fetch(self, download: Download, answers: Conversation) -> bool:
+    def fetch(self, download: Download, answers: Conversation) -> bool:
         """Fetches one file. False when the answer is not the expected one: then nothing of it is kept."""
         part, entry = download.part, download.entry
         if not part.finds_nothing():
             return False
         download.begun = time.monotonic()
-        head = answers.ask(entry.url, self._headers_for(entry, answers))
+        head = self.ask(entry, answers)
         length = head.answer.length
         # Scrapy's middleware for cookies must see an answer with a cookie.
         if head.status != 200 or not length or length > HELD_MAX_BYTES or "set-cookie" in head.fields:
             return False
-        verdict = plan.judge(part.state, Ask(), head.answer, expected_of(download))
+        verdict = plan.judge(part.state, self.ASKED, head.answer, expected_of(download))
         if verdict != Write(first=0, end=length, total=length) or head.answer.has_content_range:
             return False
         if too_large(length, None, self._run.options.max_size):
             return False
-        body = answers.read(head)
-        self._to_rest = seconds_to_wait(200, head.fields, time.time())
-        self._received += len(body)
+        body = self.read(head, answers)
         download.bytes_received += len(body)
         proof = self._prove(download, head, body)
         if proof is None:
@@ -322,6 +335,17 @@ class Batch:
         self._run.downloads.doubt(download, proof)
         return proof
 
+    def ask(self, entry: Entry, answers: Conversation) -> Head:
+        """Raises as `Conversation.ask`."""
+        return answers.ask(entry.url, self._headers_for(entry, answers))
+
+    def read(self, head: Head, answers: Conversation) -> bytes:
+        """The body of the answer. Raises as `Conversation.read`."""
+        body = answers.read(head)
+        self._to_rest = seconds_to_wait(head.status, head.fields, time.time())
+        self._received += len(body)
+        return body
+
     def _headers_for(self, entry: Entry, answers: Conversation) -> Headers:
         """The headers that the middlewares have made for the first entry, with the secrets of this one."""
         key = entry.headers, userinfo(entry.url)
@@ -329,6 +353,7 @@ class Batch:
             headers = self._request.headers.copy()
             for name in ("Range", "If-Range"):
                 headers.pop(name, None)
+            headers.update(self.ASKED.headers())
             add_secrets(headers, entry, entry.url, without_userinfo(entry.url), self._run.trusted)
             self._headers[key] = answers.headers_of(headers)
         return self._headers[key]

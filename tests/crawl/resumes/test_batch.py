@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from bulkspider.errors import BulkError
 from bulkspider.options import Options
 from bulkspider.pumps.reactor import HELD_MAX_BYTES
 from bulkspider.run.origins.origins import Origins
-from bulkspider.transfer.batch import SMALL_FILES_FIRST, SMALLEST_BATCH, SmallFiles, allows_batches, may_travel
+from bulkspider.transfer.batch import SMALL_FILES_FIRST, SMALLEST_BATCH, SmallFiles, allows_batches
 from support.crawl import Bulk, Ended, kill
 from support.faults import (
     accept_then_close,
@@ -36,6 +37,7 @@ from support.faults import (
     gzip_encoded,
     html_instead,
     http10,
+    ignores_range,
     informational,
     redirect_to,
     silent,
@@ -46,6 +48,7 @@ from support.faults import (
     wrong_digest_headers,
 )
 from support.faulty import Behaviour, Exchange, FaultyOrigin, Resource, correct, good, make_body
+from support.shell import Shell
 from support.simulated import download
 
 COUNT = 160
@@ -318,6 +321,47 @@ def test_an_odd_one_ends_as_it_would_alone_and_the_others_are_right(bulk: Bulk, 
         assert together.file(NAMES[ODD]) == alone.file(NAMES[ODD]) == (bulk.output / NAMES[ODD]).read_bytes()
 
 
+DRY_ANSWERS: dict[str, Callable[[], Behaviour]] = {
+    "as the others": lambda: good,
+    "no ranges": ignores_range,
+    "404": lambda: status(404),
+    "403": lambda: status(403),
+    "503": lambda: busy(503, times=None),
+    "redirect": lambda: redirect_to("/elsewhere.bin"),
+    "gzip": gzip_encoded,
+    "chunked": chunked_answer,
+    "a page": html_instead,
+    "too much": lambda: extra_bytes(50),
+    "closed without a word, once": lambda: accept_then_close(times=1),
+    "another size than the list's": lambda: good,
+}
+
+
+@pytest.mark.parametrize(
+    ("scheme", "name"), [*(("http", name) for name in DRY_ANSWERS), ("https", "as the others"), ("https", "404")]
+)
+def test_a_dry_run_says_the_same_with_and_without_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str, name: str
+) -> None:
+    shell = Shell(tmp_path)
+    said = {}
+    for most in (1, 32):
+        with origin(DRY_ANSWERS[name](), scheme, **{"elsewhere.bin": (good, Resource(body(NAMES[ODD])))}) as server:
+            for variable, value in trusting(server).items():
+                monkeypatch.setenv(variable, value)
+            fields = " size=7" if name == "another size than the list's" else ""
+            lines = [f"{each} {server.url(each)}{fields if each == NAMES[ODD] else ''}" for each in NAMES]
+            shell.write("list.txt", "\n".join(["name url", *lines]))
+            settings = [word for setting in ("LOG_LEVEL=DEBUG", f"BULK_BATCH={most}") for word in ("-s", setting)]
+            done = shell.bulk("list.txt", "--dry-run", "-j", "2", *settings)
+            assert bool(batches(done.log)) == (most > 1), done.log
+            assert all(request.headers.get("range") for request in server.requests_for(NAMES[ODD + 1]))
+            assert len(server.requests) <= COUNT + 2, "nobody is asked for twice, but who was handed back"
+            site = server.url("")
+        said[most] = done.status, re.sub(r"room in .*", "", done.out.replace(site.split("//")[1].rstrip("/"), "SITE"))
+    assert said[32] == said[1]
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_what_a_server_sends_too_much_never_gets_into_the_next_file(bulk: Bulk, scheme: str) -> None:
     """A whole second answer behind the first one, which a careless client takes for that to its next request."""
@@ -445,10 +489,11 @@ def test_who_may_travel(entry: dict[str, Any], travels: bool) -> None:
     one = download("x")
     one.entry = replace(one.entry, **entry)
     one.url = one.entry.url
-    assert may_travel(one) == travels
+    assert SmallFiles().may_travel(one) == travels
+    assert SmallFiles(probing=True).may_travel(one) == (travels or "size" in entry)
     for odd in ({"url": "http://mirror.example/x"}, {"alone": True}, {"attempts": 1}, {"first_error": BulkError("x")}):
         other = replace(one, **odd)
-        assert not may_travel(other)
+        assert not SmallFiles().may_travel(other)
 
 
 class Foreign:
