@@ -320,8 +320,8 @@ def test_a_worker_says_what_is_missing_instead_of_ending_in_success(tmp_path: Pa
         assert not cluster.output.exists()
         cluster.push(["a.bin http://127.0.0.1:1/a"])
         for arguments, said in (
-            ({"list": "x"}, "lists go to `scrapy bulkqueue push`"),
-            ({"shard": "1/2"}, "lists go to `scrapy bulkqueue push`"),
+            ({"list": "x"}, "a worker gets its entries from the queue"),
+            ({"shard": "1/2"}, "a worker gets its entries from the queue"),
             ({"job": ""}, "Say job=NAME"),
             ({"queue": ""}, "on which Redis"),
         ):
