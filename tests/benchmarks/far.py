@@ -151,16 +151,16 @@ def watch(nginx: Nginx, name: str, where: Path) -> None:
                 time.sleep(1.0)
                 served |= asked(origin)["sent"].keys()
             time.sleep(WARM_UP_SECONDS)
-            asked(origin)
+            before = _written(job)
             cpu, began = _cpu_seconds(process.pid), time.monotonic()
             time.sleep(WATCHED_SECONDS)
-            sent = asked(origin)["sent"]
+            after = _written(job)
             share = (_cpu_seconds(process.pid) - cpu) / (time.monotonic() - began)
             threads, at = _threads(process.pid), time.monotonic()
             process.send_signal(signal.SIGINT)
             process.wait()
             stopped = time.monotonic() - at
-        got = sorted(sent.get(one, 0) for one in names)
+        got = sorted(after[one] - before[one] for one in names)
         low, high = got[len(got) // 10], got[len(got) * 9 // 10]
         title = f"{count} connections{f' of {rate} B/s' if rate else ''}{f' under --rate {limit}' if limit else ''}"
         print(
@@ -168,6 +168,11 @@ def watch(nginx: Nginx, name: str, where: Path) -> None:
             f" {sum(got) / WATCHED_SECONDS / 1000:.0f} kB/s, p90/p10 {high / max(low, 1):.2f}",
             flush=True,
         )
+
+
+def _written(job: Job) -> dict[str, int]:
+    """The bytes on disk of each file: what the origin has sent may wait in buffers of megabytes."""
+    return {name: (job.output / f"{name}.part").stat().st_size for name in job.names}
 
 
 def asked(origin: subprocess.Popen[str]) -> dict[str, Any]:
@@ -182,6 +187,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3, metavar="N")
     parser.add_argument("--scenario", action="append", choices=(*FILES, *SLOW), help="may be repeated; all by default")
+    parser.add_argument(
+        "--size-factor", type=float, default=1.0, metavar="F", help="times the sizes of `far` to `open` (1)"
+    )
     parser.add_argument("--where", type=Path, default=Path("/dev/shm"), help="memory-backed (/dev/shm)")
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=options.where) as server:
@@ -190,7 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             for name in options.scenario or (*FILES, *SLOW):
                 if name in FILES:
-                    compare(nginx, FILES[name], options.rounds, options.where)
+                    what = replace(FILES[name], size=round(FILES[name].size * options.size_factor))
+                    compare(nginx, what, options.rounds, options.where)
                 else:
                     watch(nginx, name, options.where)
         finally:

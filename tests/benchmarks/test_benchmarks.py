@@ -68,6 +68,17 @@ def test_a_wrong_copy_is_not_counted(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script, str(RUN.parent), str(tmp_path)], check=True, timeout=30)
 
 
+@pytest.mark.skipif(not shutil.which("aria2c"), reason="needs aria2c")
+def test_hosts_that_are_far_away_are_measured(tmp_path: Path) -> None:
+    command = [sys.executable, str(RUN.parent / "far.py"), "--rounds", "1", "--where", str(tmp_path)]
+    command += ["--scenario", "far", "--size-factor", "0.01"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    for name in ("bulkspider", "aria2c -x16", "one"):
+        assert f"\n{name}: " in done.stdout
+    assert "hash" not in done.stdout
+    assert "exit status" not in done.stdout
+
+
 def test_the_forms_of_lists_are_measured() -> None:
     script = RUN.parent / "lists.py"
     command = [sys.executable, str(script), "--entries", "300", "--rounds", "1", "--form", "metalink", "--form", "ena"]
