@@ -135,7 +135,8 @@ class WalkSpider(Spider):
         """Scrapy calls this at the end."""
         stopping = self._run.stopping
         self.walk.signal = stopping.signal
-        self.walk.finished = reason == "finished" and not stopping
+        # Not `stopping` itself: the run also sets it when it notices that the crawl is closing.
+        self.walk.finished = reason == "finished" and stopping.signal is None
 
     def _request(self, url: str, *, is_start: bool = False, tries: int = 0, redirects: int = 0) -> Request:
         headers: dict[str, Any] = {"Accept": "text/html,application/xml,*/*;q=0.8"}

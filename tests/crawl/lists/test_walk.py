@@ -64,6 +64,36 @@ def test_the_index_pages_of_five_forms(shell: Shell) -> None:
         assert {request.headers["user-agent"].partition("/")[0] for request in origin.requests} == {"bulkspider"}
 
 
+SLOW_END = """
+import asyncio
+
+from bulkspider.run.run import Run
+
+
+class SlowEnd:
+    @classmethod
+    def from_crawler(cls, crawler):
+        pipeline = cls()
+        pipeline.crawler = crawler
+        return pipeline
+
+    def process_item(self, item):
+        return item
+
+    async def close_spider(self):
+        # The run notices by itself, a little later, that the crawl is closing.
+        while self.crawler.spider.name != "bulk" and not self.crawler.get_extension(Run).stopping:
+            await asyncio.sleep(0.01)
+"""
+
+
+def test_a_walk_that_takes_long_to_close_was_not_stopped(shell: Shell) -> None:
+    (shell.folder / "slowend.py").write_text(SLOW_END)
+    with FaultyOrigin(tree(nginx, FEW, "data/")) as origin:
+        said = walk(shell, origin, "-s", 'ITEM_PIPELINES={"slowend.SlowEnd": 1}')
+        assert said.status == 0, said.log
+
+
 @pytest.mark.parametrize(("version", "start"), [(2, ""), (1, "data/"), (1, "?prefix=2024/&delimiter=/"), (2, "2024/")])
 def test_the_listings_of_buckets(shell: Shell, version: int, start: str) -> None:
     below = "2024" in start
