@@ -189,7 +189,12 @@ class Slots:
         for origin in origins:
             error = self._stopping.error if self._stopping else self._origins.given_up(origin, now)
             if error is not None:
-                given.extend((waiter, error) for waiter in self._waiting.pop(origin))
+                waiters = self._waiting.pop(origin)
+                # What waits for room on the disk does not fail because of its origin.
+                kept = [] if self._stopping else [waiter for waiter in waiters if self._lacks_room(waiter, now)]
+                given.extend((waiter, error) for waiter in waiters if waiter not in kept)
+                if kept:
+                    self._waiting[origin] = kept
                 continue
             given.extend(self._enter_now(origin, now))
         self._set_timer(now)
@@ -228,10 +233,13 @@ class Slots:
             now >= waiter.not_before
             and self.places.free_in(waiter.slot) > 0
             and self.places.allows(waiter.origin, now)
-            and (not waiter.download.needs_room or self._fits(waiter.download, now))
+            and not self._lacks_room(waiter, now)
             # Last, because it reserves room.
             and self._admits(waiter.download)
         )
+
+    def _lacks_room(self, waiter: _Waiter, now: float) -> bool:
+        return waiter.download.needs_room and not self._fits(waiter.download, now)
 
     def _remove(self, waiter: _Waiter) -> None:
         waiters = self._waiting[waiter.origin]

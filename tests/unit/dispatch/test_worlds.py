@@ -114,6 +114,27 @@ KEPT = {
         per_slot=4,
         capacity=18_709_202,
     ),
+    # A file that waited for room failed because the bad URLs beside it made its host look down.
+    "bad-urls-beside-a-file-without-room": WorldPlan(
+        81013,
+        (HostPlan("h.example", speed=2.0 * MIB),),
+        (
+            EntryPlan("f0", 0, 519_513),
+            EntryPlan("f2", 0, 71_197, fate=500),
+            EntryPlan("f3", 0, 1_024_610),
+            EntryPlan("f4", 0, 5_967_941),
+            EntryPlan("f5", 0, 1_343_356, fate=500),
+            EntryPlan("f6", 0, 5_913_782),
+            EntryPlan("f7", 0, 2_255_776),
+            EntryPlan("f8", 0, 2_340_254),
+            EntryPlan("f20", 0, 754_760, fate=500),
+        ),
+        per_slot=16,
+        capacity=17_979_256,
+        stops=((30.273471234699016, "kill"),),
+        fresh=True,
+        options={"origin_patience": 90.0, "segments": 4},
+    ),
     # Two URLs that always get 403 were taken for too many connections again and again, and their host got one only.
     "two-missing-keys": WorldPlan(
         1,
