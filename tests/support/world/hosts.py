@@ -49,6 +49,7 @@ class Host:
         self.plan = plan
         self.requests: list[tuple[float, str]] = []
         self.flows: list[tuple[float, float, str]] = []
+        self.empty: set[tuple[float, float, str]] = set()  # those of `flows` that brought nothing
         self.sent = 0
         self.open = 0
         self._entries = entries

@@ -175,7 +175,8 @@ def check_after_outages(world: World, host: Host, number: int) -> None:
         soon = max(SOON_SECONDS, SOON_PART * length) + 0.5
         if not left or following < outage.end + soon:
             continue
-        served = {name for since, until, name in host.flows if since < until and since < outage.end}
+        brought = [flow for flow in host.flows if flow not in host.empty]
+        served = {name for since, until, name in brought if since < until and since < outage.end}
         if len(left) < SEVERAL_ENTRIES and not served.intersection(left) and outage.how != "refused":
             # One or two URLs that answer so, and never did otherwise, may be all that is wrong: they have
             # BULK_RETRY_TIMES tries, at growing pauses.

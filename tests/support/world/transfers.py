@@ -309,8 +309,9 @@ class SimulatedTransfer:
         finally:
             self.advance(clock.now())
             span.flowing, self._flow = False, None
-            if span.at > span.first:
-                host.flows.append((span.began, clock.now(), download.entry.name))
+            host.flows.append((span.began, clock.now(), download.entry.name))
+            if span.at <= span.first:
+                host.empty.add(host.flows[-1])
             elapsed = clock.now() - span.began
             if elapsed > 0 and span.at - span.first >= 64 * 1024:
                 span.speed = (span.at - span.first) / elapsed
