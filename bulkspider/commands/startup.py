@@ -16,7 +16,7 @@ from scrapy import signals
 from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 
 from bulkspider.codes import Kind
-from bulkspider.commands.brief import leave_out_last_collection, leave_out_switched_off
+from bulkspider.commands import brief
 from bulkspider.commands.process import obey_signals, raise_descriptors
 from bulkspider.disk.folder.untouched import UntouchedFolder
 from bulkspider.entries.entry import redact
@@ -85,7 +85,7 @@ def _crawl(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, s
 def _finish(process: CrawlerProcessBase, crawler: Crawler, refusal: _Refusal) -> int:
     """Runs the crawl to its end; returns the exit status."""
     process.start()
-    leave_out_last_collection()
+    brief.leave_out_last_collection()
     if refusal.status is not None:
         return refusal.status
     if process.bootstrap_failed:
@@ -144,9 +144,10 @@ def _make_ready(process: CrawlerProcessBase, crawler: Crawler) -> None:
     if crawler.settings.get("LOG_LEVEL") != "DEBUG":
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.INFO)
+    brief.import_in_order()
     # The process will copy its settings to the crawler once more.
     for settings in (process.settings, crawler.settings):
-        leave_out_switched_off(settings)
+        brief.leave_out(settings)
 
 
 def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict[str, str], given: Given) -> int:
