@@ -135,6 +135,9 @@ def check_requests(world: World, host: Host, number: int) -> None:
         # Between two pieces the pause may be longer than a link lives.
         pieces *= 2
         pieces += 3 * sum(entry.size / (host.plan.speed * host.plan.expires) for entry in files) + len(files)
+    if host.plan.rate is not None:
+        # A try of a bad URL may be refused once for the rate, beside the others, and says nothing of the URL then.
+        pieces += runs * options.retry_times * sum(entry.fate is not None for entry in files)
     # Of an outage: some at its beginning, then one after each tenth of the time that it has lasted, BULK_RETRY_DELAY_MAX
     # at most.
     probes = max(60.0, 36.0 + options.origin_patience / (0.75 * options.retry_delay_max))
