@@ -40,7 +40,7 @@ from bulkspider.spiders.arguments.prepare import Prepared
 from bulkspider.spiders.frontend import Items, SpiderFrontend
 from bulkspider.spiders.rows import Rows
 from bulkspider.text import visible
-from bulkspider.transfer.batch import SmallFiles, allows_batches
+from bulkspider.transfer.small import SmallFiles, allows_batches
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler

@@ -1,29 +1,22 @@
-"""Small files: several of one origin share one Scrapy request; a thread fetches them one after the other over one
-connection.
-
-A Scrapy request takes more time than the bytes of a small file. When an origin has sent only small files for a while,
-each in one answer, downloads that wait for a place there share one place (`dispatch/slots.py`), and so one request of
-the spider. `SmallFiles` decides which. `allows_batches`: a crawl with middlewares that
-must see each request, or with a delay between requests, keeps one request for each file.
+"""Several small files over one connection: a thread asks for them one after the other.
 
 `Batch` takes only the expected answer: status 200, a known length, no coding, small enough for memory, the stated hash,
 and all that `protocol/plan.py` demands. Such a file is finished from here. With every other answer (an error, a
 redirect, another status, a large body, wrong bytes, a timeout) the entry is handed back and gets a request of its own
-(`transfer.py`), and so do the entries after it if the connection cannot be used any more. The connection and HTTP are
-in `wire/connection.py`.
+(`transfer.py`), and so do the entries after it if the connection cannot be used any more. `small.py` decides which
+entries come together; the connection and HTTP are in `wire/connection.py`.
 """
 
 from __future__ import annotations
 
-import math
 import socket
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from scrapy.utils.defer import maybe_deferred_to_future
 
@@ -38,7 +31,6 @@ from bulkspider.protocol import plan
 from bulkspider.protocol.plan import Ask, Write
 from bulkspider.protocol.sniff import FIRST_BYTES, Content, look
 from bulkspider.pumps.reactor import HELD_MAX_BYTES
-from bulkspider.run.origins.origin import Origin
 from bulkspider.run.origins.outcome import Outcome
 from bulkspider.transfer.asking.destinations import add_secrets
 from bulkspider.transfer.asking.exchange import expected_of
@@ -54,87 +46,8 @@ if TYPE_CHECKING:
     from bulkspider.run.run import Run
     from bulkspider.wire import Head, RawConnection
 
-# An origin must have sent so many small files in a row before its first batch, so that short lists and lists of mixed
-# sizes have none.
-SMALL_FILES_FIRST = 32
-# Files of the smallest batch. Batches get smaller towards the end of a list, so that all places stay busy, but not
-# smaller than this, because each request takes Scrapy as long as several small files.
-SMALLEST_BATCH = 4
-
-MIDDLEWARES = ("DOWNLOADER_MIDDLEWARES", "SPIDER_MIDDLEWARES")
-# Settings that need each request for itself: a delay between them, a check before each, or a record of each.
-WATCHFUL = ("AUTOTHROTTLE_ENABLED", "JOBDIR", "ROBOTSTXT_OBEY", "BULK_AUTH", "BULK_OAUTH2")
 # Files of one batch that may wait in memory for their commit: 64 batches have 64 MiB of them at most.
 MOST_COMMITS = 8
-
-
-class SmallFiles:
-    """Decides which entries share one request. most: BULK_BATCH; with 1 there is no batch. left: returns how many
-    entries are not begun. limited: returns whether a rate limit holds now. probing: a dry run asks for one byte of each
-    file, so that all are small."""
-
-    def __init__(
-        self,
-        most: int = 1,
-        *,
-        left: Callable[[], int] = lambda: 0,
-        limited: Callable[[], bool] = lambda: False,
-        probing: bool = False,
-    ) -> None:
-        self._largest = math.inf if probing else HELD_MAX_BYTES
-        self._most = most
-        self._left = left
-        self._limited = limited
-
-    def seen(self, origin: Origin, size: int | None, *, plain: bool) -> None:
-        """A file of `size` bytes is complete. plain: it came in one answer, from the listed URL."""
-        if plain and size is not None and size <= self._largest:
-            origin.small_in_a_row += 1
-        else:
-            self.odd(origin)
-
-    def odd(self, origin: Origin) -> None:
-        """Resets the count of small files in a row: something else than a small file in one answer has come."""
-        origin.small_in_a_row = 0
-
-    def never(self) -> None:
-        """No batches in this crawl from now on: something in it needs each request for itself."""
-        self._most = 1
-
-    def together(self, origin: Origin, waiting: int, places: int) -> int:
-        """How many entries of an origin may share a request. waiting: those that wait for a place. places: requests at
-        once."""
-        if self._most == 1 or origin.small_in_a_row < SMALL_FILES_FIRST or self._limited():
-            return 1
-        if origin.profile.interval_seconds or origin.pieces.limit is not None:
-            return 1  # the host wants time between two requests, or sends files only in pieces
-        left = self._left() + waiting
-        return max(1, min(self._most, left, max(SMALLEST_BATCH, left // max(1, places))))
-
-    def may_travel(self, download: Download) -> bool:
-        """It may be in a batch: nothing is known against one small answer from the listed URL."""
-        entry = download.entry
-        return (
-            download.url == entry.url
-            and not (download.alone or download.attempts or download.first_error or entry.segments)
-            and (entry.size is None or entry.size <= self._largest)
-        )
-
-
-def allows_batches(settings: Any) -> bool:
-    """No setting in this crawl needs each request for itself, and its middlewares are only Scrapy's and ours."""
-    slots: Mapping[str, Mapping[str, Any]] = settings.getdict("DOWNLOAD_SLOTS")
-    if settings.getfloat("DOWNLOAD_DELAY") or any(float(slot.get("delay") or 0) for slot in slots.values()):
-        return False
-    if any(settings[name] and str(settings[name]).lower() not in ("false", "0") for name in WATCHFUL):
-        return False
-    used = (
-        component if isinstance(component, str) else component.__module__
-        for name in MIDDLEWARES
-        for component, order in settings.getwithbase(name).items()
-        if order is not None
-    )
-    return all(path.startswith(("scrapy.", "bulkspider.")) for path in used)
 
 
 class Batch:

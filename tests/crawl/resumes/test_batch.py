@@ -19,7 +19,7 @@ from bulkspider.errors import BulkError
 from bulkspider.options import Options
 from bulkspider.pumps.reactor import HELD_MAX_BYTES
 from bulkspider.run.origins.origins import Origins
-from bulkspider.transfer.batch import SMALL_FILES_FIRST, SMALLEST_BATCH, SmallFiles, allows_batches
+from bulkspider.transfer.small import SMALL_FILES_FIRST, SMALLEST_BATCH, SmallFiles, allows_batches
 from support.crawl import Bulk, Ended, kill
 from support.faults import (
     accept_then_close,
