@@ -123,9 +123,8 @@ class Lookup:
             self._empty_inode = part.st_ino
             return Found.NOTHING
         file.open()
-        if ours:
-            # A temporary file of the first version of bulkspider, which was killed.
-            files.remove(FIRST_TEMPORARY)
+        # Of the first version of bulkspider, which was killed while it wrote a state, perhaps the first one.
+        files.remove(FIRST_TEMPORARY)
         if saved is not None and ours and "refuted" in saved:
             # The process that refuted it was killed before it could set it aside.
             return Spoiled(saved["refuted"])

@@ -522,13 +522,18 @@ def test_a_part_that_another_program_cut_is_not_published(folder: Folder) -> Non
     assert names(folder) == ["a.bin.part"]
 
 
-def test_a_state_of_the_first_version_that_a_kill_cut_off_goes(folder: Folder) -> None:
+@pytest.mark.parametrize("has_state", [True, False])
+def test_a_state_of_the_first_version_that_a_kill_cut_off_goes(folder: Folder, has_state: bool) -> None:
     part = part_of(folder)
     part.write(DATA, 0)
     part.checkpoints.checkpoint()
     part.close()
     (folder.root / "a.bin.part.json.tmp").touch()
-    assert part_of(folder).state.have.count == len(DATA)
+    if not has_state:  # it was the first one
+        for name in (".part.json", ".part.sync.json"):
+            (folder.root / f"a.bin{name}").unlink()
+    found = part_of(folder)
+    assert (found.state.have.count == len(DATA)) == has_state
     assert "a.bin.part.json.tmp" not in names(folder)
 
 
