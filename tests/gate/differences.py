@@ -97,6 +97,8 @@ INTENDED: tuple[Intended, ...] = (
     ),
     Intended("full-dis*", "* file .old: 0 bytes, * -> none", "an empty part is nobody's file"),
     Intended("ends-0", "E54-empty-part file .old: 0 bytes, * -> none", "an empty part of another tool holds nothing"),
+    # Only where the kill meets a file between its name and its line in the ledger.
+    Intended("queue-SIG*", "file* resumed_from: 0 -> *", "a file that was there is what the run went on from"),
     # Only where the kill meets a file between the opening of its part and its first byte.
     Intended("queue-SIG*", "file* file .old: 0 bytes, * -> none", "an empty part holds nothing that is worth keeping"),
     Intended("ends-3", "C65-to-f* attempts: 0 -> 2", "such a redirect is judged here, so its attempts are counted"),

@@ -546,9 +546,9 @@ def test_ctrl_z_bg_and_fg_in_a_shell(bulk: Bulk) -> None:
             screen.type("\x1a")
             lines = screen.wait_for(lambda lines: lines and lines[-1].startswith("$") and "Stopped" in lines[-2])
             screen.type("bg\n")
-            screen.wait_for(lambda lines: any(line.endswith("$ bg") for line in lines))
-            screen.type("echo one; sleep 1.5; echo two\n")
             # With the prompt after it: else the shell writes the prompt behind the echo of what is typed next.
+            screen.wait_for(lambda lines: any(line.endswith("$ bg") for line in lines) and lines[-1] == "$")
+            screen.type("echo one; sleep 1.5; echo two\n")
             lines = screen.wait_for(lambda lines: "two" in lines and lines[-1] == "$")
             assert lines[lines.index("one") + 1] == "two", lines
             screen.type("fg\n")
