@@ -29,6 +29,7 @@ class Flusher:
         self._together = together or FilesystemFlush()
         self._workers = Workers(FLUSH_THREADS, "bulk-flush")
         self._disk_is_slow = True  # until it has shown that it is not
+        self._works_together = True  # until a file system has shown that it does not
 
     def close(self) -> None:
         self._workers.close()
@@ -37,7 +38,7 @@ class Flusher:
         """Writes and flushes the bytes. Returns the requests that succeeded; the futures of the others have their
         error."""
         small = [request for request in group if request.part.buffered]
-        if len(small) < TOGETHER_MIN_FILES or not self._together.is_cheap:
+        if len(small) < TOGETHER_MIN_FILES or not (self._works_together and self._together.is_cheap):
             return self._flush_alone(group)
         alone = [request for request in group if not request.part.buffered]
         durable = []
@@ -45,6 +46,8 @@ class Flusher:
             if self._together.flush(requests[0].part.files.directory, device):
                 durable += requests
             else:
+                # From now on the files are written by several threads at once, too, as on any other file system.
+                self._works_together = False
                 alone += requests
         return durable + self._flush_alone(alone)
 

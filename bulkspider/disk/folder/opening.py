@@ -14,7 +14,6 @@ from bulkspider.errors import DiskError, disk_error
 
 PRIVATE = ".bulkspider"
 # O_NONBLOCK changes nothing for a regular file; without it, opening a FIFO under one of our names would wait for ever.
-_IN_THE_WAY = "something that is not a regular file is in the way; move it"
 _CAREFULLY = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 

@@ -203,6 +203,18 @@ def test_a_file_system_is_not_flushed_while_others_have_much_to_be_written(folde
         committer.close()
 
 
+def test_a_file_system_that_cannot_be_flushed_is_asked_once(folder: Folder, ledger: Ledger) -> None:
+    asked = []
+    together = FilesystemFlush(lambda fd: asked.append(fd) or -1, filesystems=all_kinds(), dirty=lambda: 0)
+    committer = Committer(Flusher(together))
+    for first in (0, 20):
+        group = [in_memory(folder, ledger, f"{n}.bin") for n in range(first, first + 20)]
+        committer.commit_together(group)
+        assert [line_of(request.done).size for request in group] == [len(DATA)] * 20
+    assert len(asked) == 1
+    committer.close()
+
+
 def test_a_small_file_that_cannot_be_written_fails_alone(folder: Folder, ledger: Ledger) -> None:
     together = FilesystemFlush(lambda fd: 0, filesystems=all_kinds(), dirty=lambda: 0)
     committer = Committer(Flusher(together))
