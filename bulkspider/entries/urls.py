@@ -27,6 +27,9 @@ SAFE = r"A-Za-z0-9_.~!$&()+;=:@%/-"
 PATH = rf"/[{SAFE}]*(?:\?[?{SAFE}]+)?"
 _NORMAL = re.compile(SITE + PATH)
 
+# Of visible ASCII, without user and fragment: its path and its query can be cut out.
+_USUAL = re.compile(r"https?://[A-Za-z0-9.:-]+(/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))?")
+
 # IPv6 addresses that a translator makes of IPv4 ones (RFC 6052 §2.1).
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
@@ -203,6 +206,14 @@ def _origin_of_site(site: str) -> str:
 @lru_cache(maxsize=4096)
 def _slot_of_site(site: str) -> str:
     return urlsplit(site).hostname or ""
+
+
+def path_and_query(url: str) -> tuple[str, str]:
+    """As `urlsplit` has them, which needs five times as long."""
+    usual = _USUAL.fullmatch(url)
+    if usual is None:
+        return urlsplit(url)[2:4]
+    return usual[1], usual[2] or ""
 
 
 def without_userinfo(url: str) -> str:

@@ -4,7 +4,7 @@
 and all that `protocol/plan.py` demands. Such a file is finished from here. With every other answer (an error, a
 redirect, another status, a large body, wrong bytes, a timeout) the entry is handed back and gets a request of its own
 (`transfer.py`), and so do the entries after it if the connection cannot be used any more. `small.py` decides which
-entries come together; the connection and HTTP are in `wire/connection.py`.
+entries come together; the connection and HTTP are in `wire/lent/`.
 """
 
 from __future__ import annotations
@@ -40,11 +40,10 @@ from bulkspider.wire import Conversation
 if TYPE_CHECKING:
     from scrapy import Request
     from twisted.internet.defer import Deferred
-    from twisted.web.http_headers import Headers
 
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run
-    from bulkspider.wire import Head, RawConnection
+    from bulkspider.wire import AnswerHead, RawConnection, SharedRequest
 
 # Files of one batch that may wait in memory for their commit: 64 batches have 64 MiB of them at most.
 MOST_COMMITS = 8
@@ -68,7 +67,7 @@ class Batch:
         self._stopped = False
         self._received = 0
         self._told = 0
-        self._headers: dict[tuple[object, str | None], Headers] = {}
+        self._requests: dict[tuple[object, str | None], SharedRequest] = {}
         self._commits: dict[Download, Future[LedgerLine]] = {}
         self._awaited = 0
         self._to_rest: float | None = None
@@ -220,7 +219,7 @@ class Batch:
         commit.add_done_callback(partial(_note, download))
         return True
 
-    def _prove(self, download: Download, head: Head, body: bytes) -> Proof | None:
+    def _prove(self, download: Download, head: AnswerHead, body: bytes) -> Proof | None:
         """None when the bytes are not the file: a request of its own then fetches them once more, and sets them aside
         if they are wrong again."""
         if self._run.downloads.sniffs and download.needs_a_look:
@@ -248,28 +247,28 @@ class Batch:
         self._run.downloads.doubt(download, proof)
         return proof
 
-    def ask(self, entry: Entry, answers: Conversation) -> Head:
+    def ask(self, entry: Entry, answers: Conversation) -> AnswerHead:
         """Raises as `Conversation.ask`."""
-        return answers.ask(entry.url, self._headers_for(entry, answers))
+        return answers.ask(entry.url, self._request_for(entry, answers))
 
-    def read(self, head: Head, answers: Conversation) -> bytes:
+    def read(self, head: AnswerHead, answers: Conversation) -> bytes:
         """The body of the answer. Raises as `Conversation.read`."""
         body = answers.read(head)
         self._to_rest = seconds_to_wait(head.status, head.fields, time.time())
         self._received += len(body)
         return body
 
-    def _headers_for(self, entry: Entry, answers: Conversation) -> Headers:
-        """The headers that the middlewares have made for the first entry, with the secrets of this one."""
+    def _request_for(self, entry: Entry, answers: Conversation) -> SharedRequest:
+        """With the headers that the middlewares have made for the first entry, and the secrets of this one."""
         key = entry.headers, userinfo(entry.url)
-        if key not in self._headers:
+        if key not in self._requests:
             headers = self._request.headers.copy()
             for name in ("Range", "If-Range"):
                 headers.pop(name, None)
             headers.update(self.ASKED.headers())
             add_secrets(headers, entry, entry.url, without_userinfo(entry.url), self._run.trusted)
-            self._headers[key] = answers.headers_of(headers)
-        return self._headers[key]
+            self._requests[key] = answers.headers_of(headers)
+        return self._requests[key]
 
 
 def _note(download: Download, commit: Future[LedgerLine]) -> None:

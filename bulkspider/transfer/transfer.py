@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run
-    from bulkspider.wire import Head
+    from bulkspider.wire import AnswerHead, Head
 
 logger = logging.getLogger(__name__)
 
@@ -409,7 +409,7 @@ def _warn_of_no_ranges(download: Download, head: Head, verdict: Write) -> None:
         )
 
 
-def expect_digests(download: Download, head: Head) -> None:
+def expect_digests(download: Download, head: AnswerHead) -> None:
     """Notes the hashes that the answer states (RFC 9530); they are compared at the end of the file."""
     stated = from_headers(head.fields)
     if head.answer.encoding is None or head.status == 206:

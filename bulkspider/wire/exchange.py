@@ -28,8 +28,8 @@ from bulkspider.codes import Kind
 from bulkspider.entries.urls import has_site, is_private, origin_of, without_userinfo
 from bulkspider.errors import AttemptError
 from bulkspider.wire import tls
-from bulkspider.wire.connection import ConnectionPool, RawConnection
 from bulkspider.wire.failures import map_error
+from bulkspider.wire.lent.connection import ConnectionPool, RawConnection
 from bulkspider.wire.limits import limit_pool, limit_tunnels
 from bulkspider.wire.response import Head
 

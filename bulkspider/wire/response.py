@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -42,22 +42,29 @@ class Receiver:
         raise NotImplementedError
 
 
-class Head:
-    """The head of an answer, with its body still in the socket."""
+class AnswerHead:
+    """What the head of an answer says. fields: by lower-case names. length: of the body in bytes, None when it does not
+    say."""
+
+    def __init__(self, status: int, fields: Mapping[str, str], length: int | None) -> None:
+        self.status = status
+        self.fields = fields
+        self.answer = Answer.parse(status, fields, length=length)
+
+
+class Head(AnswerHead):
+    """The head of an answer, with its body still in the socket. pairs: its fields as they came."""
 
     def __init__(self, response: IResponse) -> None:
         self._response = cast(Any, response)
         self._taken = False
-        pairs = [
+        self.pairs = [
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, values in response.headers.getAllRawHeaders()
             for value in values
         ]
-        self.status: int = response.code
-        self.pairs = pairs
-        self.fields = join_headers(pairs)
         length = None if response.length is UNKNOWN_LENGTH else cast(int, response.length)
-        self.answer = Answer.parse(self.status, self.fields, length=length)
+        super().__init__(response.code, join_headers(self.pairs), length)
         self.connection = _Connection(response)
 
     def deliver(self, receiver: Receiver) -> None:

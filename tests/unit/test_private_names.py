@@ -19,7 +19,7 @@ import twisted
 import bulkspider
 
 PACKAGE = Path(bulkspider.__file__).parent
-WIRE = sorted((PACKAGE / "wire").glob("*.py"))
+WIRE = sorted((PACKAGE / "wire").rglob("*.py"))
 # Where the classes are whose private attributes are used.
 READ = [
     Path(scrapy.__file__).parent,

@@ -8,14 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from twisted.internet.defer import CancelledError
 
 from bulkspider.codes import Kind
 from bulkspider.entries.entry import origin_of
 from bulkspider.entries.redaction import hider
-from bulkspider.entries.urls import same_origin
+from bulkspider.entries.urls import path_and_query, same_origin
 from bulkspider.errors import AttemptError, BulkError, Meaning, VersionConflict, too_large, too_large_for_stage
 from bulkspider.hosts.limits import seconds_to_wait
 from bulkspider.protocol import plan
@@ -182,7 +181,7 @@ def expected_of(download: Download) -> Expected:
     entry = download.entry
     return Expected(
         name=entry.name,
-        url_path=urlsplit(entry.url).path,
+        url_path=path_and_query(entry.url)[0],
         size=entry.size if entry.size is not None else download.linked_size,
         size_by="the list" if entry.size is not None else "the redirect",
         has_digest=download.has_listed_hash,
