@@ -208,7 +208,7 @@ class Peer:
 
 @given(
     st.dictionaries(st.sampled_from(["Accept", "User-Agent", "X-Token", "authorization"]), st.text("ab ,", max_size=5)),
-    st.text(string.ascii_letters + "/?&=%;:@", max_size=12),
+    st.text(string.ascii_letters + "/?&=%:@", max_size=12),
 )
 def test_a_request_is_what_twisted_would_write(fields: dict[str, str], rest: str) -> None:
     headers = TxHeaders({**{name: [value] for name, value in fields.items()}, "Host": ["host"]})
