@@ -27,6 +27,7 @@ from bulkspider.spiders.given import GivenEntries
 from bulkspider.spiders.listjob import ListJob
 from bulkspider.spiders.passed import PassedItems
 from bulkspider.spiders.rows import Earlier, Rows
+from bulkspider.spiders.shortcut import Shortcut, is_possible
 from bulkspider.wire import has_items, is_closing
 
 if TYPE_CHECKING:
@@ -125,7 +126,10 @@ class BulkSpider(Spider):
         earlier = Earlier.UNSEEN
         if all_rows:
             earlier = Earlier.ITEMS if has_feed or has_hearers or rows_for == "all" else Earlier.ROWS
-        rows = Rows(run, job.folder, PassedItems(run, job.folder, parse), earlier=earlier)
+        passed = PassedItems(run, job.folder, parse)
+        is_short = not has_hearers and type(self).start is BulkSpider.start and is_possible(self.settings)
+        shortcut = Shortcut(self.crawler, possible=is_short, ours=[passed])
+        rows = Rows(run, job.folder, passed, earlier=earlier, shortcut=shortcut)
         self._bulk_frontend = job.frontend(run, rows, self.bulk_answered, self.bulk_failed)
         if await job.begin(self.crawler, rows, run):
             async for ready in job.verify() if job.verifying else job.work():

@@ -2,7 +2,8 @@
 
 A fetched file becomes an item with an empty status, which BulkPipeline finishes; then the item is its row. An entry
 that ended without a file becomes a row at once. Items that another pipeline drops, and those that have not reached
-BulkPipeline at the end of the crawl, are counted here. `frontend.py` makes the requests.
+BulkPipeline at the end of the crawl, are counted here, and so are rows that need not pass the pipelines
+(`shortcut.py`). `frontend.py` makes the requests.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from scrapy import signals
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.verify import VerifyResult
@@ -24,6 +25,7 @@ from bulkspider.run.download import Download
 from bulkspider.run.row import row_of
 from bulkspider.run.run import Run
 from bulkspider.spiders.passed import PassedItems
+from bulkspider.spiders.shortcut import Shortcut
 
 if TYPE_CHECKING:
     from bulkspider.disk.folder.folder import Folder
@@ -42,10 +44,14 @@ class Earlier(enum.Enum):
 
 class Rows:
     """One per crawl of the spider (`dispatch.underway.Listener`). passed: handles items that have passed all pipelines.
-    finishing: the downloads that BulkPipeline has not finished yet."""
+    shortcut: for rows that no pipeline of others gets. finishing: the downloads that BulkPipeline has not finished
+    yet."""
 
-    def __init__(self, run: Run, folder: Folder, passed: PassedItems, *, earlier: Earlier) -> None:
+    def __init__(
+        self, run: Run, folder: Folder, passed: PassedItems, *, earlier: Earlier, shortcut: Shortcut | None = None
+    ) -> None:
         self.passed = passed
+        self._shortcut = shortcut or Shortcut(run.crawler)
         self.finishing: dict[Download, None] = {}
         self._run = run
         self._folder = folder
@@ -79,7 +85,12 @@ class Rows:
     # -- the end of an entry ---------------------------------------------------------------------------------------
 
     def finish(self, download: Download) -> Deferred[LedgerLine | None]:
-        """Fires when BulkPipeline has finished the file (`dispatch.fetch.Frontend.finish`)."""
+        """Fires when BulkPipeline has finished the file (`dispatch.fetch.Frontend.finish`). One of a batch is finished
+        already."""
+        line = download.finished
+        if line is not None and self._run.handover is None and self._shortcut.is_open:
+            self._give(row_of(download.entry, self._folder, download=download, line=line))
+            return succeed(line)
         verdict = download.verdict = Deferred[LedgerLine | None]()
         download.item = row_of(download.entry, self._folder, download=download)
         self._put(download.item)
@@ -128,7 +139,14 @@ class Rows:
         """Adds the row of a bad line of the list, which was skipped."""
         self._put(BulkItem(line=line, name=name, status="failed", error=error_of(error)))
 
+    def _give(self, row: BulkItem) -> None:
+        self._run.outcomes.count(row)
+        self._shortcut.give(row)
+
     def _put(self, item: BulkItem) -> None:
+        if item.status and self._shortcut.is_open:
+            self._give(item)
+            return
         self._uncounted[item.line, item.name] = item
         self._ready.append(item)
         self.passed.sent(item)
