@@ -90,6 +90,8 @@ def claims(by: str | None, digests: Mapping[str, str]) -> list[Claim]:
 
 def weigh(stated: Iterable[Claim], found: Mapping[str, str], *, server: str = "require") -> Weighed:
     """What follows when `found` (algorithm -> hex) was computed. server: BULK_SERVER_DIGEST."""
+    if not found:
+        return Weighed()
     order = list(ALGORITHMS)
     compared = sorted(
         (claim for claim in stated if claim.algorithm in order and claim.algorithm in found),
@@ -168,7 +170,7 @@ _NAMES = {
 _AMZ = {f"x-amz-checksum-{name}": name for name in ("sha256", "sha1", "crc64nvme", "crc32c", "crc32")}
 # Zenodo's way: the entity tag is the hash. A weak tag may stand for other bytes.
 _ETAG = re.compile(r'"(md5|sha1|sha256|sha512):([0-9A-Fa-f]+)"')
-_FIELDS = frozenset(["digest", "repr-digest", "content-digest", "content-md5", "x-goog-hash", "etag", *_AMZ])
+_FIELDS = frozenset(["digest", "repr-digest", "content-digest", "content-md5", "x-goog-hash", *_AMZ])
 _SHA256_HEX = re.compile(r'"?([0-9A-Fa-f]{64})"?')
 
 
@@ -190,18 +192,22 @@ def from_headers(headers: Mapping[str, str]) -> ServerDigests:
     Malformed and unknown values are left out, never an error. Where two fields differ, the newer kind of field counts.
     """
     if _FIELDS.isdisjoint(headers):
-        return ServerDigests()
+        return ServerDigests(_from_etag(headers))
     representation = _legacy(headers.get("digest", "")) | _structured(headers.get("repr-digest", ""))
     # Cloud Storage unpacks an object stored with gzip for a client that does not ask for gzip, and still states the
     # hash of the packed bytes: not those that are sent.
     stored = headers.get("x-goog-stored-content-encoding", "identity").strip().lower()
     if stored == headers.get("content-encoding", "identity").strip().lower():
         representation = _legacy(headers.get("x-goog-hash", "")) | representation
-    if (tag := _ETAG.fullmatch(headers.get("etag", "").strip())) and len(tag[2]) == 2 * ALGORITHMS[tag[1]]:
-        representation.setdefault(tag[1], tag[2].lower())
+    representation = _from_etag(headers) | representation
     md5 = _from_text("md5", headers.get("content-md5", ""))  # RFC 1864
     content = ({} if md5 is None else {"md5": md5}) | _structured(headers.get("content-digest", ""))
     return ServerDigests(representation, _amazon(headers) | content)
+
+
+def _from_etag(headers: Mapping[str, str]) -> dict[str, str]:
+    tag = _ETAG.fullmatch(headers.get("etag", "").strip())
+    return {tag[1]: tag[2].lower()} if tag and len(tag[2]) == 2 * ALGORITHMS[tag[1]] else {}
 
 
 def _amazon(headers: Mapping[str, str]) -> dict[str, str]:

@@ -194,7 +194,7 @@ class Answer:
             validators=Validators(headers.get("etag"), headers.get("last-modified"), headers.get("date")),
             encoding=encoding if encoding not in ("", "identity") else None,
             # A field that was sent twice arrives joined by a comma; its first value counts.
-            media_type=re.split("[;,]", headers.get("content-type", ""))[0].strip().lower() or None,
+            media_type=headers.get("content-type", "").partition(";")[0].partition(",")[0].strip().lower() or None,
             accept_ranges=headers.get("accept-ranges", "").strip().lower() or None,
             retry_after=headers.get("retry-after"),
             location=headers.get("location"),

@@ -69,7 +69,7 @@ class Batch:
         self._told = 0
         self._requests: dict[tuple[object, str | None], SharedRequest] = {}
         self._commits: dict[Download, Future[LedgerLine]] = {}
-        self._awaited = 0
+        self._uncommitted: deque[Future[LedgerLine]] = deque()
         self._to_rest: float | None = None
 
     def is_possible(self) -> bool:
@@ -183,9 +183,8 @@ class Batch:
 
     def _await_commits(self, most: int) -> None:
         """Waits until at most `most` commits have not ended."""
-        for commit in list(self._commits.values())[self._awaited : max(0, len(self._commits) - most)]:
-            commit.exception()
-            self._awaited += 1
+        while len(self._uncommitted) > most:
+            self._uncommitted.popleft().exception()
 
     def fetch(self, download: Download, answers: Conversation) -> bool:
         """Fetches one file. False when the answer is not the expected one: then nothing of it is kept."""
@@ -216,6 +215,7 @@ class Batch:
         download.largest = len(body)
         download.final_url = download.listed_final_url
         commit = self._commits[download] = self._run.downloads.commit(download, proof)
+        self._uncommitted.append(commit)
         commit.add_done_callback(partial(_note, download))
         return True
 
@@ -229,7 +229,8 @@ class Batch:
             if content is Content.OTHER_TYPE:
                 download.flags.add("other-type")
         expect_digests(download, head)
-        hasher = IncrementalHasher(download.algorithms) if download.algorithms else None
+        algorithms = download.algorithms
+        hasher = IncrementalHasher(algorithms) if algorithms else None
         if hasher is not None:
             hasher.take(body)
         try:

@@ -412,7 +412,7 @@ def _warn_of_no_ranges(download: Download, head: Head, verdict: Write) -> None:
 def expect_digests(download: Download, head: AnswerHead) -> None:
     """Notes the hashes that the answer states (RFC 9530); they are compared at the end of the file."""
     stated = from_headers(head.fields)
-    if head.answer.encoding is None or head.status == 206:
-        download.expect(dict(stated.representation))
-    if head.status == 200 and head.answer.encoding is None and not head.answer.has_content_range:
-        download.expect(dict(stated.content))
+    if stated.representation and (head.answer.encoding is None or head.status == 206):
+        download.expect(stated.representation)
+    if stated.content and head.status == 200 and head.answer.encoding is None and not head.answer.has_content_range:
+        download.expect(stated.content)
