@@ -275,5 +275,5 @@ class Batch:
 def _note(download: Download, commit: Future[LedgerLine]) -> None:
     """Marks the download as finished as soon as it is, for the display and the status, before the whole batch has
     ended."""
-    if commit.exception() is None:
+    with suppress(BulkError):
         download.finished = commit.result()

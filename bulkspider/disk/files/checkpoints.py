@@ -262,8 +262,10 @@ class Checkpoints:
         """Drops the bytes of a large file from the page cache, except those that will be read again to be hashed: a
         file of 10 GB must not push everything else out of it. For bytes that are not durable yet, the call makes the
         kernel begin to write them."""
+        if (self.state.total or 0) < DROP_FROM_CACHE_BYTES:
+            return
         unread = self.reader.unread_from if self.reader is not None else None
-        if unread != 0 and (self.state.total or 0) >= DROP_FROM_CACHE_BYTES:
+        if unread != 0:
             with contextlib.suppress(OSError, AttributeError):
                 os.posix_fadvise(fd, 0, unread or 0, os.POSIX_FADV_DONTNEED)
 

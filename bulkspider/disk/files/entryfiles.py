@@ -95,7 +95,8 @@ class EntryFiles:
     def lstat_regular(self, suffix: str) -> os.stat_result | None:
         """As `lstat`. Raises DiskError `not_regular` for a link, a folder or a device."""
         found = self.lstat(suffix)
-        require_regular(found, self.path(suffix))
+        if found is not None:
+            require_regular(found, self.path(suffix))
         return found
 
     def open_file(self, suffix: str, flags: int) -> int:

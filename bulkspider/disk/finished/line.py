@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import operator
 import os
 import stat as stat_module
 from collections.abc import Mapping
@@ -50,11 +51,11 @@ class LedgerLine:
 
     def to_json(self) -> str:
         """One line, without the newline. `name` comes first, so that the index is made without parsing the rest."""
-        record = {key: value for key in _KEYS if (value := getattr(self, key)) is not None}
+        record = {key: value for key, value in zip(_KEYS, _values(self), strict=True) if value is not None}
         record["digests"] = dict(self.digests)
         if not self.owed:
             del record["owed"]
-        text = json.dumps(record, ensure_ascii=False)
+        text = _ENCODER.encode(record)
         try:
             text.encode()
         except UnicodeEncodeError:  # lone surrogates: how Python shows a file name that is not UTF-8
@@ -97,6 +98,8 @@ class LedgerLine:
 
 
 _KEYS = tuple(field.name for field in fields(LedgerLine))
+_values = operator.attrgetter(*_KEYS)
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
 
 
 # What a line proves

@@ -153,7 +153,7 @@ class OpenParts:
 
 
 def _line(name: str, inode: int) -> bytes:
-    return json.dumps([name, inode]).encode() + b"\n"
+    return f"[{json.dumps(name)}, {inode}]\n".encode()
 
 
 def _read(fd: int) -> Iterator[tuple[str, int]]:
