@@ -120,6 +120,9 @@ class Committer:
                 for request, line in ours:
                     request.part.checkpoints.discard()
                     request.part.close()
+                    # The reader has the part, too: without this circle both go when nobody needs them any more, and the
+                    # interpreter need not search for them.
+                    request.part.checkpoints.reader = None
                     request.done.set_result(line)
         except BaseException as error:
             refused = as_bulk_error(error)

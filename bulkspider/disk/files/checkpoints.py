@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Any, Protocol
 
 from bulkspider.disk.files.entryfiles import (
@@ -111,8 +112,6 @@ class Checkpoints:
         self._saved_at = time.monotonic()
         self._unflushed_bytes = 0
         self._flushed_at = self._saved_at
-        # At most one flush at a time, in a thread of its own; waiting for its end releases the lock.
-        self._flush_ended = threading.Condition(lock)
         self._flush_thread: threading.Thread | None = None
         self._flush_error: BulkError | None = None
 
@@ -268,6 +267,11 @@ class Checkpoints:
         if unread != 0:
             with contextlib.suppress(OSError, AttributeError):
                 os.posix_fadvise(fd, 0, unread or 0, os.POSIX_FADV_DONTNEED)
+
+    @cached_property
+    def _flush_ended(self) -> threading.Condition:
+        """At most one flush runs at a time, in a thread of its own; waiting for its end releases the lock."""
+        return threading.Condition(self._lock)
 
     @property
     def _flush_is_due(self) -> bool:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import stat
+import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
@@ -67,6 +69,31 @@ def reloaded(folder: Folder) -> Ledger:
     fresh = Ledger(folder.private)
     fresh.load()
     return fresh
+
+
+def test_a_finished_file_leaves_nothing_that_the_interpreter_must_search_for(
+    folder: Folder, ledger: Ledger, committer: Committer
+) -> None:
+    class Download:
+        """As `run/download.py`: it has the part, and the part has it as its reader."""
+
+        unread_from = None
+
+        def __init__(self, request: CommitRequest) -> None:
+            self.part = request.part
+            self.part.checkpoints.reader = self
+
+    gc.disable()
+    try:
+        request = ready(folder, ledger)
+        download = Download(request)
+        line_of(committer.submit(request))
+        committer.close()  # its thread has forgotten the request then
+        seen = weakref.ref(download), weakref.ref(request.part)
+        del download, request
+        assert [of() for of in seen] == [None, None]
+    finally:
+        gc.enable()
 
 
 # --- The order --------------------------------------------------------------------------------------------------------
