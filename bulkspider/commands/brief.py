@@ -48,6 +48,13 @@ def import_in_order() -> None:
     import scrapy.core.downloader.handlers.http11  # noqa: F401
 
 
+def search_no_more() -> None:
+    """From now on the interpreter does not search what is there for garbage again and again, because modules stay.
+    Called when they are imported, and when the crawl begins. A run of one file gains nothing, one of 2,000 small files
+    a thirtieth."""
+    gc.freeze()
+
+
 def leave_out_last_collection() -> None:
     """Else the interpreter would search all objects for garbage once more at its end (a quarter). Called after the
     crawl."""
