@@ -15,6 +15,7 @@ Where a test stands:
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A process that crashes in C says where in its log.
+    os.environ["PYTHONFAULTHANDLER"] = "1"
     config.addinivalue_line("markers", "long: a test, or a module of them, that only runs with --long")
 
 

@@ -21,23 +21,27 @@ from bulkspider.wire import TlsStream
 class DirectPump(Mover):
     """Moves the body of one answer of known length from a plain socket."""
 
+    _pipe: _Pipe | None = None
+    _buffer: memoryview | None = None
+
     def _begin(self, sock: socket.socket, tls: TlsStream | None) -> None:
         self._pipe = _Pipe()
-        self._buffer: memoryview | None = None
 
     def _end(self) -> None:
-        self._pipe.close()
+        if self._pipe is not None:
+            self._pipe.close()
 
     def move_some(self, sock: socket.socket) -> int | None:
-        writer = self._writer
+        writer, pipe = self._writer, self._pipe
+        assert pipe is not None
         assert writer.end is not None
         wanted = writer.end - writer.at
         if wanted <= 0:
             # Another connection took the rest over a moment ago.
             return None
-        if (room := writer.unheld) and self._pipe.works:
+        if (room := writer.unheld) and pipe.works:
             count = self._move_untold(sock, self._read_size(), room)
-            if count or self._pipe.works:
+            if count or pipe.works:
                 return count
         # To be compared, or no splice on this system: through user space.
         if self._buffer is None:
@@ -53,9 +57,11 @@ class DirectPump(Mover):
         return count
 
     def _bring(self, sock: socket.socket, most: int) -> int | None:
+        assert self._pipe is not None
         return self._pipe.fill(sock, most)
 
     def _put(self, fd: int, at: int, count: int) -> int:
+        assert self._pipe is not None
         return self._pipe.empty_into(fd, at, count, self._writer)
 
 

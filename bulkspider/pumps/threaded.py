@@ -1,19 +1,17 @@
-"""The mover: a worker thread takes the socket of an answer of known length, and moves the body without the reactor.
+"""The mover: threads take the socket of an answer of known length, and move the body without the reactor.
 
-Here is what is common: the thread and its end, stalls, rate limits, the stop flag, the reports to the run. A body that
-trickles gives its thread back, and is visited by the thread of all slow ones (`sharedthread.py`) until it is fast. How
-bytes get from the socket into the file is in `splice.py` for plain TCP and in `tls.py` for TLS. Same interface as
-`reactor.Pump`, which serves the connections that cannot be taken from the reactor.
+Here is what is common: the visits and their end, stalls, rate limits, the stop flag, the reports to the run.
+`visits.py` decides when a thread visits a body. How bytes get from the socket into the file is in `splice.py` for plain
+TCP and in `tls.py` for TLS. Same interface as `reactor.Pump`, which serves the connections that cannot be taken from
+the reactor.
 """
 
 from __future__ import annotations
 
-import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -21,12 +19,10 @@ from twisted.python.failure import Failure
 
 from bulkspider.protocol.plan import End
 from bulkspider.pumps.reactor import PartWriter
-from bulkspider.pumps.sharedthread import SharedThread
+from bulkspider.pumps.visits import Visits
 from bulkspider.wire import Head, TlsStream
 
-# Threads look at the stop flag at least this often (milliseconds).
-POLL_MILLISECONDS = 250
-# A thread that waits for its turn under a rate limit checks this often whether the limit has changed.
+# A body that waits for its turn under a rate limit checks this often whether the limit has changed.
 CHANGES_SECONDS = 5.0
 # For a smaller body, a thread and a new connection for the next file take longer than they save.
 WORTH_IT_BYTES = 4 * 1024 * 1024
@@ -35,8 +31,7 @@ CHUNK_BYTES = 1024 * 1024
 # While the socket has more, so many bytes are moved before the part and the run are told.
 UNTOLD_BYTES = 4 * 1024 * 1024
 # A body that has brought fewer bytes a second than TRICKLE_BYTES for TRICKLE_SECONDS is slow. It is visited so often
-# that the system's buffer of a connection never fills, and leaves the shared thread when a visit finds
-# SLOW_VISIT_MAX_BYTES.
+# that the system's buffer of a connection never fills, and is fast again when a visit finds SLOW_VISIT_MAX_BYTES.
 TRICKLE_SECONDS = 2.0
 TRICKLE_BYTES = 24 * 1024
 SLOW_VISIT_MAX_BYTES = 48 * 1024
@@ -44,13 +39,13 @@ FIRST_VISIT_SECONDS = 0.1
 
 
 class Mover:
-    """Moves the body of one answer of known length in a thread of its own. `done` fires with the End."""
+    """Moves the body of one answer of known length, a visit after the other. `done` fires with the End."""
 
     def __init__(
         self,
         head: Head,
         writer: PartWriter,
-        shared_thread: SharedThread,
+        visits: Visits,
         on_bytes: Callable[[int], None],
         may_read: Callable[[int], float],
         read_size: Callable[[], int],
@@ -59,23 +54,24 @@ class Mover:
         reading on. read_size: returns the bytes that one read may take now."""
         self._head = head
         self._writer = writer
-        self._shared_thread = shared_thread
+        self._visits = visits
         self._on_bytes = on_bytes
         self._may_read = may_read
         self._read_size = read_size
         self.done: Deferred[End] = Deferred()
         self.received_bytes = 0
         self.last_byte = time.monotonic()
-        self.waiting_for_us = False
-        self.is_slow = False  # it is in the shared thread
+        self.is_slow = False
+        self._first: bytes | None = None
         self._told = 0
         self._stop = threading.Event()
         self._error: Exception | None = None
         self._window = _Window()
         self._visit_seconds = FIRST_VISIT_SECONDS
+        self._writes = False
         self._rests = False
 
-    # -- how the bytes move: in the thread -------------------------------------------------------------------------
+    # -- how the bytes move: in a thread ---------------------------------------------------------------------------
 
     def _begin(self, sock: socket.socket, tls: TlsStream | None) -> None:
         """Makes what the pump needs; `_end` releases it. The bytes that the reactor had read are in the part
@@ -94,61 +90,49 @@ class Mover:
         """Writes some of the last `count` bytes of `_bring` to offset `at`. Returns how many. Raises DiskError."""
         raise NotImplementedError
 
-    def _flush(self) -> None:
-        """Writes what has been gathered; called when nothing has come for a while, and at the end."""
+    @property
+    def _has_more(self) -> bool:
+        """There may be bytes that have left the socket already."""
+        return False
 
     def _end(self) -> None:
-        pass
+        """Releases what `_begin` has made; nothing if that was not called."""
 
     # -- the reactor's side ----------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        first, self._socket, tls = self._head.take_socket()
-        self._use_own_thread(self._move, first, tls, not self._shared_thread.takes_new_ones)
+        self._first, self._socket, self._tls = self._head.take_socket()
+        self._visits.enter(self).addBoth(self._over)
 
-    def _use_own_thread(self, function: Callable[..., End | None], *args: Any) -> None:
-        """It has a thread of its own from now on."""
-        self._visit_seconds = FIRST_VISIT_SECONDS
-        self._shared_thread.in_own_thread(function, *args).addBoth(self._use_shared_thread)
-
-    def _use_shared_thread(self, result: End | Failure | None) -> None:
-        """Its thread has ended with it: because the body has ended, or because it trickles."""
-        self.is_slow = result is None
-        if result is None:
-            self._shared_thread.enter(self).addBoth(self._left_shared_thread)
-        else:
-            self._over(result)
-
-    def _left_shared_thread(self, result: End | Failure | None) -> None:
-        self.is_slow = False
-        if result is None:
-            self._use_own_thread(self._go_on)
-        else:
-            self._over(result)
+    @property
+    def waiting_for_us(self) -> bool:
+        """True while the disk or a rate limit stops the body, not the origin."""
+        return self._writes or self._rests or self._visits.hang
 
     def tick(self, now: float) -> None:
-        """Tells the run how many bytes the thread has received since the last call."""
+        """Tells the run how many bytes have come since the last call."""
         count = self.received_bytes - self._told
         if count:
             self._told += count
             self._on_bytes(count)
+        if self._writer.full:
+            # Another connection has taken over the rest: there may never be another byte.
+            self._visits.hurry(self)
 
     def hold(self, held: bool) -> None:
-        """Nothing to do: the thread keeps the rate limit itself."""
+        """Nothing to do: the visits keep the rate limit."""
 
     def abort(self, error: Exception) -> None:
-        """Ends the transfer; a thread of its own notices within a quarter of a second."""
+        """Ends the transfer at once."""
         if self._error is None:
             self._error = error
         self._stop.set()
-        self._shared_thread.hurry(self)
+        self._visits.hurry(self)
 
     def _over(self, result: End | Failure) -> None:
         if isinstance(result, Failure):
             if self._error is None and isinstance(result.value, Exception):
                 self._error = result.value
-            # A thread closes it itself, if there was one.
-            self._socket.close()
             result = End.LOST
         self.tick(time.monotonic())
         self._head.connection.close()
@@ -157,78 +141,57 @@ class Mover:
         else:
             self.done.callback(result)
 
-    # -- in a thread: its own, or the shared one -----------------------------------------------------------------------
+    # -- in a thread -----------------------------------------------------------------------------------------------
 
-    def _move(self, first: bytes, tls: TlsStream | None, goes_on: bool) -> End | None:
-        """Takes the socket over. goes_on: then moves the body; else it goes to the shared thread."""
-        try:
-            self._received(len(first))
-            self._into_part(self._writer.take, first)
-            self._begin(self._socket, tls)
-        except BaseException:
-            self._socket.close()
-            raise
-        return self._go_on() if goes_on else None
-
-    def _go_on(self) -> End | None:
-        """Moves the body in a thread of its own. None: it trickles, and goes to the shared thread."""
-        poller = select.poll()
-        poller.register(self._socket, select.POLLIN)
-        self._window.begin(self.received_bytes)
-        with self._closing_if_it_fails():
-            while not self._writer.full and not self._stop.is_set():
-                count = self.move_some(self._socket)
-                if count is None:
-                    if not poller.poll(POLL_MILLISECONDS):
-                        self._flush()
-                elif count == 0:
-                    break
-                elif pause := self._may_read(count):
-                    self._rest(pause)
-                else:
-                    continue
-                if self._window.trickles(self.received_bytes):
-                    return None
-            return self._close()
+    def fileno(self) -> int:
+        return self._socket.fileno()
 
     def visit(self) -> float | End | None:
-        """Moves what has come meanwhile (`sharedthread.SlowBody`)."""
-        with self._closing_if_it_fails():
-            if self._rests and not self._stop.is_set():
-                if pause := self._may_read(0):
-                    return min(pause, CHANGES_SECONDS)
-                self._rests = self.waiting_for_us = False
-                self.last_byte = time.monotonic()
-            count = None if self._writer.full or self._stop.is_set() else self.move_some(self._socket)
-            if self._writer.full or self._stop.is_set() or count == 0:
-                return self._close()
-            self._flush()
-            count = count or 0
-            pause = self._may_read(count)
-            if pause and (count < SLOW_VISIT_MAX_BYTES or pause >= self._shared_thread.visit_seconds / 2):
-                self._rests = self.waiting_for_us = True
+        """Moves what has come (`visits.VisitedBody`)."""
+        if self._first is not None:
+            self._take_over(self._first)
+        if self._rests and not self._stop.is_set():
+            if pause := self._may_read(0):
                 return min(pause, CHANGES_SECONDS)
-            if count >= SLOW_VISIT_MAX_BYTES:
-                # Under a limit its turn may not be over: the pause after it shows whether the limit makes it slow.
-                return None if pause or self._read_size() >= CHUNK_BYTES else FIRST_VISIT_SECONDS / 2
-            self._visit_seconds = min(2 * self._visit_seconds, self._shared_thread.visit_seconds)
+            self._rests = False
+            self.last_byte = time.monotonic()
+        count = None if self._is_over else self.move_some(self._socket)
+        if self._is_over or count == 0:
+            return End.FRAMED if self._writer.full else End.LOST
+        pause = self._may_read(count) if count else 0.0
+        self._note_speed(count or 0)
+        if pause:
+            self._rests = True
+            return min(pause, CHANGES_SECONDS)
+        if self.is_slow:
+            self._visit_seconds = min(2 * self._visit_seconds, self._visits.visit_seconds)
             return self._visit_seconds
+        return 0.0 if self._has_more else None
 
-    @contextmanager
-    def _closing_if_it_fails(self) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self._end()
-            self._socket.close()
-            raise
-
-    def _close(self) -> End:
-        """The body has ended, or is stopped."""
-        self._flush()
+    def release(self) -> None:
         self._end()
         self._socket.close()
-        return End.FRAMED if self._writer.full else End.LOST
+
+    @property
+    def _is_over(self) -> bool:
+        """The range is full, or the transfer is stopped."""
+        return self._writer.full or self._stop.is_set()
+
+    def _take_over(self, first: bytes) -> None:
+        """The first visit. first: what the reactor has read already."""
+        self._first = None
+        self._received(len(first))
+        self._into_part(self._writer.take, first)
+        self._window.begin(self.received_bytes)
+        self._begin(self._socket, self._tls)
+
+    def _note_speed(self, count: int) -> None:
+        """Whether the body is slow. count: bytes that this visit has found."""
+        trickles = self._window.trickles(self.received_bytes)
+        if trickles is not None and trickles != self.is_slow:
+            self.is_slow, self._visit_seconds = trickles, FIRST_VISIT_SECONDS
+        if count >= SLOW_VISIT_MAX_BYTES and self._read_size() >= CHUNK_BYTES:
+            self.is_slow = False
 
     @property
     def _runs_on(self) -> bool:
@@ -244,7 +207,7 @@ class Mover:
         fd, at, moved = writer.fd, writer.at, 0
         most = min(room, writer.untold, UNTOLD_BYTES if self._runs_on else piece)
         count: int | None = None
-        self.waiting_for_us = True
+        self._writes = True
         try:
             while moved < most and not self._stop.is_set():
                 # Another connection may just have taken over the bytes behind.
@@ -260,7 +223,7 @@ class Mover:
                     moved += done
                     left -= done
         finally:
-            self.waiting_for_us = False
+            self._writes = False
             if moved:
                 self._into_part(writer.wrote, moved)
         return moved or count
@@ -270,19 +233,12 @@ class Mover:
         self.last_byte = time.monotonic()
 
     def _into_part(self, write: Callable[..., None], *data: Any) -> None:
-        self.waiting_for_us = True
+        self._writes = True
         try:
             write(*data)
         finally:
-            self.waiting_for_us = False
+            self._writes = False
             self.last_byte = time.monotonic()
-
-    def _rest(self, seconds: float) -> None:
-        self.waiting_for_us = True
-        while seconds > 0 and not self._stop.wait(min(seconds, CHANGES_SECONDS)):
-            seconds = self._may_read(0)
-        self.waiting_for_us = False
-        self.last_byte = time.monotonic()
 
 
 class _Window:
@@ -294,10 +250,10 @@ class _Window:
     def begin(self, received: int) -> None:
         self._began, self._received = time.monotonic(), received
 
-    def trickles(self, received: int) -> bool:
-        """received: bytes so far. False until the time is over."""
+    def trickles(self, received: int) -> bool | None:
+        """received: bytes so far. None until the time is over."""
         seconds, count = time.monotonic() - self._began, received - self._received
         if seconds < TRICKLE_SECONDS:
-            return False
+            return None
         self.begin(received)
         return count < TRICKLE_BYTES * seconds

@@ -1,7 +1,7 @@
 """The threads of a crawl, and how their results come back to the reactor.
 
-Three kinds, so that none waits for another: short work on the disk, hashing, and bodies, each of which has a thread for
-as long as its transfer lasts. Work that fails because a thread cannot be started, or has ended, is reported to the run
+Three kinds, so that none waits for another: short work on the disk, hashing, and long work, such as bodies, which has a
+thread for as long as it lasts. Work that fails because a thread cannot be started, or has ended, is reported to the run
 as well. A thread that hangs (a network file system, a FIFO) does not block the end: after `give_up` all work that is
 under way counts as failed.
 """
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 # Disk work is short; more threads than this only queue up in the kernel.
 DISK_THREADS = 16
-# One for each transfer whose socket a thread has taken; threads are made when they are needed.
+# For bodies, batches of small files and the user's own code; threads are made when they are needed.
 MOVER_THREADS = 512
 # Seconds that the end of a crawl waits for threads which are still at work.
 JOIN_SECONDS = 1.0
@@ -49,7 +49,7 @@ class Threads:
         self._given_up: BulkError | None = None
 
     def in_own_thread(self, function: Callable[..., T], *args: Any) -> Deferred[T]:
-        """For work that lasts as long as a transfer, and for the user's own code, which may hang: no other work waits
+        """For long work, and for the user's own code, which may hang: no other work waits
         for its thread."""
         try:
             # At the end of the transfer a disk thread saves its state: make sure now that there is one.

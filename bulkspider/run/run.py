@@ -34,8 +34,8 @@ from bulkspider.handover.handing import Handover, Then
 from bulkspider.items import FINISHED, BulkItem, Result
 from bulkspider.options import Options, human, plural
 from bulkspider.pumps.ratelimit import RateLimits, Rates, Stoppable, Throttle
-from bulkspider.pumps.sharedthread import SharedThread
 from bulkspider.pumps.threads import Threads
+from bulkspider.pumps.visits import Visits
 from bulkspider.run.download import Download
 from bulkspider.run.downloads import Downloads
 from bulkspider.run.folders import Folders
@@ -115,7 +115,7 @@ class Run:
         self.origins = Origins(self.options)
         self.folders = Folders()
         self.threads = Threads(self.disk_failed)
-        self.shared_thread = SharedThread(self.threads, self.options.stall_timeout)
+        self.visits = Visits(self.threads, self.options.stall_timeout)
         self.transfers = Transfers()
         self.downloads = Downloads(self)
         self.grants = Grants(function_of(self.options, crawler), self.clock, self.threads.in_own_thread)

@@ -23,6 +23,7 @@ from bulkspider.pumps.reactor import MemoryWriter, PartWriter, Pump
 from bulkspider.pumps.splice import DirectPump
 from bulkspider.pumps.threaded import CHUNK_BYTES, WORTH_IT_BYTES, Mover
 from bulkspider.pumps.tls import TlsPump
+from bulkspider.pumps.visits import HAS_EPOLL
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -206,10 +207,11 @@ class Body:
     def _pump_for(self, head: Head, writer: PartWriter) -> Pump | Mover:
         """A thread takes the socket where that is possible and the body is large enough; else the reactor reads."""
         run = self._run
-        if head.socket_can_be_taken and writer.end is not None and writer.end - writer.at >= WORTH_IT_BYTES:
+        large = writer.end is not None and writer.end - writer.at >= WORTH_IT_BYTES
+        if HAS_EPOLL and large and head.socket_can_be_taken:
             mover = TlsPump if head.connection.is_tls else DirectPump
             pay = self.reader.pay
-            return mover(head, writer, run.shared_thread, self._count_only, pay, self._read_size)
+            return mover(head, writer, run.visits, self._count_only, pay, self._read_size)
         head.connection.read_in_pieces(self._read_size())
         return Pump(head, writer, run.threads.in_thread, self._count)
 

@@ -14,7 +14,7 @@ from bulkspider.wire.lent.connection import RawConnection
 from bulkspider.wire.lent.conversation import Conversation
 from bulkspider.wire.lent.request import SharedRequest
 from bulkspider.wire.response import AnswerHead, Head, Receiver
-from bulkspider.wire.tls import TlsStream
+from bulkspider.wire.tls import TlsBuffers, TlsStream
 
 __all__ = [
     "AnswerHead",
@@ -23,6 +23,7 @@ __all__ = [
     "RawConnection",
     "Receiver",
     "SharedRequest",
+    "TlsBuffers",
     "TlsStream",
     "Wire",
     "end_scraping",

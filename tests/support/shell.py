@@ -51,6 +51,7 @@ class Shell:
             pytest.fail(f"the command hangs:\n{log.decode()}")
         said = Said(process.returncode, out.decode(), log.decode())
         assert "Traceback" not in said.log, said.log
+        assert "Fatal Python error" not in said.log, said.log
         assert "Warning" not in said.log, said.log
         return said
 

@@ -23,7 +23,7 @@ from support.faulty import FaultyOrigin, good, make_body
 from support.project import Project
 
 SABOTAGE = Path(__file__).parents[2] / "support" / "sabotage"
-# Large enough to be moved by a thread of its own, and flushed on its way.
+# Large enough that a thread takes its socket, and flushed on its way.
 BIG = make_body(6_000_000, "big")
 SMALL = make_body(50_000, "small")
 FLUSHED = {"BULK_CHECKPOINT": "1M"}
