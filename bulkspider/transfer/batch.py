@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 # Files of one batch that may wait in memory for their commit: 64 batches have 64 MiB of them at most.
 MOST_COMMITS = 8
+# The proof of a file of the stated length of which no hash is known.
+COMPLETE = Proof("complete", {})
 
 
 class Batch:
@@ -230,9 +232,10 @@ class Batch:
                 download.flags.add("other-type")
         expect_digests(download, head)
         algorithms = download.algorithms
-        hasher = IncrementalHasher(algorithms) if algorithms else None
-        if hasher is not None:
-            hasher.take(body)
+        if not algorithms:
+            return COMPLETE
+        hasher = IncrementalHasher(algorithms)
+        hasher.take(body)
         try:
             proof = prove(
                 download.part,
