@@ -4,6 +4,12 @@ All are sent in the reactor's thread; receivers are plain functions, not corouti
 end of the crawl is neither finished nor failed.
 """
 
+from __future__ import annotations
+
+from typing import Any
+
+from pydispatch import dispatcher
+
 # A file has its name: (result, name, url, spider). result: bulkspider.Result; `already` if an earlier run did it. name:
 # of the entry, or the path relative to the store. url: without secrets.
 bulk_file_finished = object()
@@ -11,3 +17,13 @@ bulk_file_finished = object()
 bulk_file_failed = object()
 # No request is sent to a host for a while: (origin, seconds, reason, spider). origin: host:port. seconds: from now on.
 bulk_origin_paused = object()
+
+
+def connections_of(signal: object, sender: Any) -> list[object]:
+    """What is connected to a signal of a sender (Scrapy's is `crawler.signals.sender`), as pydispatch keeps it: mostly
+    weak references. Fast, because it is asked for each row."""
+    found: list[object] = []
+    for who in (sender, dispatcher.Any):
+        for what in (signal, dispatcher.Any):
+            found += dispatcher.getReceivers(who, what)
+    return found

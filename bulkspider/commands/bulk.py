@@ -83,6 +83,9 @@ class Command(BaseRunSpiderCommand):
         add_options(parser, super().add_options)
 
     def process_options(self, args: list[str], opts: argparse.Namespace) -> None:
+        from bulkspider.commands import brief
+
+        brief.pause_collections()
         from bulkspider.commands.startup import calm
 
         opts.output = None

@@ -103,8 +103,8 @@ class _Refusal:
 
 def _begin(crawler: Crawler) -> _Refusal:
     """Called before the first crawl of the process begins."""
-    crawler.signals.connect(obey_signals, signals.engine_started, weak=False)
-    crawler.signals.connect(brief.search_no_more, signals.engine_started, weak=False)
+    for subscriber in (obey_signals, brief.begin_collections):
+        crawler.signals.connect(subscriber, signals.engine_started, weak=False)
     return _Refusal()
 
 
@@ -146,7 +146,6 @@ def _make_ready(process: CrawlerProcessBase, crawler: Crawler) -> None:
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.INFO)
     brief.import_in_order()
-    brief.search_no_more()
     # The process will copy its settings to the crawler once more.
     for settings in (process.settings, crawler.settings):
         brief.leave_out(settings)

@@ -233,8 +233,8 @@ class Fetcher:
         download, step = attempt.download, None
         assert download.settled is not None
         if outcome is not None:
-            if outcome.retry_after is None:
-                outcome = replace(outcome, grew=outcome.grew or download.grew)
+            if download.grew and outcome.retry_after is None:
+                outcome = replace(outcome, grew=True)
             if download.whole and outcome.error is None and not download.undivided:
                 outcome = replace(outcome, fetched=True)
             now, place = self._clock.now(), attempt.place

@@ -173,5 +173,8 @@ class Places:
 
     def full(self) -> set[str]:
         """The names of origins whose slot has no place left."""
-        slots = (slot for slot, used in self._in_slot.items() if used >= self.limit(slot))
-        return set().union(*(self._origins_of_slot[slot] for slot in slots))
+        names: set[str] = set()
+        for slot, used in self._in_slot.items():
+            if used >= self.limit(slot):
+                names |= self._origins_of_slot[slot]
+        return names

@@ -252,7 +252,7 @@ def redact(text: str) -> str:
         lower = text.lower()
         if any(word in lower for word in _HEADER_WORDS):
             text = _HEADER.sub(rf"\1\2{_HIDDEN}", text)
-    if "//" in text:
+    if "//" in text and "@" in text:
         text = _USERINFO.sub(f"//{_HIDDEN}@", text)
     if "=" in text:
         text = _PARAMETER.sub(_hide, text)

@@ -28,7 +28,7 @@ def row_of(
     item = BulkItem(
         line=entry.line,
         name=entry.name,
-        url=redact(entry.url),
+        url=redact(entry.url) if download is None else download.shown_url,
         path=folder.place(entry.name),
         status=status,
     )

@@ -15,7 +15,6 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-from pydispatch.dispatcher import getAllReceivers, liveReceivers
 from scrapy import signals
 from scrapy.utils.asyncio import create_looping_call
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
@@ -42,7 +41,7 @@ from bulkspider.run.folders import Folders
 from bulkspider.run.origins.origins import Origins
 from bulkspider.run.outcomes import Outcomes
 from bulkspider.run.stopping import Patience, Stopping, listen
-from bulkspider.signals import bulk_file_failed, bulk_file_finished, bulk_origin_paused
+from bulkspider.signals import bulk_file_failed, bulk_file_finished, bulk_origin_paused, connections_of
 from bulkspider.wire import Wire, end_scraping, is_closing
 from bulkspider.wire.fallback import Fallback
 
@@ -206,8 +205,8 @@ class Run:
             signal = bulk_file_failed
         else:
             return
-        receivers = getAllReceivers(self.crawler.signals.sender, signal)
-        if any(True for _ in liveReceivers(receivers)):  # a copy of each row takes long, and most crawls need none
+        if connections_of(signal, self.crawler.signals.sender):
+            # A copy of each row takes long, and most crawls need none.
             self._send(signal, result=Result.of(item), name=item.name, url=item.url)
 
     def _tell_pause(self, origin: str, seconds: float, reason: str) -> None:

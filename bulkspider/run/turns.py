@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import DeferredLock
@@ -38,14 +37,17 @@ class Turns:
         self._turns: dict[str, _Turn] = {}
         self._owners = Owners()
 
-    @asynccontextmanager
-    async def turn(self, path: str, key: str, *, outside: bool) -> AsyncIterator[None]:
+    def turn(self, path: str, key: str, *, outside: bool) -> AbstractAsyncContextManager[None]:
         """Waits until it is the caller's turn at `path`. key: of the entry (`Entry.key`).
 
         outside: the caller has not yet passed through Scrapy's downloader. A caller that is inside the downloader must
         not wait for one that is outside, because it may hold the place that the other one needs. Raises BulkError
         `two_urls` when the path belongs to another request, `two_ways` when the caller must not wait.
         """
+        return _Held(self, path, key, outside)
+
+    def want(self, path: str, key: str, outside: bool) -> DeferredLock:
+        """The lock of a path, to be acquired; `leave` follows. Raises as `turn`."""
         if self._owners.is_of_another(path, key):
             raise BulkError(
                 f"{path}: another request of this crawl has its file there; give this one another path",
@@ -63,22 +65,47 @@ class Turns:
             raise BulkError(f"{path}: BulkFilesPipeline is fetching it already", code="two_ways")
         turn.wanted += 1
         turn.wanted_from_outside += outside
-        try:
-            await turn.lock.acquire()
-            try:
-                yield
-            finally:
-                turn.lock.release()
-        finally:
-            turn.wanted -= 1
-            turn.wanted_from_outside -= outside
-            if not turn.wanted:
-                del self._turns[path]
+        return turn.lock
+
+    def leave(self, path: str, outside: bool) -> None:
+        """A caller does not want the path any more."""
+        turn = self._turns[path]
+        turn.wanted -= 1
+        turn.wanted_from_outside -= outside
+        if not turn.wanted:
+            del self._turns[path]
 
     def has_finished(self, path: str, key: str) -> None:
         """The file of `key` is at `path`: until the end of the crawl the path belongs to it. (A request that failed
         leaves its path free.)"""
         self._owners.add(path, key)
+
+
+class _Held:
+    """One caller's turn. A class, because a generator takes longer, and each entry of a list has one."""
+
+    __slots__ = ("_key", "_lock", "_outside", "_path", "_turns")
+
+    def __init__(self, turns: Turns, path: str, key: str, outside: bool) -> None:
+        self._turns = turns
+        self._path = path
+        self._key = key
+        self._outside = outside
+        self._lock: DeferredLock
+
+    async def __aenter__(self) -> None:
+        self._lock = self._turns.want(self._path, self._key, self._outside)
+        try:
+            acquired = self._lock.acquire()
+            if not acquired.called:
+                await acquired
+        except BaseException:
+            self._turns.leave(self._path, self._outside)
+            raise
+
+    async def __aexit__(self, *_: object) -> None:
+        self._lock.release()
+        self._turns.leave(self._path, self._outside)
 
 
 class Owners:

@@ -13,12 +13,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pydispatch import dispatcher
+from pydispatch.dispatcher import liveReceivers
 from scrapy import signals
 from scrapy.extensions.corestats import CoreStats
 from scrapy.extensions.feedexport import FeedExporter
 
 from bulkspider.items import BulkItem
+from bulkspider.signals import connections_of
 from bulkspider.wire import is_closing
 
 if TYPE_CHECKING:
@@ -72,10 +73,7 @@ class Shortcut:
         """Rows may take it now. Receivers may connect at any time, so this is asked for each row."""
         if not self._possible or is_closing(self._crawler):
             return False
-        connected: list[object] = []
-        for sender in (self._crawler.signals.sender, dispatcher.Any):
-            for signal in (signals.item_scraped, dispatcher.Any):
-                connected += dispatcher.getReceivers(sender, signal)
+        connected = connections_of(signals.item_scraped, self._crawler.signals.sender)
         if connected != self._connected:
             self._connected, self._receivers = connected, self._known(connected)
         return self._receivers is not None
@@ -83,7 +81,7 @@ class Shortcut:
     def _known(self, connected: list[object]) -> list[Receiver] | None:
         """The receivers to call; None when one of them is neither Scrapy's nor ours."""
         known = []
-        for receiver in dispatcher.liveReceivers(connected):
+        for receiver in liveReceivers(connected):
             owner = getattr(receiver, "__self__", None)
             if type(owner) in (CoreStats, FeedExporter):
                 known.append(receiver)
