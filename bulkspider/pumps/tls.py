@@ -48,7 +48,7 @@ class TlsPump(Mover):
         writer, tls = self._writer, self._tls
         tls.use(_MINE.buffers)
         assert writer.end is not None
-        piece = min(CHUNK_BYTES, self._read_size())
+        piece = min(len(tls.plain), self._read_size())
         if room := writer.unheld:
             count = self._move_untold(sock, piece, room)
         else:

@@ -29,9 +29,9 @@ from bulkspider.workers import as_bulk_error
 
 # Without it (it is Linux's own) the reactor reads all bodies (`reactor.py`).
 HAS_EPOLL = hasattr(select, "epoll")
-# Threads for bodies whose sockets have bytes. Two for each core, because some wait for the disk; not more than 8,
-# because only system calls, OpenSSL and hashing run beside Python.
-READY_THREADS = min(8, 2 * (os.cpu_count() or 1))
+# Threads for bodies whose sockets have bytes: one for each core, and at least two, because one may wait for the disk;
+# not more than 8, because only system calls, OpenSSL and hashing run beside Python.
+READY_THREADS = min(8, max(2, os.cpu_count() or 1))
 # Seconds between two visits of a slow body, or a part of BULK_STALL_TIMEOUT, after which a body without bytes is ended.
 VISIT_SECONDS = 1.25
 STALL_PART = 4

@@ -115,7 +115,7 @@ class TlsStream:
         """Decrypts up to `most` bytes into `plain` from `at` on. Returns their number; fewer than `most` when no more
         are there now. What the buffers contain is not used any more after the next call."""
         lib, buffers = _SSL._lib, self._used
-        ssl_read, target = lib.SSL_read, buffers.to_plain + at
+        ssl_read, target, most = lib.SSL_read, buffers.to_plain + at, min(most, len(buffers.plain) - at)
         lib.ERR_clear_error()
         done = 0
         while done < most:
