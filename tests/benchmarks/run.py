@@ -119,7 +119,7 @@ class Benchmark:
         base = f"{self._nginx.base(what.scheme)}/{what.path}{folder}"
         clients = [client for client in self._clients if not client.only or name in client.only]
         sums = expected if what.hashed else {}
-        if 4 * what.at_once * what.size > _available_memory():
+        if 4 * what.at_once * what.size > available_memory():
             clients = [client for client in clients if not client.in_memory]
         runs: dict[str, list[Run]] = {client.name: [] for client in clients}
         with _Folder(self._where) as place:
@@ -320,12 +320,12 @@ class _Folder:
 
 
 def _need(where: Path, total: int) -> None:
-    room = min(shutil.disk_usage(where).free, _available_memory())
+    room = min(shutil.disk_usage(where).free, available_memory())
     if total * 1.2 > room:
         raise SystemExit(f"{where} and the memory have room for {room / GB:.1f} GB; choose a smaller --size-factor")
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -426,7 +426,7 @@ def main() -> int:
     result |= {"hold_memory": options.hold_memory, "size_factor": options.size_factor, "scenarios": {}}
     print(json.dumps(result["machine"]), json.dumps(result["versions"]), sep="\n", end="\n\n", flush=True)
     with (
-        closing(HeldMemory(_available_memory())) if options.hold_memory else nullcontext(),
+        closing(HeldMemory(available_memory())) if options.hold_memory else nullcontext(),
         tempfile.TemporaryDirectory(prefix="bulkspider-benchmark.") as server,
         tempfile.TemporaryDirectory(prefix="bulkspider-benchmark.", dir=options.where) as where,
         Benchmark(clients, options.rounds, options.size_factor, Path(server), Path(where)) as benchmark,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,18 @@ def test_every_program_is_measured_and_its_copies_are_proven(tmp_path: Path, sce
     assert rows["curl -Z"]["wall_ratio"] == 1
     assert found["versions"].keys() >= {"Python", "Scrapy", "Twisted", "bulkspider", "curl -Z"}
     assert found["machine"]["cores"] >= 1
+
+
+@pytest.mark.skipif(shutil.which("perf") is None, reason="needs perf")
+def test_the_time_with_the_lock_is_told(tmp_path: Path) -> None:
+    script = RUN.with_name("oneprocess.py")
+    arguments = ["--rounds", "1", "--scenario", "small", "--size-factor", "0.02", "--where", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, str(script), *arguments], capture_output=True, text=True, timeout=90, check=False
+    )
+    assert re.search(r"ms of CPU a file, .* with the lock, .* calls of futex; bound \d+ files/s", done.stdout), (
+        done.stderr
+    )
 
 
 def test_lists_are_measured_without_being_fetched(tmp_path: Path) -> None:

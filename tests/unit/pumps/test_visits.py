@@ -190,13 +190,31 @@ def test_a_few_threads_visit_many_bodies_and_those_that_hang_keep_no_other_from_
         visits.enter(bodies(0.0, 0.01, End.FRAMED))
     for future in threads.futures[len(hung) :]:
         assert future.result(SOON_SECONDS) is End.FRAMED
-    assert not visits.hang
     assert len(threads.started) == READY_THREADS + 1  # and one for those that are slow
     for body in hung:
         visits.hurry(body)
     goes_on.set()
     for future in threads.futures[: len(hung)]:
         assert future.result(SOON_SECONDS) is End.LOST
+    threads.join()
+
+
+def test_it_is_known_that_all_threads_hang(bodies: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads, goes_on = Threads(), threading.Event()
+    visits = Visits(cast(Any, threads))
+    hung = [bodies(goes_on, End.LOST) for _ in range(READY_THREADS)]
+    for body in hung:
+        visits.enter(body)
+        assert body.was_visited()
+    assert not visits.hang, "they have not been visited for long"
+    monkeypatch.setattr("bulkspider.pumps.visits.LONG_VISIT_SECONDS", 0.0)
+    assert visits.hang
+    for body in hung:
+        visits.hurry(body)
+    goes_on.set()
+    for future in threads.futures:
+        assert future.result(SOON_SECONDS) is End.LOST
+    assert not visits.hang
     threads.join()
 
 
