@@ -22,8 +22,5 @@ bulk_origin_paused = object()
 def connections_of(signal: object, sender: Any) -> list[object]:
     """What is connected to a signal of a sender (Scrapy's is `crawler.signals.sender`), as pydispatch keeps it: mostly
     weak references. Fast, because it is asked for each row."""
-    found: list[object] = []
-    for who in (sender, dispatcher.Any):
-        for what in (signal, dispatcher.Any):
-            found += dispatcher.getReceivers(who, what)
-    return found
+    of, anything = dispatcher.getReceivers, dispatcher.Any
+    return [*of(sender, signal), *of(sender, anything), *of(anything, signal), *of(anything, anything)]

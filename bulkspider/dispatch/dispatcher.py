@@ -212,7 +212,7 @@ class Dispatcher:
             self._origins[origin].served()
         self._source.ended(entry, line.status)
         if not self._listener.proven(entry, line):
-            # The row is not needed: only counted, because a million rows would take time.
+            # Counted together with others, because a million times would take time.
             self._known[line.status] += 1
             self._known_bytes += line.size
 

@@ -41,7 +41,7 @@ class Listener(Protocol):
         """It has enough rows to yield: no more entries are skipped until it has yielded some."""
 
     def proven(self, entry: Entry, line: LedgerLine) -> bool:
-        """An earlier run did it. False: the row is not needed, only counted."""
+        """An earlier run did it. False: it is not counted yet."""
 
     def ended(self, entry: Entry, error: BulkError, download: Download | None) -> None:
         """It ends without a file: failed, or interrupted (Stopped)."""

@@ -1,7 +1,7 @@
 """Outcomes: counts how the entries ended, and computes the exit status.
 
-Every entry is counted once, by its item (`count`) or, when an earlier run did it and its row is not needed, together
-with others (`count_known`). `on_outcome` calls a function for each item.
+Every entry is counted once, by its item (`count`) or, when an earlier run did it and its item does not pass through
+Scrapy, together with others (`count_known`). `on_outcome` calls a function for each item.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Outcomes:
         self._subscribers.append(subscriber)
 
     def count_known(self, statuses: Counter[str], size: int) -> None:
-        """Counts entries that an earlier run has done, of `size` bytes together, whose items are not needed."""
+        """Counts entries that an earlier run has done, of `size` bytes together."""
         for status, times in statuses.items():
             self.counts[status] += times
             self.counts["already"] += times
@@ -65,6 +65,10 @@ class Outcomes:
             self.counts["permanent" if item.error["permanent"] else "retryable"] += 1
         elif item.status != "interrupted":
             self.bytes_done += item.size or 0
+        self.tell(item)
+
+    def tell(self, item: BulkItem) -> None:
+        """Tells the subscribers of an entry. Called alone for one that is counted together with others."""
         for subscriber in self._subscribers:
             subscriber(item)
 

@@ -112,11 +112,13 @@ class Rows:
             return False
         item = row_of(entry, self._folder, line=line)
         item.already = True
-        if self._earlier is Earlier.ROWS and not owed:
-            self._run.outcomes.count(item)
-        else:
+        if owed or (self._earlier is Earlier.ITEMS and not self._shortcut.is_open):
             self._put(item)
-        return True
+            return True
+        self._run.outcomes.tell(item)
+        if self._earlier is Earlier.ITEMS:
+            self._shortcut.give(item)
+        return False
 
     def ended(self, entry: Entry, error: BulkError, download: Download | None) -> None:
         row = row_of(entry, self._folder, download=download, error=error)
