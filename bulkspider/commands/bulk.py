@@ -86,8 +86,6 @@ class Command(BaseRunSpiderCommand):
         from bulkspider.commands import brief
 
         brief.pause_collections()
-        from bulkspider.commands.startup import calm
-
         opts.output = None
         if opts.quiet + opts.verbose + bool(opts.loglevel) > 1:
             raise UsageError("-q is -L ERROR, -v is -L DEBUG: give one of them")
@@ -105,6 +103,10 @@ class Command(BaseRunSpiderCommand):
         for flag, wanted in self.flags.items():
             if getattr(opts, flag):
                 self.settings.setdict(wanted, "cmdline")
+        if opts.example is None and not opts.status:
+            brief.import_in_order()
+        from bulkspider.commands.startup import calm
+
         calm(self.settings)
         # So that the functions of BULK_FRESH_URL and the like are found in the current folder, as in a project.
         sys.path.append(os.getcwd())
