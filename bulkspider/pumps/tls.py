@@ -37,7 +37,7 @@ class TlsPump(Mover):
     def _begin(self, sock: socket.socket, tls: TlsStream | None) -> None:
         # The bytes that Twisted has read already may contain whole records.
         self._flows = True
-        while self._flows and not self._writer.full:
+        while self._flows and not self._is_over:
             self.move_some(sock)
         self._tls.attach(sock)
 

@@ -234,6 +234,8 @@ def test_where_one_thread_can_be_started_it_does_the_work_of_all(bodies: Make) -
     for body in made:
         visits.enter(body)
         assert body.was_visited()
+    # Not before all have entered: the two threads would end with the last body, and no others can be started.
+    for body in made:
         body.other.send(b"a")
     for future in threads.futures:
         assert future.result(SOON_SECONDS) is End.LOST
