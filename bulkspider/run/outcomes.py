@@ -32,7 +32,7 @@ class Outcomes:
         self.verifying = False
         self.handed_on: Counter[str] = Counter()
         self._stats = stats
-        self._add = stats.inc_value  # Scrapy's stats take long to find their own methods
+        self._inc_value = stats.inc_value  # Scrapy's stats take long to find their own methods
         self._stopping = stopping
         self._subscribers: list[Callable[[BulkItem], None]] = []
 
@@ -56,10 +56,10 @@ class Outcomes:
         if self.verifying and HANDED_ON in item.flags:
             self.handed_on[status] += 1
             status = HANDED_ON
-        self._add(f"bulk/files/{status}")
+        self._inc_value(f"bulk/files/{status}")
         if item.already:
             self.counts["already"] += 1
-            self._add("bulk/already")
+            self._inc_value("bulk/already")
         if item.error is not None and item.status == "failed":
             self._stats.inc_value(f"bulk/failed/{item.error['code']}")
             self.counts["permanent" if item.error["permanent"] else "retryable"] += 1
@@ -93,7 +93,7 @@ class Outcomes:
 
     def count_bytes(self, count: int) -> None:
         """Counts bytes that have arrived."""
-        self._add("bulk/bytes_received", count)
+        self._inc_value("bulk/bytes_received", count)
 
     @property
     def exit_status(self) -> int:

@@ -126,7 +126,7 @@ def test_keys_of_a_files_result() -> None:
     assert list(table("Files of items")) == [key.value for key in result.keys if isinstance(key, ast.Constant)]
 
 
-SETTERS = ("set_value", "inc_value", "max_value", "min_value")
+SETTERS = ("set_value", "inc_value", "_inc_value", "max_value", "min_value")
 
 
 def stat_of(key: ast.expr) -> str:
