@@ -15,7 +15,6 @@ import socket
 from bulkspider.errors import disk_error
 from bulkspider.pumps.reactor import PartWriter
 from bulkspider.pumps.threaded import CHUNK_BYTES, Mover
-from bulkspider.wire import TlsStream
 
 
 class DirectPump(Mover):
@@ -24,7 +23,7 @@ class DirectPump(Mover):
     _pipe: _Pipe | None = None
     _buffer: memoryview | None = None
 
-    def _begin(self, sock: socket.socket, tls: TlsStream | None) -> None:
+    def _begin(self) -> None:
         self._pipe = _Pipe()
 
     def _end(self) -> None:

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from bulkspider.protocol.plan import End
 from bulkspider.pumps.reactor import PartWriter
 from bulkspider.pumps.visits import Visits
-from bulkspider.wire import Head, TlsStream
+from bulkspider.wire import Head
 
 # A body that waits for its turn under a rate limit checks this often whether the limit has changed.
 CHANGES_SECONDS = 5.0
@@ -73,7 +73,7 @@ class Mover:
 
     # -- how the bytes move: in a thread ---------------------------------------------------------------------------
 
-    def _begin(self, sock: socket.socket, tls: TlsStream | None) -> None:
+    def _begin(self) -> None:
         """Makes what the pump needs; `_end` releases it. The bytes that the reactor had read are in the part
         already."""
 
@@ -183,7 +183,7 @@ class Mover:
         self._received(len(first))
         self._into_part(self._writer.take, first)
         self._window.begin(self.received_bytes)
-        self._begin(self._socket, self._tls)
+        self._begin()
 
     def _note_speed(self, count: int) -> None:
         """Whether the body is slow. count: bytes that this visit has found."""

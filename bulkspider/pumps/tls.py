@@ -34,12 +34,12 @@ class TlsPump(Mover):
     # The last read brought as much as it was allowed to: OpenSSL may have more.
     _flows = False
 
-    def _begin(self, sock: socket.socket, tls: TlsStream | None) -> None:
+    def _begin(self) -> None:
         # The bytes that Twisted has read already may contain whole records.
         self._flows = True
         while self._flows and not self._is_over:
-            self.move_some(sock)
-        self._tls.attach(sock)
+            self.move_some(self._socket)
+        self._tls.attach(self._socket)
 
     def _end(self) -> None:
         self._tls.detach()
@@ -63,7 +63,7 @@ class TlsPump(Mover):
         return self._flows or not self._tls.is_open
 
     def _bring(self, sock: socket.socket, most: int) -> int:
-        count = self._brought = self._tls.get(0, most)
+        count = self._brought = self._tls.get(most)
         self._flows = count == most > 0
         return count
 

@@ -197,12 +197,12 @@ class Visits:
             self._end(visited).set_result(found)
             return
         with self._changed:
-            error_now = self._error
-            if error_now is None:
+            no_thread = self._error
+            if no_thread is None:
                 hurried, visited.state = visited.state is _State.HURRIED, _State.WAITS
                 self._wait(visited, 0.0 if hurried else found)
-        if error_now is not None:
-            self._end(visited).set_exception(error_now)
+        if no_thread is not None:
+            self._end(visited).set_exception(no_thread)
 
     def _end(self, visited: _Visited) -> Future[End]:
         """The body leaves. The caller then says how it has ended."""

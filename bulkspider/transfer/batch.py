@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
 # Files of one batch that may wait in memory for their commit: 64 batches have 64 MiB of them at most.
 MOST_COMMITS = 8
-# The proof of a file of the stated length of which no hash is known.
-COMPLETE = Proof("complete", {})
 
 
 class Batch:
@@ -231,11 +229,9 @@ class Batch:
             if content is Content.OTHER_TYPE:
                 download.flags.add("other-type")
         expect_digests(download, head)
-        algorithms = download.algorithms
-        if not algorithms:
-            return COMPLETE
-        hasher = IncrementalHasher(algorithms)
-        hasher.take(body)
+        hasher = IncrementalHasher(download.algorithms) if download.algorithms else None
+        if hasher is not None:
+            hasher.take(body)
         try:
             proof = prove(
                 download.part,
@@ -271,7 +267,7 @@ class Batch:
                 headers.pop(name, None)
             headers.update(self.ASKED.headers())
             add_secrets(headers, entry, entry.url, without_userinfo(entry.url), self._run.trusted)
-            self._requests[key] = answers.headers_of(headers)
+            self._requests[key] = answers.request_with(headers)
         return self._requests[key]
 
 

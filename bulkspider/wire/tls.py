@@ -111,11 +111,11 @@ class TlsStream:
         lib.SSL_set_bio(self._ssl, connection._into_ssl, connection._from_ssl)
         self._socket = self._memory = None
 
-    def get(self, at: int, most: int) -> int:
-        """Decrypts up to `most` bytes into `plain` from `at` on. Returns their number; fewer than `most` when no more
-        are there now. What the buffers contain is not used any more after the next call."""
+    def get(self, most: int) -> int:
+        """Decrypts up to `most` bytes into `plain`, at most as many as it holds. Returns their number; fewer when no
+        more are there now."""
         lib, buffers = _SSL._lib, self._used
-        ssl_read, target, most = lib.SSL_read, buffers.to_plain + at, min(most, len(buffers.plain) - at)
+        ssl_read, target, most = lib.SSL_read, buffers.to_plain, min(most, len(buffers.plain))
         lib.ERR_clear_error()
         done = 0
         while done < most:

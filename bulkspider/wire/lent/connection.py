@@ -95,7 +95,7 @@ class RawConnection(Protocol):
         if not self.poller.poll(0):
             return True
         # The bytes may be TLS's own: a session ticket (RFC 8446 §4.6.1) may come at any time.
-        return self.tls is not None and not self.tls.get(0, len(self.tls.plain)) and self.tls.is_open
+        return self.tls is not None and not self.tls.get(len(self.tls.plain)) and self.tls.is_open
 
     def close(self) -> None:
         if self.tls is not None:

@@ -91,7 +91,7 @@ class Conversation(Receiver):
         self._end(has_more=missing < 0, closes=head.closes)
         return body if not missing else body[: head.length]
 
-    def headers_of(self, headers: Headers) -> SharedRequest:
+    def request_with(self, headers: Headers) -> SharedRequest:
         """A request with these headers, as Scrapy's agent would send it."""
         made = TxHeaders(dict(headers))
         if not made.hasHeader(b"host"):
@@ -120,7 +120,7 @@ class Conversation(Receiver):
             else:
                 # `get` takes all bytes that are there, because none of our answers fills the buffer: none are left in
                 # TLS itself.
-                count = tls.get(0, len(self._buffer))
+                count = tls.get(len(self._buffer))
                 if not count and tls.is_open:
                     continue
             if not count:

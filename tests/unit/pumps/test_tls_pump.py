@@ -24,8 +24,8 @@ class Tls:
     def use(self, buffers: object) -> None:
         """It has its own."""
 
-    def get(self, at: int, most: int) -> int:
-        return most - at
+    def get(self, most: int) -> int:
+        return most
 
     def attach(self, sock: socket.socket) -> None:
         """From now on it would read from the socket."""

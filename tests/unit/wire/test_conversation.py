@@ -69,7 +69,7 @@ def heard(*pieces: bytes) -> tuple[Any, ...]:
     line: Any = Line(*pieces)
     conversation = Conversation(line, 5.0)
     try:
-        head = conversation.ask(URL, conversation.headers_of(Headers()))
+        head = conversation.ask(URL, conversation.request_with(Headers()))
     except (AttemptError, OSError) as error:
         return type(error), getattr(error, "code", None), str(error), conversation.is_clean
     try:
