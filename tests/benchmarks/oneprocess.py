@@ -111,10 +111,13 @@ def _said(*command: str) -> str:
 def told(
     what: Transfer, spent: Sequence[Spent], starts: Sequence[Spent], one: Sequence[float], two: Sequence[float]
 ) -> str:
+    """The figures in words. spent, starts: of runs with all files and with one, which is taken off as the start."""
     cpu = median(run.cpu for run in spent) - median(run.cpu for run in starts)
     locked = median(run.locked for run in spent) - median(run.locked for run in starts)
     futex = median(run.futex for run in spent) - median(run.futex for run in starts)
     walls = f"one process {median(one):.2f} s, two {median(two):.2f} s"
+    if not cpu > locked > 0:
+        return f"too little work to tell it from the start; {walls}"
     if what.small:
         return (
             f"{1000 * cpu / what.count:.2f} ms of CPU a file, {1000 * locked / what.count:.2f} with the lock, "
