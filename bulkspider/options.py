@@ -212,6 +212,7 @@ class Options:
     range_max: int = _setting(0, _size)
     hosts: str | None = _setting(None, _text)
     batch: int = _setting(32, _count)
+    processes: int = _setting(2, _at_least_one)
     order: str = _setting("list", _choice("list", "smallest", "largest"))
     fresh_url: str | None = _setting(None, _text)
     auth: str | None = _setting(None, _text)

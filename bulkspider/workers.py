@@ -185,12 +185,12 @@ def as_bulk_error(error: BaseException) -> BulkError:
     elif isinstance(error, OSError):
         told = disk_error(error, error.filename if isinstance(error.filename, str) else "this process")
     else:
-        told = WorkerError(f"a thread ended ({_said(error)}); run the same again", code="thread_died")
+        told = WorkerError(f"a thread ended ({describe(error)}); run the same again", code="thread_died")
     told.__cause__ = error
     return told
 
 
-def _said(error: BaseException) -> str:
+def describe(error: BaseException) -> str:
     """The error's own text, and the line of code that it came from."""
     text = f"{type(error).__name__}: {error}".rstrip(": ").splitlines()[0]
     frames = traceback.extract_tb(error.__traceback__)

@@ -40,9 +40,10 @@ from bulkspider.run.download import Attempt
 from bulkspider.run.origins.outcome import Outcome
 from bulkspider.run.row import row_of
 from bulkspider.run.run import Run
+from bulkspider.small.batch import Batch
+from bulkspider.small.probing import ProbeBatch
 from bulkspider.transfer.asking.exchange import Redirected
-from bulkspider.transfer.batch import Batch
-from bulkspider.transfer.probe import Probe, ProbeBatch
+from bulkspider.transfer.probe import Probe
 from bulkspider.transfer.segment import Segment
 from bulkspider.transfer.transfer import Transfer
 from bulkspider.wire.exchange import refuse_downgrade
@@ -157,7 +158,9 @@ class BulkDownloadHandler:
         kind = ProbeBatch if request.meta[META].get("probe") else Batch
         batch = kind(self._run, [attempt.download for attempt in attempts], request)
         if complete and not is_another_request(request, None) and batch.is_possible():
-            for attempt, outcome in zip(attempts, await batch.perform(), strict=True):
+            second = None if kind is ProbeBatch else self._run.second
+            elsewhere = second and second.take(request, [attempt.download for attempt in attempts])
+            for attempt, outcome in zip(attempts, await (elsewhere or batch).perform(), strict=True):
                 attempt.outcome = outcome
         else:
             request.meta[META]["alone"] = True

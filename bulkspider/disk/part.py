@@ -26,6 +26,10 @@ from bulkspider.errors import DiskError, VersionConflict, disk_error
 from bulkspider.protocol.plan import MAX_RESTARTS, PartState, Validators
 from bulkspider.protocol.ranges import Ranges
 
+# A whole object up to this size stays in memory until the thread that finishes the file writes it: for such a small
+# file a change of threads takes longer than writing it.
+HELD_MAX_BYTES = 128 * 1024
+
 
 class Part:
     """The part of one entry. Open while an attempt or a finish needs it; its state is kept in between.

@@ -29,7 +29,7 @@ from bulkspider.run.download import Attempt, Download
 from bulkspider.run.origins.origin import Place
 from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 from bulkspider.run.run import Run
-from bulkspider.transfer.small import SmallFiles
+from bulkspider.small.sharing import SmallFiles
 
 logger = logging.getLogger(__name__)
 

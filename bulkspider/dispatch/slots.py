@@ -21,7 +21,7 @@ from bulkspider.errors import BulkError
 from bulkspider.run.download import Download
 from bulkspider.run.origins.origin import Origin, Place
 from bulkspider.run.stopping import Stopping
-from bulkspider.transfer.small import SmallFiles
+from bulkspider.small.sharing import SmallFiles
 
 # Entries of one origin that may wait for their next attempt; further ones are not begun meanwhile.
 WAITING_PER_ORIGIN_MAX = 64

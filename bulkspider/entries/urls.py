@@ -15,8 +15,6 @@ import re
 from functools import lru_cache
 from urllib.parse import urlsplit
 
-from w3lib.url import safe_url_string
-
 from bulkspider.entries.names import EntryError
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -116,6 +114,9 @@ def normal_url(text: str) -> str:
     if _REDACTED.search(text):
         raise EntryError("the secrets of this URL were replaced by ***", "put the original URL in its place")
     try:
+        # Only here: its import takes long, and the second process (`small/process.py`) has no use for it.
+        from w3lib.url import safe_url_string
+
         url = safe_url_string(text.partition("#")[0])
         parts = urlsplit(url)
         host = parts.hostname

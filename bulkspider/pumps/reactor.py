@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from bulkspider.disk.files.entryfiles import PART
-from bulkspider.disk.part import Part
+from bulkspider.disk.part import HELD_MAX_BYTES, Part
 from bulkspider.errors import AttemptError, VersionConflict
 from bulkspider.protocol.byteranges import ByteRange
 from bulkspider.protocol.plan import End
@@ -25,9 +25,6 @@ from bulkspider.wire import Head, Receiver
 
 # Large enough that the cost of a call is small, small enough for 64 transfers in 120 MB.
 PIECE_BYTES = 512 * 1024
-# A whole object up to this size stays in memory until the thread that finishes the file writes it: for such a small
-# file a change of threads takes longer than writing it.
-HELD_MAX_BYTES = 128 * 1024
 # Bytes that wait in memory, besides the piece that is being written, before the socket is stopped: less than a piece,
 # so that the socket stops soon when the disk is slow.
 HIGH_WATER_BYTES = 256 * 1024

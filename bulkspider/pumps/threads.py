@@ -77,6 +77,12 @@ class Threads:
             self._end(deferred, Failure(self._given_up))
         return deferred
 
+    def in_reactor(self, function: Callable[..., object], *args: Any) -> None:
+        """From another thread: the reactor's thread calls `function`."""
+        from twisted.internet import reactor
+
+        cast(Any, reactor).callFromThread(function, *args)
+
     @property
     def under_way(self) -> int:
         """How many calls have not ended."""

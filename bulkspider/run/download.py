@@ -12,9 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
-
-from twisted.internet.defer import Deferred
+from typing import TYPE_CHECKING, Protocol
 
 from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for
 from bulkspider.disk.finished.line import LedgerLine
@@ -22,17 +20,22 @@ from bulkspider.disk.finished.proof import claims_of
 from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry, origin_of, redact, without_userinfo
+from bulkspider.entries.urls import path_and_query
 from bulkspider.errors import BulkError
 from bulkspider.hosts.budget import Budget
 from bulkspider.items import BulkItem
 from bulkspider.protocol.byteranges import ByteRange, missing
-from bulkspider.protocol.digests import REDIRECT, SERVER, Claim, claims
-from bulkspider.protocol.plan import PartState
+from bulkspider.protocol.digests import REDIRECT, SERVER, Claim, claims, from_headers
+from bulkspider.protocol.heads.answerhead import AnswerHead
+from bulkspider.protocol.plan import Expected, PartState
 from bulkspider.protocol.resumed import Resumed
 from bulkspider.protocol.sniff import says_binary
 from bulkspider.run.origins.origin import Place
 from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 from bulkspider.text import visible
+
+if TYPE_CHECKING:
+    from twisted.internet.defer import Deferred
 
 
 class RunningTransfer(Protocol):
@@ -62,7 +65,7 @@ class Attempt:
 
 @dataclass(eq=False)
 class Download:
-    """One entry under way.
+    """One entry under way. One class, because each step of the work on an entry needs what the others have found out.
 
     policy, server_digest: BULK_DIGEST, BULK_SERVER_DIGEST.
 
@@ -198,6 +201,19 @@ class Download:
         """Bytes that are still to be written; 0 while the length is unknown."""
         return self.part.unwritten
 
+    @property
+    def wanted(self) -> Expected:
+        """What the list says of it."""
+        entry = self.entry
+        return Expected(
+            name=entry.name,
+            url_path=path_and_query(entry.url)[0],
+            size=entry.size if entry.size is not None else self.linked_size,
+            size_by="the list" if entry.size is not None else "the redirect",
+            has_digest=self.has_listed_hash,
+            pages=self.takes_pages,
+        )
+
     # -- its connections -------------------------------------------------------------------------------------------
 
     @property
@@ -249,6 +265,14 @@ class Download:
         if self.server_digest != "ignore":
             self._served = {**digests, **self._served}
 
+    def expect_from(self, head: AnswerHead) -> None:
+        """Notes the hashes that an answer states (RFC 9530); they are compared at the end of the file."""
+        stated = from_headers(head.fields)
+        if stated.representation and (head.answer.encoding is None or head.status == 206):
+            self.expect(stated.representation)
+        if stated.content and head.status == 200 and head.answer.encoding is None and not head.answer.has_content_range:
+            self.expect(stated.content)
+
     def forget_expected(self) -> None:
         """Drops the hashes of the server: the answer that stated them was not used."""
         self._served = {}
@@ -282,7 +306,14 @@ class Download:
             return None
         return 0 if self.hasher is None else self.hasher.hashed
 
-    # -- its row, its restart --------------------------------------------------------------------------------------
+    # -- its end, its row, its restart -----------------------------------------------------------------------------
+
+    def came_at_once(self, size: int) -> None:
+        """One answer from the listed URL has brought the whole file, of `size` bytes."""
+        self.attempts += 1
+        self.connections = 1
+        self.largest = size
+        self.final_url = self.listed_final_url
 
     def describe(self, item: BulkItem) -> None:
         """Writes what this run knows into the item."""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from twisted.internet.defer import Deferred
 
-from bulkspider.disk.commit import CommitRequest, Committer, remote_time
+from bulkspider.disk.commit import Committer, commit_request
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import Proof, Refuted, prove
 from bulkspider.disk.folder.folder import Folder
@@ -208,19 +208,13 @@ class Downloads:
 
     def commit(self, download: Download, proof: Proof) -> Future[LedgerLine]:
         """Gives proven bytes their name and their line in the ledger. May be called in any thread."""
-        validators = download.part.state.validators
+        ledger, options = self._run.folders.ledger(download.folder), self._options
         return self.committer.submit(
-            CommitRequest(
-                part=download.part,
-                ledger=self._run.folders.ledger(download.folder),
-                key=download.part.key,
-                proof=proof,
-                in_place=download.part.file.is_adopted,
-                mtime=remote_time(validators.last_modified) if self._options.remote_time else None,
-                flags=tuple(sorted(download.flags)),
+            commit_request(
+                *(download.part, proof, ledger),
+                flags=download.flags,
                 url=download.shown_url,
-                etag=validators.etag,
-                last_modified=validators.last_modified,
+                remote_time=options.remote_time,
                 owed=self._run.owes_items,
             )
         )

@@ -9,7 +9,7 @@ is closing, because Scrapy's signal comes only when every request in flight has 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -39,13 +39,15 @@ from bulkspider.run.download import Download
 from bulkspider.run.downloads import Downloads
 from bulkspider.run.folders import Folders
 from bulkspider.run.origins.origins import Origins
+from bulkspider.run.origins.outcome import Outcome
 from bulkspider.run.outcomes import Outcomes
 from bulkspider.run.stopping import Patience, Stopping, listen
 from bulkspider.signals import bulk_file_failed, bulk_file_finished, bulk_origin_paused, connections_of
-from bulkspider.wire import Wire, end_scraping, is_closing
+from bulkspider.wire import RawConnection, Wire, end_scraping, is_closing
 from bulkspider.wire.fallback import Fallback
 
 if TYPE_CHECKING:
+    from scrapy import Request
     from scrapy.crawler import Crawler
     from typing_extensions import Self
 
@@ -67,6 +69,22 @@ class Active(Protocol):
     def asking(self) -> bool: ...
     def stop(self, error: BulkError) -> None: ...
     def tick(self, now: float) -> None: ...
+
+
+class Performs(Protocol):
+    """Works through a batch of small files (`small/`)."""
+
+    async def perform(self) -> list[Outcome | None]: ...
+
+
+class SecondProcess(Protocol):
+    """The second process of a crawl, which fetches small files (`small/second.py`)."""
+
+    def prepare(self) -> None: ...
+    def learn(self, origin: str, connection: RawConnection) -> None: ...
+    def will_take(self, origin: str) -> bool: ...
+    def take(self, request: Request, downloads: Sequence[Download]) -> Performs | None: ...
+    async def close(self) -> None: ...
 
 
 class Transfers:
@@ -124,6 +142,8 @@ class Run:
         self.throttle = Throttle(self.rates, self.clock)
         # Hands proven files to a command (`--then`).
         self.handover: Handover | None = None
+        # None where it can be of no use, and in crawls that are not of a list.
+        self.second: SecondProcess | None = None
         self._wire: Wire | None = None
         self._fallback: Fallback | None = None
         self._watch = create_looping_call(self._tick)
@@ -322,6 +342,8 @@ class Run:
         if self._watch.running:
             self._watch.stop()
         self.throttle.close()
+        if self.second is not None:
+            await self.second.close()
         if self._wire is not None:
             await self._wire.close()
         committer = self.downloads.committer

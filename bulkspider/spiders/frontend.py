@@ -25,7 +25,7 @@ from bulkspider.items import BulkItem
 from bulkspider.run.download import Attempt, Download
 from bulkspider.run.origins.outcome import Outcome
 from bulkspider.run.run import Run
-from bulkspider.transfer.small import SmallFiles
+from bulkspider.small.sharing import SmallFiles
 from bulkspider.wire import is_closing, is_idle
 from bulkspider.wire.failures import middleware_error
 

@@ -36,11 +36,12 @@ from bulkspider.options import human
 from bulkspider.pumps.descriptors import commits_at_once, transfers_at_once
 from bulkspider.run.download import Download
 from bulkspider.run.run import Run
+from bulkspider.small.second import second_process
+from bulkspider.small.sharing import SmallFiles, allows_batches
 from bulkspider.spiders.arguments.prepare import Prepared
 from bulkspider.spiders.frontend import Items, SpiderFrontend
 from bulkspider.spiders.rows import Rows
 from bulkspider.text import visible
-from bulkspider.transfer.small import SmallFiles, allows_batches
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler
@@ -93,6 +94,8 @@ class ListJob:
             run.options.batch if batches else 1,
             left=lambda: source.waiting,
             limited=lambda: run.rates.limited,
+            on_small=lambda: _prepare(run),
+            better_soon=lambda origin: run.second is not None and run.second.will_take(origin),
             probing=self.once,
         )
         self._frontend = SpiderFrontend(
@@ -111,6 +114,10 @@ class ListJob:
         except DiskError as failure:
             run.disk_failed(failure)
             return False
+        if self._small.shares:
+            run.second = second_process(
+                *(run, self.folder, ledger, prepared.writer, crawler.settings), left=lambda: source.waiting
+            )
         if prepared.manifest is not None:
             manifest = Manifest(prepared.manifest, self.folder, ledger)
             shared = not self.folder.is_ours_alone
@@ -299,6 +306,11 @@ class ListJob:
         for subscriber in self._at_end:
             subscriber()
         await source.end()
+
+
+def _prepare(run: Run) -> None:
+    if run.second is not None:
+        run.second.prepare()
 
 
 def _fits(stage: StagedFolder, on_disk: Callable[[Download, float], bool], download: Download, now: float) -> bool:

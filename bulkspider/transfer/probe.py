@@ -1,26 +1,25 @@
-"""The attempts of a dry run: one exchange, of which only the head counts, or one connection for many of them."""
+"""The attempt of a dry run: one exchange, of which only the head counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bulkspider.entries.urls import origin_of, redact
-from bulkspider.errors import AttemptError, BulkError, too_large, too_large_for_stage
+from bulkspider.entries.urls import redact
+from bulkspider.errors import AttemptError, BulkError
 from bulkspider.hosts.pieces import PIECE_BYTES, REFUSAL_STATUSES
 from bulkspider.protocol.byteranges import ByteRange
-from bulkspider.protocol.plan import Answer, Ask, Complete, Fail, PartState, Verdict, Write, judge
+from bulkspider.protocol.plan import Answer, Ask, Complete, Fail, PartState, Verdict, Write
 from bulkspider.run.origins.outcome import Outcome
-from bulkspider.transfer.asking.exchange import Exchange, Redirected, expected_of, with_retry_after
-from bulkspider.transfer.batch import Batch
+from bulkspider.transfer.asking.exchange import Exchange, Redirected, with_retry_after
 
 if TYPE_CHECKING:
     from scrapy import Request
 
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run
-    from bulkspider.wire import Conversation, Head
+    from bulkspider.wire import Head
 
 # A GET, because a signed link refuses HEAD; for one byte, because without Range the server may send ten gigabytes.
 PROBE = Ask(first=0, end=1)
@@ -118,40 +117,3 @@ class Probe:
 
     def tick(self, now: float) -> None:
         """Nothing to do: there is no body."""
-
-
-class ProbeBatch(Batch):
-    """One request for several entries of a dry run, whose origin answers ranges. An answer other than one byte of a
-    file whose size it says is left to a Probe."""
-
-    ASKED = PROBE
-
-    def __init__(self, run: Run, downloads: Sequence[Download], request: Request) -> None:
-        super().__init__(run, downloads, request)
-        self._pieces = run.origins[origin_of(request.url)].pieces
-        self._answered: set[Download] = set()
-        self._max_size = run.options.max_size
-
-    def has_room(self) -> bool:
-        """Nothing is written."""
-        return True
-
-    def fetch(self, download: Download, answers: Conversation) -> bool:
-        head = self.ask(download.entry, answers)
-        if head.status != 206 or head.answer.length != 1 or "set-cookie" in head.fields:
-            return False
-        found = understand(head.answer, lambda asked: judge(PartState(), asked, head.answer, expected_of(download)))
-        folder, size = download.folder, found.size
-        if size is None or not found.ranges or self._pieces.asks_for_all(size):
-            return False
-        if too_large(size, folder.capacity, self._max_size) or too_large_for_stage(size, folder.stage_max):
-            return False
-        self.read(head, answers)
-        download.attempts += 1
-        download.final_url = download.listed_final_url
-        found.note(download)
-        self._answered.add(download)
-        return True
-
-    def outcome_of(self, download: Download) -> Outcome | None:
-        return Outcome(fetched=True) if download in self._answered else None

@@ -19,7 +19,6 @@ from bulkspider.errors import AttemptError, BulkError, DiskError, VersionConflic
 from bulkspider.options import human
 from bulkspider.protocol import plan
 from bulkspider.protocol.byteranges import ByteRange
-from bulkspider.protocol.digests import from_headers
 from bulkspider.protocol.plan import Ask, AskAgain, Complete, Fail, LearnLength, NoPieces, Restart, Write
 from bulkspider.run.origins.outcome import Outcome
 from bulkspider.transfer.asking.bound import Bound
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run
-    from bulkspider.wire import AnswerHead, Head
+    from bulkspider.wire import Head
 
 logger = logging.getLogger(__name__)
 
@@ -316,7 +315,7 @@ class Transfer:
         download.final_url = self._final_url
         _warn_of_no_ranges(download, head, verdict)
         await _find_room(self._run, download, head)
-        expect_digests(download, head)
+        download.expect_from(head)
         piece = asked.bounded and head.answer.content_range is not None
         if head.answer.content_range is None or self.span.end is None:
             self.span.end = verdict.total if piece and verdict.total is not None else verdict.end
@@ -407,12 +406,3 @@ def _warn_of_no_ranges(download: Download, head: Head, verdict: Write) -> None:
             download.entry.name,
             verdict.total,
         )
-
-
-def expect_digests(download: Download, head: AnswerHead) -> None:
-    """Notes the hashes that the answer states (RFC 9530); they are compared at the end of the file."""
-    stated = from_headers(head.fields)
-    if stated.representation and (head.answer.encoding is None or head.status == 206):
-        download.expect(stated.representation)
-    if stated.content and head.status == 200 and head.answer.encoding is None and not head.answer.has_content_range:
-        download.expect(stated.content)

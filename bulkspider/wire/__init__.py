@@ -13,7 +13,7 @@ from bulkspider.wire.failures import map_error
 from bulkspider.wire.lent.connection import RawConnection
 from bulkspider.wire.lent.conversation import Conversation
 from bulkspider.wire.lent.request import SharedRequest
-from bulkspider.wire.response import AnswerHead, Head, Receiver
+from bulkspider.wire.response import Head, Receiver
 from bulkspider.wire.tls import TlsBuffers, TlsStream
 
 __all__ = [

@@ -233,7 +233,7 @@ class Wire:
         return hasattr(agent, "_endpointFactory") and hasattr(agent, "_computeHostValue")
 
     def connect(self, request: Request) -> Deferred[RawConnection]:
-        """A connection to the origin of `request`, for a thread that sends requests itself (`transfer/batch.py`): an
+        """A connection to the origin of `request`, for a thread that sends requests itself (`small/batch.py`): an
         unused one, or a new one with the usual check of its certificate. Fails with AttemptError. Private names:
         Agent._endpointFactory, _computeHostValue."""
         agent = cast(Any, self._agent(request, self._options.connect_timeout))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -18,7 +18,8 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from bulkspider.errors import AttemptError
-from bulkspider.protocol.plan import Answer, End, join_headers
+from bulkspider.protocol.heads.answerhead import AnswerHead
+from bulkspider.protocol.plan import End, join_headers
 from bulkspider.wire.failures import find_refusal
 from bulkspider.wire.tls import TlsStream, take_socket
 
@@ -40,16 +41,6 @@ class Receiver:
     def abort(self, error: AttemptError) -> None:
         """The body exceeds the limits (`limits.py`)."""
         raise NotImplementedError
-
-
-class AnswerHead:
-    """What the head of an answer says. fields: by lower-case names. length: of the body in bytes, None when it does not
-    say."""
-
-    def __init__(self, status: int, fields: Mapping[str, str], length: int | None) -> None:
-        self.status = status
-        self.fields = fields
-        self.answer = Answer.parse(status, fields, length=length)
 
 
 class Head(AnswerHead):

@@ -26,6 +26,7 @@ LAYERS = (
     ("components",),
     ("dispatch",),
     ("walk",),
+    ("small",),
     ("transfer",),
     ("run",),
     ("handover",),

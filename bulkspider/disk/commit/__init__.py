@@ -8,7 +8,17 @@ way, `committer` the order of the steps, `durable` the flush of the bytes, `toge
 
 from bulkspider.disk.commit.committer import GROUP_MAX_FILES, Committer, publish
 from bulkspider.disk.commit.durable import Flusher
-from bulkspider.disk.commit.request import CommitRequest, remote_time
+from bulkspider.disk.commit.request import CommitRequest, LineTaker, commit_request, remote_time_of
 from bulkspider.disk.commit.together import FilesystemFlush
 
-__all__ = ["GROUP_MAX_FILES", "CommitRequest", "Committer", "FilesystemFlush", "Flusher", "publish", "remote_time"]
+__all__ = [
+    "GROUP_MAX_FILES",
+    "CommitRequest",
+    "Committer",
+    "FilesystemFlush",
+    "Flusher",
+    "LineTaker",
+    "commit_request",
+    "publish",
+    "remote_time_of",
+]

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import Proof
 from bulkspider.disk.part import Part
 from bulkspider.protocol.plan import http_date
+
+
+class LineTaker(Protocol):
+    """The ledger, or who takes its lines there."""
+
+    def append(self, lines: Sequence[LedgerLine]) -> None:
+        """Raises DiskError; then none of the lines counts."""
 
 
 @dataclass(slots=True)
@@ -23,7 +31,7 @@ class CommitRequest:
     """
 
     part: Part
-    ledger: Ledger
+    ledger: LineTaker
     key: str
     proof: Proof
     in_place: bool = False
@@ -36,7 +44,27 @@ class CommitRequest:
     done: Future[LedgerLine] = field(default_factory=Future)
 
 
-def remote_time(last_modified: str | None) -> float | None:
+def commit_request(
+    part: Part, proof: Proof, ledger: LineTaker, *, flags: Iterable[str], url: str, remote_time: bool, owed: bool
+) -> CommitRequest:
+    """For a proven part. flags: of its row. url: redacted. remote_time: BULK_REMOTE_TIME."""
+    validators = part.state.validators
+    return CommitRequest(
+        part=part,
+        ledger=ledger,
+        key=part.key,
+        proof=proof,
+        in_place=part.file.is_adopted,
+        mtime=remote_time_of(validators.last_modified) if remote_time else None,
+        flags=tuple(sorted(flags)),
+        url=url,
+        etag=validators.etag,
+        last_modified=validators.last_modified,
+        owed=owed,
+    )
+
+
+def remote_time_of(last_modified: str | None) -> float | None:
     """The time of modification that BULK_REMOTE_TIME gives to a file, seconds since the epoch; None where the server's
     is of no use: 1970 (servers that do not know it) or a time in the future, which confuses `make` and backups."""
     stated = http_date(last_modified)

@@ -10,8 +10,6 @@ import zlib
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from crc32c import CRC32CHash
-
 from bulkspider.errors import DiskError, Stopped, disk_error
 from bulkspider.protocol.digests import (
     ALGORITHMS,
@@ -52,6 +50,9 @@ def _new(algorithm: str) -> _Hash:
         raise ValueError(f"unknown hash algorithm {algorithm!r}")
     match algorithm:
         case "crc32c":
+            # Only here: its import takes as long as a hundred small files.
+            from crc32c import CRC32CHash
+
             return CRC32CHash()
         case "crc32":
             return _Checksum(zlib.crc32, 0, ALGORITHMS[algorithm])

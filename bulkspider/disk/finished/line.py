@@ -9,6 +9,7 @@ import os
 import stat as stat_module
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from bulkspider.items import HANDED_ON, BulkItem
 from bulkspider.protocol.digests import STATED_BY
@@ -49,12 +50,17 @@ class LedgerLine:
         """The command of `--then` has moved the file away: it need not be there."""
         return self.handed_on == "moved"
 
-    def to_json(self) -> str:
-        """One line, without the newline. `name` comes first, so that the index is made without parsing the rest."""
+    def to_record(self) -> dict[str, Any]:
+        """A JSON object; `from_record` makes the same line of it."""
         record = {key: value for key, value in zip(_KEYS, _values(self), strict=True) if value is not None}
         record["digests"] = dict(self.digests)
         if not self.owed:
             del record["owed"]
+        return record
+
+    def to_json(self) -> str:
+        """One line, without the newline. `name` comes first, so that the index is made without parsing the rest."""
+        record = self.to_record()
         text = _ENCODER.encode(record)
         try:
             text.encode()
@@ -66,10 +72,17 @@ class LedgerLine:
     def from_json(cls, text: str | bytes) -> LedgerLine:
         """Raises ValueError if the line is damaged. Unknown keys are ignored: a newer version may add some."""
         try:
-            record = json.loads(text if isinstance(text, str) else str(text, "utf-8"))
+            return cls.from_record(json.loads(text if isinstance(text, str) else str(text, "utf-8")))
+        except RecursionError as error:
+            raise ValueError("not a ledger line: nested too deeply") from error
+
+    @classmethod
+    def from_record(cls, record: dict[str, Any]) -> LedgerLine:
+        """As `from_json`, from the JSON object."""
+        try:
             record["flags"] = tuple(record["flags"])
             line = cls(**{key: record[key] for key in _KEYS if key in record})
-        except (KeyError, TypeError, RecursionError) as error:
+        except (KeyError, TypeError) as error:
             raise ValueError(f"not a ledger line: {error!r}") from error
         sound = (
             type(line.name) is type(line.key) is type(line.status) is str

@@ -34,23 +34,23 @@ JOURNAL_MAX_BYTES = 16 << 20
 _COMPACT_AFTER_LINES = 1000
 
 
-def begin_journal(folder: Folder, writer: str | None) -> None:
-    """Begins the journal of the folder, and cleans what a crash has left. writer: as in the name of the ledger. Raises
-    DiskError."""
-    folder.journal = OpenParts(folder, writer)
+def begin_journal(folder: Folder, writer: str | None, *, takes_over: bool = True) -> None:
+    """Begins the journal of the folder, and cleans what a crash has left. writer: as in the name of the ledger.
+    takes_over: the journals of ended processes. Raises DiskError."""
+    folder.journal = OpenParts(folder, writer, takes_over=takes_over)
 
 
 class OpenParts:
     """The journal: the parts of one output folder that this process has open, and those that ended processes left.
     Thread-safe."""
 
-    def __init__(self, folder: Folder, writer: str | None) -> None:
+    def __init__(self, folder: Folder, writer: str | None, *, takes_over: bool = True) -> None:
         self._folder = folder
         self._name = JOURNAL if writer is None else f"{JOURNAL}.{writer}"
         self._lock = threading.Lock()
         self._open: dict[str, int] = {}
         self._lines = 0
-        self._left, unclean = self._take_over()
+        self._left, unclean = self._take_over() if takes_over else ({}, False)
         self.fd = self._create()
         if unclean:
             self._clean_up()
@@ -76,6 +76,14 @@ class OpenParts:
     def left_behind(self, name: str, inode: int) -> bool:
         """A process that was killed has left this part without a state."""
         return self._left.get(name) == inode
+
+    def take_over(self) -> None:
+        """A process that worked for this one has ended: its open parts are known from now on. Raises DiskError."""
+        with self._lock:
+            left, _ = self._take_over()
+            self._left.update(left)
+            self._clean_up()
+            self._rewrite()
 
     def close(self) -> None:
         with self._lock:

@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError
 from bulkspider.codes import Kind
 from bulkspider.entries.entry import origin_of
 from bulkspider.entries.redaction import hider
-from bulkspider.entries.urls import path_and_query, same_origin
+from bulkspider.entries.urls import same_origin
 from bulkspider.errors import AttemptError, BulkError, Meaning, VersionConflict, too_large, too_large_for_stage
 from bulkspider.hosts.limits import seconds_to_wait
 from bulkspider.protocol import plan
@@ -124,7 +124,7 @@ class Exchange:
     @property
     def expected(self) -> Expected:
         """What the list says of the entry."""
-        return expected_of(self._download)
+        return self._download.wanted
 
     async def send(self, asked: Ask, method: str = "GET") -> Head:
         """The head of the answer, without a verdict. Raises AttemptError, or `stopped`."""
@@ -174,19 +174,6 @@ class Exchange:
     def _link_has_expired(self, error: AttemptError) -> bool:
         """The refusal says so, or the link has served in this attempt."""
         return error.meaning is Meaning.EXPIRED or (self._served and error.http_status in MAY_HAVE_EXPIRED)
-
-
-def expected_of(download: Download) -> Expected:
-    """What the list says of its entry."""
-    entry = download.entry
-    return Expected(
-        name=entry.name,
-        url_path=path_and_query(entry.url)[0],
-        size=entry.size if entry.size is not None else download.linked_size,
-        size_by="the list" if entry.size is not None else "the redirect",
-        has_digest=download.has_listed_hash,
-        pages=download.takes_pages,
-    )
 
 
 def with_retry_after(error: AttemptError, head: Head) -> AttemptError:

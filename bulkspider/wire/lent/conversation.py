@@ -1,8 +1,8 @@
 """The thread's side of a connection that was lent to it: it sends requests and reads the answers, one by one.
 
-A usual answer is read by `plainhead.py`, every other one by Twisted's own parser, with the limits of `limits.py`, as in
-every other exchange. So there is one judge of odd answers. Private names: twisted.web._newclient.HTTPClientParser and
-its _responseDeferred.
+A usual answer is read by `protocol/heads/plain.py`, every other one by Twisted's own parser, with the limits of
+`limits.py`, as in every other exchange. So there is one judge of odd answers. Private names:
+twisted.web._newclient.HTTPClientParser and its _responseDeferred.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ from __future__ import annotations
 import time
 from typing import Any, cast
 
-from scrapy.http import Headers
 from twisted.web._newclient import HTTPClientParser, TransportProxyProducer
-from twisted.web.http_headers import Headers as TxHeaders
 
+from bulkspider.protocol.heads.answerhead import AnswerHead
+from bulkspider.protocol.heads.plain import USUAL_BYTES, PlainHead, read_plain_head
 from bulkspider.protocol.plan import End
 from bulkspider.wire.failures import map_error
 from bulkspider.wire.lent.connection import RawConnection
-from bulkspider.wire.lent.plainhead import USUAL_BYTES, PlainHead, read_plain_head
 from bulkspider.wire.lent.request import SharedRequest
 from bulkspider.wire.limits import limited_parser
-from bulkspider.wire.response import AnswerHead, Head, Receiver
+from bulkspider.wire.response import Head, Receiver
 
 # Bytes that one read of a plain connection takes at most.
 READ_BYTES = 144 * 1024
@@ -44,6 +43,8 @@ class Conversation(Receiver):
         self._goes_on = True
         # The last answer was complete and closed the connection.
         self.was_closed = False
+        # All heads so far were usual.
+        self.is_usual = True
 
     @property
     def is_clean(self) -> bool:
@@ -61,7 +62,7 @@ class Conversation(Receiver):
         if plain is not None:
             self._body = [bytes(self._buffer[plain.size : count])]
             return AnswerHead(plain.status, plain.fields, plain.length)
-        self._body = []
+        self._body, self.is_usual = [], False
         parser = self._parser = _Parser(request.request, self._finished)
         parser.makeConnection(TransportProxyProducer(cast(Any, self)))
         answers: list[Any] = []
@@ -90,13 +91,6 @@ class Conversation(Receiver):
         self._body = []
         self._end(has_more=missing < 0, closes=head.closes)
         return body if not missing else body[: head.length]
-
-    def request_with(self, headers: Headers) -> SharedRequest:
-        """A request with these headers, as Scrapy's agent would send it."""
-        made = TxHeaders(dict(headers))
-        if not made.hasHeader(b"host"):
-            made.addRawHeader(b"host", self._connection.host)
-        return SharedRequest(made)
 
     def _send(self, data: bytes) -> None:
         """Sends a request. Raises OSError."""

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from scrapy.http import Headers
 from twisted.web._newclient import Request
-from twisted.web.http_headers import Headers
+from twisted.web.http_headers import Headers as TxHeaders
 
 from bulkspider.entries.urls import path_and_query
 
@@ -18,9 +19,12 @@ class SharedRequest:
     request: Twisted's own for one of the URLs, which its parser wants to have.
     """
 
-    def __init__(self, headers: Headers) -> None:
-        """headers: of all of these requests. Raises what Twisted does for unusable ones."""
-        self._headers = headers
+    def __init__(self, headers: Headers, host: bytes) -> None:
+        """headers: of all of these requests, as Scrapy's agent would get them. host: for the Host header, where they
+        have none. Raises what Twisted does for unusable ones."""
+        self._headers = TxHeaders(dict(headers))
+        if not self._headers.hasHeader(b"host"):
+            self._headers.addRawHeader(b"host", host)
         self.request = self._made("/")
         self._rest = _written(self.request).removeprefix(_BEGINNING + b"/")
 

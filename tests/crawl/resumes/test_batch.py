@@ -7,7 +7,7 @@ import json
 import re
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 from scrapy.settings import Settings
 
+from bulkspider.disk.part import HELD_MAX_BYTES
 from bulkspider.errors import BulkError
 from bulkspider.options import Options
-from bulkspider.pumps.reactor import HELD_MAX_BYTES
 from bulkspider.run.origins.origins import Origins
-from bulkspider.transfer.small import SMALL_FILES_FIRST, SMALLEST_BATCH, SmallFiles, allows_batches
-from support.crawl import Bulk, Ended, kill
+from bulkspider.small.sharing import SMALL_FILES_FIRST, SMALLEST_BATCH, SmallFiles, allows_batches
+from support.batches import COUNT, FEW, NAMES, ODD, SCHEMES, batches, body, fetch, origin, others_are_right, trusting
+from support.crawl import Bulk, kill
 from support.faults import (
     accept_then_close,
     bad_chunk_size,
@@ -47,73 +48,34 @@ from support.faults import (
     trickle,
     wrong_digest_headers,
 )
-from support.faulty import Behaviour, Exchange, FaultyOrigin, Resource, correct, good, make_body
+from support.faulty import Behaviour, Exchange, FaultyOrigin, Resource, correct, good
+from support.second import two_processes
 from support.shell import Shell
 from support.simulated import download
-
-COUNT = 160
-# Asked for when batches have begun, and in the middle of one.
-ODD = 100
-FEW = {"CONCURRENT_REQUESTS": "2", "CONCURRENT_REQUESTS_PER_DOMAIN": "2", "LOG_LEVEL": "DEBUG"}
-NAMES = [f"{number}.bin" for number in range(COUNT)]
-
-
-def body(name: str) -> bytes:
-    return make_body(2_000, seed=name)
-
-
-SCHEMES = ("http", "https")
-
-
-def origin(odd: Behaviour = good, scheme: str = "http", **others: Any) -> FaultyOrigin:
-    table = {name: (good, Resource(body(name))) for name in NAMES}
-    table[NAMES[ODD]] = (odd, Resource(body(NAMES[ODD])))
-    return FaultyOrigin({**table, **others}, tls=scheme == "https")
-
-
-def trusting(server: FaultyOrigin) -> dict[str, str]:
-    """The environment in which certificates are checked, and that of the origin is a good one."""
-    return {"SSL_CERT_FILE": str(server.certificate_path)} if server.url("").startswith("https") else {}
-
-
-def fetch(
-    bulk: Bulk,
-    server: FaultyOrigin,
-    *arguments: str,
-    settings: dict[str, str] | None = None,
-    fields: Callable[[str], str] = lambda name: "",
-) -> Ended:
-    bulk.write_list({name: f"{server.url(name)} {fields(name)}".strip() for name in NAMES})
-    wanted = {**FEW, "DOWNLOAD_VERIFY_CERTIFICATES": "True", **(settings or {})}
-    return bulk.run(*arguments, settings=wanted, environment=trusting(server))
-
-
-def batches(log: str) -> list[int]:
-    """How many files each request for several brought."""
-    return [int(mates) + 1 for mates in re.findall(r"its request brings (\d+) more small files", log)]
-
-
-def others_are_right(ended: Ended) -> None:
-    for name in NAMES:
-        if name != NAMES[ODD]:
-            assert ended.row(name)["status"] == "complete"
-            assert ended.file(name) == body(name)
-
 
 # ---------------------------------------------------------------------------------------------------- what it is for
 
 
+# The environment of a crawl that has one process, and of one with two.
+PROCESSES = {"one process": {}, "two": two_processes()}
+by_both = pytest.mark.parametrize("environment", PROCESSES.values(), ids=PROCESSES)
+
+
+@by_both
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_small_files_come_in_batches_and_each_has_what_it_would_have_alone(bulk: Bulk, scheme: str) -> None:
+def test_small_files_come_in_batches_and_each_has_what_it_would_have_alone(
+    bulk: Bulk, scheme: str, environment: Mapping[str, str]
+) -> None:
     with origin(scheme=scheme) as server:
-        ended = fetch(bulk, server)
+        ended = fetch(bulk, server, environment=environment)
+        assert ("to the second process" in ended.log) is bool(environment)
         assert ended.status == 0, ended.log
         assert sum(batches(ended.log)) > COUNT / 3
         others_are_right(ended)
         assert sorted(request.path for request in server.requests) == sorted(f"/{name}" for name in NAMES)
         sent = [{key: value for key, value in r.headers.items() if key != "connection"} for r in server.requests]
         assert all(fields == sent[0] for fields in sent), "as the middlewares have made the first one"
-        assert server.connections <= 4, "two that Scrapy keeps, and two for batches"
+        assert server.connections <= (6 if environment else 4), "two that Scrapy keeps, and two for batches"
         rows = [ended.row(name) for name in NAMES]
         for field in ("already", "flags", "size", "bytes_received", "resumed_from", "attempts", "connections", "error"):
             assert all(row[field] == rows[0][field] for row in rows), field
@@ -180,8 +142,11 @@ def test_files_that_the_origin_states_a_hash_for_are_verified(bulk: Bulk) -> Non
         assert len(server.requests) == COUNT
 
 
+@by_both
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_right_hash_verifies_and_a_wrong_one_ends_as_it_would_alone(bulk: Bulk, scheme: str) -> None:
+def test_a_right_hash_verifies_and_a_wrong_one_ends_as_it_would_alone(
+    bulk: Bulk, scheme: str, environment: Mapping[str, str]
+) -> None:
     def hashes(name: str) -> str:
         right = {"sha256": hashlib.sha256(body(name)).hexdigest(), "md5": hashlib.md5(body(name)).hexdigest()}
         if name == NAMES[ODD]:
@@ -189,7 +154,7 @@ def test_a_right_hash_verifies_and_a_wrong_one_ends_as_it_would_alone(bulk: Bulk
         return " ".join(f"{algorithm}={value}" for algorithm, value in right.items())
 
     with origin(scheme=scheme) as server:
-        ended = fetch(bulk, server, fields=hashes)
+        ended = fetch(bulk, server, fields=hashes, environment=environment)
         assert ended.status == 4, ended.log
         assert sum(batches(ended.log)) > COUNT / 3
         for name in NAMES:
@@ -213,10 +178,14 @@ def test_what_is_hashed_although_nothing_is_stated_is_in_the_ledger(bulk: Bulk) 
         assert all(row["sha256"] == hashlib.sha256(body(row["name"])).hexdigest() for row in ended.rows)
 
 
+@by_both
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_each_entry_has_its_own_headers_and_no_other_sees_them(bulk: Bulk, scheme: str) -> None:
+def test_each_entry_has_its_own_headers_and_no_other_sees_them(
+    bulk: Bulk, scheme: str, environment: Mapping[str, str]
+) -> None:
     with origin(scheme=scheme) as server:
-        ended = fetch(bulk, server, fields=lambda name: f"header:X-Token=of-{name}" if name[-5] in "02468" else "")
+        headers = lambda name: f"header:X-Token=of-{name}" if name[-5] in "02468" else ""  # noqa: E731
+        ended = fetch(bulk, server, fields=headers, environment=environment)
         assert ended.status == 0, ended.log
         assert sum(batches(ended.log)) > COUNT / 3
         for request in server.requests:
@@ -247,8 +216,11 @@ def test_a_certificate_is_checked_for_a_batch_as_for_a_single_file(bulk: Bulk) -
                 assert not (bulk.output / row["name"]).exists()
 
 
+@by_both
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_server_that_ends_connections_after_so_many_answers_is_connected_to_again(bulk: Bulk, scheme: str) -> None:
+def test_a_server_that_ends_connections_after_so_many_answers_is_connected_to_again(
+    bulk: Bulk, scheme: str, environment: Mapping[str, str]
+) -> None:
     def ends(exchange: Exchange) -> None:
         reply = correct(exchange)
         if exchange.on_connection % 5 == 4:
@@ -257,7 +229,7 @@ def test_a_server_that_ends_connections_after_so_many_answers_is_connected_to_ag
 
     table = {name: (ends, Resource(body(name))) for name in NAMES}
     with FaultyOrigin(table, tls=scheme == "https") as server:
-        ended = fetch(bulk, server)
+        ended = fetch(bulk, server, environment=environment)
         assert ended.status == 0, ended.log
         others_are_right(ended)
         assert sum(batches(ended.log)) > COUNT / 3
@@ -301,10 +273,14 @@ OVER_TLS = ("chunked", "closed, no length", "close", "cut once", "reset once", "
 @pytest.mark.parametrize(
     ("scheme", "name"), [*(("http", name) for name in ODD_ANSWERS), *(("https", name) for name in OVER_TLS)]
 )
-def test_an_odd_one_ends_as_it_would_alone_and_the_others_are_right(bulk: Bulk, scheme: str, name: str) -> None:
+@by_both
+def test_an_odd_one_ends_as_it_would_alone_and_the_others_are_right(
+    bulk: Bulk, environment: Mapping[str, str], scheme: str, name: str
+) -> None:
     with origin(ODD_ANSWERS[name](), scheme, **{"elsewhere.bin": (good, Resource(body(NAMES[ODD])))}) as server:
-        together = fetch(bulk, server)
+        together = fetch(bulk, server, environment=environment)
         assert batches(together.log), together.log
+        assert ("to the second process" in together.log) is bool(environment)
     bulk.report.unlink()
     bulk.output.rename(bulk.folder / "together")
     with origin(ODD_ANSWERS[name](), scheme, **{"elsewhere.bin": (good, Resource(body(NAMES[ODD])))}) as server:
@@ -362,8 +338,11 @@ def test_a_dry_run_says_the_same_with_and_without_batches(
     assert said[32] == said[1]
 
 
+@by_both
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_what_a_server_sends_too_much_never_gets_into_the_next_file(bulk: Bulk, scheme: str) -> None:
+def test_what_a_server_sends_too_much_never_gets_into_the_next_file(
+    bulk: Bulk, scheme: str, environment: Mapping[str, str]
+) -> None:
     """A whole second answer behind the first one, which a careless client takes for that to its next request."""
 
     def twice(exchange: Exchange) -> None:
@@ -374,7 +353,7 @@ def test_what_a_server_sends_too_much_never_gets_into_the_next_file(bulk: Bulk, 
 
     for odd in (twice, extra_bytes(10)):
         with origin(odd, scheme) as server:
-            ended = fetch(bulk, server)
+            ended = fetch(bulk, server, environment=environment)
             assert batches(ended.log), ended.log
             others_are_right(ended)
             assert ended.status == 0, ended.log
@@ -403,8 +382,11 @@ def test_cookies_are_for_the_middleware(bulk: Bulk) -> None:
 # -------------------------------------------------------------------------------------------------------- every end
 
 
+@by_both
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_in_the_middle_nobody_is_lost_and_the_next_run_gets_the_rest(bulk: Bulk, number: int) -> None:
+def test_stopped_in_the_middle_nobody_is_lost_and_the_next_run_gets_the_rest(
+    bulk: Bulk, number: int, environment: Mapping[str, str]
+) -> None:
     go_on = threading.Event()
 
     def waits(exchange: Exchange) -> None:
@@ -415,7 +397,7 @@ def test_stopped_in_the_middle_nobody_is_lost_and_the_next_run_gets_the_rest(bul
 
     with origin(waits) as server:
         bulk.write_list({name: server.url(name) for name in NAMES})
-        process = bulk.start(settings={**FEW, "BULK_STALL_TIMEOUT": "60"})
+        process = bulk.start(settings={**FEW, "BULK_STALL_TIMEOUT": "60"}, environment=environment)
         server.wait_until(lambda server: bool(server.requests_for(NAMES[ODD])))
         if number == signal.SIGKILL:
             kill(process)

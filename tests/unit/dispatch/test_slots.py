@@ -23,7 +23,7 @@ from bulkspider.run.origins.origin import Place
 from bulkspider.run.origins.origins import Origins
 from bulkspider.run.origins.outcome import Outcome
 from bulkspider.run.stopping import Stopping
-from bulkspider.transfer.small import SMALL_FILES_FIRST, SmallFiles
+from bulkspider.small.sharing import SMALL_FILES_FIRST, SmallFiles
 from support.simulated import SimulatedClock, download
 
 REFUSED = AttemptError("refused", code="refused", origin_wide=True)

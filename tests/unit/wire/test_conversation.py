@@ -17,6 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import succeed
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.testing import StringTransport
+from twisted.web._newclient import HTTPParser
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.http_headers import Headers as TxHeaders
 from twisted.web.iweb import IAgentEndpointFactory
@@ -24,8 +25,8 @@ from zope.interface import implementer
 
 from bulkspider.entries.urls import path_and_query
 from bulkspider.errors import AttemptError
+from bulkspider.protocol.heads.plain import OF_CONNECTION, USUAL_BYTES, USUAL_LINES, read_plain_head
 from bulkspider.wire import Conversation, SharedRequest
-from bulkspider.wire.lent.plainhead import USUAL_BYTES, USUAL_LINES, read_plain_head
 
 URL = "http://host/file.bin"
 BODY = b"0123456789"
@@ -69,7 +70,7 @@ def heard(*pieces: bytes) -> tuple[Any, ...]:
     line: Any = Line(*pieces)
     conversation = Conversation(line, 5.0)
     try:
-        head = conversation.ask(URL, conversation.request_with(Headers()))
+        head = conversation.ask(URL, SharedRequest(Headers(), b"host"))
     except (AttemptError, OSError) as error:
         return type(error), getattr(error, "code", None), str(error), conversation.is_clean
     try:
@@ -206,20 +207,25 @@ class Peer:
         return succeed(protocol)
 
 
+def test_the_fields_of_a_connection_are_those_that_twisted_keeps_from_others() -> None:
+    assert {name.encode() for name in OF_CONNECTION} == HTTPParser.CONNECTION_CONTROL_HEADERS
+
+
 @given(
     st.dictionaries(st.sampled_from(["Accept", "User-Agent", "X-Token", "authorization"]), st.text("ab ,", max_size=5)),
     st.text(string.ascii_letters + "/?&=%:@", max_size=12),
 )
 def test_a_request_is_what_twisted_would_write(fields: dict[str, str], rest: str) -> None:
-    headers = TxHeaders({**{name: [value] for name, value in fields.items()}, "Host": ["host"]})
+    headers = Headers(fields)
+    as_sent = TxHeaders({**dict(headers), b"Host": [b"host"]})
     url, peer, clock = f"http://host/{rest}", Peer(), cast(Any, reactor)
-    Agent.usingEndpointFactory(clock, peer, HTTPConnectionPool(clock)).request(b"GET", url.encode(), headers)
+    Agent.usingEndpointFactory(clock, peer, HTTPConnectionPool(clock)).request(b"GET", url.encode(), as_sent)
     # A "?" with nothing behind it is left out.
     written = peer.transport.value().replace(b"? HTTP/1.1\r\n", b" HTTP/1.1\r\n", not urlsplit(url).query)
-    assert SharedRequest(headers).to(url) == written
+    assert SharedRequest(headers, b"host").to(url) == written
 
 
 @pytest.mark.parametrize("path", ["a b", "é", "\x7f"])
 def test_a_target_that_would_break_the_request_is_refused(path: str) -> None:
     with pytest.raises(ValueError, match=r"URI|ascii|encode"):
-        SharedRequest(TxHeaders({"Host": ["host"]})).to(f"http://host/{path}")
+        SharedRequest(Headers(), b"host").to(f"http://host/{path}")

@@ -4,7 +4,7 @@ Twisted's parser would take most of the time that a small file needs. `read_plai
 no room for two readings: HTTP/1.1, status 200 or 206, one Content-Length, no Transfer-Encoding, no field twice, lines
 that end in CRLF with only printable ASCII in them. Of such a head it says what Twisted's parser would say; a test
 compares the two. Every other head is left to that parser, so that it alone judges what is odd. The limits of
-`limits.py` hold, because a head here is far smaller than they allow.
+`wire/limits.py` hold, because a head here is far smaller than they allow.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import lru_cache
-
-from twisted.web._newclient import HTTPParser
 
 from bulkspider.protocol.plan import length_of
 
@@ -26,6 +24,13 @@ _STATUSES = {b"HTTP/1.1 200": 200, b"HTTP/1.1 206": 206}
 # A reason may follow the status, or nothing.
 _BEFORE_REASON = (b" ", b"\r")
 _PRINTABLE = bytes(range(0x20, 0x7F))
+# Fields that concern only the connection, as Twisted has them (twisted.web._newclient.HTTPParser; a test compares).
+OF_CONNECTION = frozenset(
+    {
+        *("connection", "content-length", "keep-alive", "proxy-connection", "te", "trailers", "transfer-encoding"),
+        "upgrade",
+    }
+)
 _USUAL_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 
@@ -83,4 +88,4 @@ def _known(name: str) -> tuple[str, bool] | None:
     if _USUAL_NAME.fullmatch(name) is None:
         return None
     key = name.lower()
-    return key, key.encode("ascii") in HTTPParser.CONNECTION_CONTROL_HEADERS
+    return key, key in OF_CONNECTION

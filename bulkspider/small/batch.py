@@ -21,29 +21,25 @@ from typing import TYPE_CHECKING, ClassVar
 from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider.auth.credentials import userinfo
-from bulkspider.disk.finished.hashing import IncrementalHasher
 from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.finished.proof import Proof, Refuted, prove
 from bulkspider.entries.entry import Entry, origin_of, without_userinfo
-from bulkspider.errors import AttemptError, BulkError, DiskError, too_large
+from bulkspider.errors import AttemptError, BulkError, DiskError
 from bulkspider.hosts.limits import seconds_to_wait
-from bulkspider.protocol import plan
-from bulkspider.protocol.plan import Ask, Write
-from bulkspider.protocol.sniff import FIRST_BYTES, Content, look
-from bulkspider.pumps.reactor import HELD_MAX_BYTES
+from bulkspider.protocol.plan import Ask
 from bulkspider.run.origins.outcome import Outcome
+from bulkspider.small.file import hold, is_usual, proof_of
 from bulkspider.transfer.asking.destinations import add_secrets
-from bulkspider.transfer.asking.exchange import expected_of
-from bulkspider.transfer.transfer import expect_digests
-from bulkspider.wire import Conversation
+from bulkspider.wire import Conversation, SharedRequest
 
 if TYPE_CHECKING:
     from scrapy import Request
     from twisted.internet.defer import Deferred
 
+    from bulkspider.options import Options
+    from bulkspider.protocol.heads.answerhead import AnswerHead
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run
-    from bulkspider.wire import AnswerHead, RawConnection, SharedRequest
+    from bulkspider.wire import RawConnection
 
 # Files of one batch that may wait in memory for their commit: 64 batches have 64 MiB of them at most.
 MOST_COMMITS = 8
@@ -67,7 +63,7 @@ class Batch:
         self._stopped = False
         self._received = 0
         self._told = 0
-        self._requests: dict[tuple[object, str | None], SharedRequest] = {}
+        self._requests: Requests | None = None
         self._commits: dict[Download, Future[LedgerLine]] = {}
         self._uncommitted: deque[Future[LedgerLine]] = deque()
         self._to_rest: float | None = None
@@ -118,18 +114,23 @@ class Batch:
     async def _use(self, connection: RawConnection) -> bool:
         """Fetches files over this connection. True when another connection should be made for the rest."""
         self._socket, kept, before = connection.socket, False, len(self._left)
-        limits = [limit for limit in (self._run.options.headers_timeout, self._run.options.stall_timeout) if limit > 0]
-        answers = Conversation(connection, min(limits, default=None))
+        answers = Conversation(connection, answer_seconds(self._run.options))
+        self._requests = self._requests or Requests(self._run, self._request, self.ASKED, connection.host)
         try:
             await maybe_deferred_to_future(self._run.threads.in_own_thread(self._fetch_all, answers))
             kept = answers.is_clean and not self._stopped
         finally:
             self._socket = None
             if kept:
+                self._has_served(connection, answers)
                 self._run.wire.keep(connection)
             else:
                 connection.close()
         return answers.was_closed and before - len(self._left) > 1
+
+    def _has_served(self, connection: RawConnection, answers: Conversation) -> None:
+        if self._run.second is not None and answers.is_usual:
+            self._run.second.learn(origin_of(self._request.url), connection)
 
     def outcome_of(self, download: Download) -> Outcome | None:
         """None: it was handed back."""
@@ -188,68 +189,32 @@ class Batch:
 
     def fetch(self, download: Download, answers: Conversation) -> bool:
         """Fetches one file. False when the answer is not the expected one: then nothing of it is kept."""
-        part, entry = download.part, download.entry
-        if not part.finds_nothing():
+        if not download.part.finds_nothing():
             return False
         download.begun = time.monotonic()
-        head = self.ask(entry, answers)
-        length = head.answer.length
-        # Scrapy's middleware for cookies must see an answer with a cookie.
-        if head.status != 200 or not length or length > HELD_MAX_BYTES or "set-cookie" in head.fields:
-            return False
-        verdict = plan.judge(part.state, self.ASKED, head.answer, expected_of(download))
-        if verdict != Write(first=0, end=length, total=length) or head.answer.has_content_range:
-            return False
-        if too_large(length, None, self._run.options.max_size):
+        head = self.ask(download.entry, answers)
+        if not is_usual(download, head, self.ASKED, self._run.options.max_size):
             return False
         body = self.read(head, answers)
-        download.bytes_received += len(body)
-        proof = self._prove(download, head, body)
+        proof = proof_of(
+            *(download, head, body),
+            sniffs=self._run.downloads.sniffs,
+            server_digest=self._run.options.server_digest,
+        )
         if proof is None:
-            download.forget_expected()
             return False
-        part.learn(total=len(body), validators=head.answer.validators, source=origin_of(entry.url))
-        part.buffer(body)
-        download.attempts += 1
-        download.connections = 1
-        download.largest = len(body)
-        download.final_url = download.listed_final_url
+        self._run.downloads.doubt(download, proof)
+        hold(download, head, body)
+        download.came_at_once(len(body))
         commit = self._commits[download] = self._run.downloads.commit(download, proof)
         self._uncommitted.append(commit)
         commit.add_done_callback(partial(_note, download))
         return True
 
-    def _prove(self, download: Download, head: AnswerHead, body: bytes) -> Proof | None:
-        """None when the bytes are not the file: a request of its own then fetches them once more, and sets them aside
-        if they are wrong again."""
-        if self._run.downloads.sniffs and download.needs_a_look:
-            content = look(download.entry.name, body[:FIRST_BYTES], len(body), pages=download.takes_pages)
-            if content is Content.ANSWER:
-                return None
-            if content is Content.OTHER_TYPE:
-                download.flags.add("other-type")
-        expect_digests(download, head)
-        hasher = IncrementalHasher(download.algorithms) if download.algorithms else None
-        if hasher is not None:
-            hasher.take(body)
-        try:
-            proof = prove(
-                download.part,
-                total=len(body),
-                expected=download.expected,
-                length_proven=True,
-                hasher=hasher,
-                stop=self._run.stopping.is_set,
-                server=self._run.options.server_digest,
-            )
-        except Refuted:
-            return None
-        self._run.downloads.doubt(download, proof)
-        return proof
-
     def ask(self, entry: Entry, answers: Conversation) -> AnswerHead:
         """Raises as `Conversation.ask`."""
-        return answers.ask(entry.url, self._request_for(entry, answers))
+        assert self._requests is not None
+        return answers.ask(entry.url, self._requests.of(entry))
 
     def read(self, head: AnswerHead, answers: Conversation) -> bytes:
         """The body of the answer. Raises as `Conversation.read`."""
@@ -258,17 +223,33 @@ class Batch:
         self._received += len(body)
         return body
 
-    def _request_for(self, entry: Entry, answers: Conversation) -> SharedRequest:
-        """With the headers that the middlewares have made for the first entry, and the secrets of this one."""
+
+class Requests:
+    """The requests for the entries of a batch: with the headers that the middlewares have made for the first of them,
+    and the secrets of each. asked: of each. host: for the Host header."""
+
+    def __init__(self, run: Run, request: Request, asked: Ask, host: bytes) -> None:
+        self._run = run
+        self._request = request
+        self._asked = asked
+        self._host = host
+        self._made: dict[tuple[object, str | None], SharedRequest] = {}
+
+    def of(self, entry: Entry) -> SharedRequest:
         key = entry.headers, userinfo(entry.url)
-        if key not in self._requests:
+        if key not in self._made:
             headers = self._request.headers.copy()
             for name in ("Range", "If-Range"):
                 headers.pop(name, None)
-            headers.update(self.ASKED.headers())
+            headers.update(self._asked.headers())
             add_secrets(headers, entry, entry.url, without_userinfo(entry.url), self._run.trusted)
-            self._requests[key] = answers.request_with(headers)
-        return self._requests[key]
+            self._made[key] = SharedRequest(headers, self._host)
+        return self._made[key]
+
+
+def answer_seconds(options: Options) -> float | None:
+    """The time limit of a request with its answer, None for none."""
+    return min([limit for limit in (options.headers_timeout, options.stall_timeout) if limit > 0], default=None)
 
 
 def _note(download: Download, commit: Future[LedgerLine]) -> None:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from bulkspider.pumps.reactor import HELD_MAX_BYTES
+from bulkspider.disk.part import HELD_MAX_BYTES
 from bulkspider.run.origins.origin import Origin
 
 if TYPE_CHECKING:
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 # An origin must have sent so many small files in a row before its first batch, so that short lists and lists of mixed
 # sizes have none.
-SMALL_FILES_FIRST = 32
+SMALL_FILES_FIRST = 16
+# After so many `on_small` is called, to prepare what batches will need.
+FIRST_SIGN_OF_SMALL_FILES = 4
 # Files of the smallest batch. Batches get smaller towards the end of a list, so that all places stay busy, but not
 # smaller than this, because each request takes Scrapy as long as several small files.
 SMALLEST_BATCH = 4
@@ -32,8 +34,10 @@ WATCHFUL = ("AUTOTHROTTLE_ENABLED", "JOBDIR", "ROBOTSTXT_OBEY", "BULK_AUTH", "BU
 
 class SmallFiles:
     """Decides which entries share one request. most: BULK_BATCH; with 1 there is no batch. left: returns how many
-    entries are not begun. limited: returns whether a rate limit holds now. probing: a dry run asks for one byte of each
-    file, so that all are small."""
+    entries are not begun. limited: returns whether a rate limit holds now. better_soon: returns whether the second
+    process will soon take batches of an origin, so that those until then are short. on_small: called when an origin
+    seems to send small files. probing: a dry run asks for one
+    byte of each file, so that all are small."""
 
     def __init__(
         self,
@@ -41,23 +45,34 @@ class SmallFiles:
         *,
         left: Callable[[], int] = lambda: 0,
         limited: Callable[[], bool] = lambda: False,
+        better_soon: Callable[[str], bool] = lambda origin: False,
+        on_small: Callable[[], object] = lambda: None,
         probing: bool = False,
     ) -> None:
         self._largest = math.inf if probing else HELD_MAX_BYTES
         self._most = most
         self._left = left
         self._limited = limited
+        self._better_soon = better_soon
+        self._on_small = on_small
 
     def seen(self, origin: Origin, size: int | None, *, plain: bool) -> None:
         """A file of `size` bytes is complete. plain: it came in one answer, from the listed URL."""
         if plain and size is not None and size <= self._largest:
             origin.small_in_a_row += 1
+            if origin.small_in_a_row == FIRST_SIGN_OF_SMALL_FILES:
+                self._on_small()
         else:
             self.odd(origin)
 
     def odd(self, origin: Origin) -> None:
         """Resets the count of small files in a row: something else than a small file in one answer has come."""
         origin.small_in_a_row = 0
+
+    @property
+    def shares(self) -> bool:
+        """Entries may share requests, and their files are fetched."""
+        return self._most > 1 and self._largest < math.inf
 
     def never(self) -> None:
         """No batches in this crawl from now on: something in it needs each request for itself."""
@@ -71,7 +86,8 @@ class SmallFiles:
         if origin.profile.interval_seconds or origin.pieces.limit is not None:
             return 1  # the host wants time between two requests, or sends files only in pieces
         left = self._left() + waiting
-        return max(1, min(self._most, left, max(SMALLEST_BATCH, left // max(1, places))))
+        most = min(self._most, 2 * SMALLEST_BATCH) if self._better_soon(origin.name) else self._most
+        return max(1, min(most, left, max(SMALLEST_BATCH, left // max(1, places))))
 
     def may_travel(self, download: Download) -> bool:
         """It may be in a batch: nothing is known against one small answer from the listed URL."""

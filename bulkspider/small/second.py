@@ -1,0 +1,312 @@
+"""The second process of a crawl, seen from the first one: when it is started, what it is given, and its end.
+
+It is started when a long list of small files is under way and the machine has a second core. It gets batches of those
+origins that a batch of the first process has just been served by, with usual answers: their address and their
+certificate, which was checked, are known then. When it ends before its time, its batches are handed back, and the first
+process goes on alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from scrapy.utils.defer import maybe_deferred_to_future
+
+import bulkspider
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.entries.entry import origin_of
+from bulkspider.errors import BulkError, DiskError
+from bulkspider.protocol.plan import Ask
+from bulkspider.small.batch import Requests, answer_seconds
+from bulkspider.small.connection import Destination
+from bulkspider.small.process import Terms, facts_of
+from bulkspider.small.sent import SentBatch
+from bulkspider.workers import as_bulk_error
+
+if TYPE_CHECKING:
+    from scrapy import Request
+    from scrapy.settings import BaseSettings
+    from twisted.internet.defer import Deferred
+
+    from bulkspider.disk.finished.ledger import Ledger
+    from bulkspider.disk.folder.folder import Folder
+    from bulkspider.run.download import Download
+    from bulkspider.run.run import Run
+    from bulkspider.wire import RawConnection
+
+logger = logging.getLogger(__name__)
+
+# With fewer entries left, its start would cost more time than it saves.
+SECOND_FROM_ENTRIES = 1000
+# Bytes of messages that may be on their way to it, so that writing them never waits: what a pipe may hold on Linux
+# (pipe(7), F_SETPIPE_SZ), and what it holds where that is refused.
+PIPE_BYTES, SMALL_PIPE_BYTES = 1 << 20, 1 << 16
+# How long the end of the crawl waits for it.
+END_SECONDS = 5.0
+# Its own connections know only the default of these.
+SETTINGS_OF_CONNECTIONS = (
+    "DOWNLOADER_CLIENT_TLS_CIPHERS",
+    "DOWNLOADER_CLIENT_TLS_METHOD",
+    "DOWNLOADER_CLIENTCONTEXTFACTORY",
+    "DOWNLOAD_BIND_ADDRESS",
+)
+_HOME = os.path.dirname(os.path.dirname(os.path.abspath(bulkspider.__file__)))
+
+
+def second_process(
+    run: Run, folder: Folder, ledger: Ledger, writer: str | None, settings: BaseSettings, left: Callable[[], int]
+) -> Second | None:
+    """For the list of a run; None where it can be of no use. left: returns how many entries are not begun."""
+    if run.options.processes < 2 or not sys.executable or _cores() < 2:
+        return None
+    if any((settings.getpriority(name) or 0) > 0 for name in SETTINGS_OF_CONNECTIONS):
+        return None
+    options = run.options
+    terms = Terms(
+        folder=str(folder.root),
+        was_empty=folder.was_empty,
+        writer="second" if writer is None else f"{writer}.second",
+        digest=options.digest,
+        server_digest=options.server_digest,
+        checkpoint=options.checkpoint,
+        remote_time=options.remote_time,
+        max_size=options.max_size,
+        sniffs=run.downloads.sniffs,
+        pages=options.html == "accept",
+        owed=run.owes_items,
+    )
+    return Second(run, folder, ledger, terms, left)
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Second:
+    """One per run. Its methods are for the reactor's thread."""
+
+    def __init__(self, run: Run, folder: Folder, ledger: Ledger, terms: Terms, left: Callable[[], int]) -> None:
+        self._run = run
+        self._folder = folder
+        self._ledger = ledger
+        self._terms = terms
+        self._left = left
+        self._process: subprocess.Popen[bytes] | None = None
+        self._reading: Deferred[None] | None = None
+        self._room = 0
+        self._is_over = False
+        # What it has written to its standard error.
+        self._said = b""
+        # By origin: where it was reached, and the Host header.
+        self._known: dict[str, tuple[Destination, bytes]] = {}
+        # Origins that have served it nothing.
+        self._refused: set[str] = set()
+        self._numbered = 0
+        self._batches: dict[int, SentBatch] = {}
+        self._messages: dict[SentBatch, tuple[int, bytes]] = {}
+        run.stopping.on_stop(lambda reason: self._say_end())
+
+    # -- what it is given ------------------------------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Called when a host seems to send small files: starts the process if it is worth it."""
+        if self._process is None and not self._is_over and self._left() >= SECOND_FROM_ENTRIES:
+            try:
+                self._start()
+            except OSError as error:
+                self._is_over = True
+                logger.debug("No second process for small files: %s", error)
+
+    def learn(self, origin: str, connection: RawConnection) -> None:
+        """A batch of the origin was served over this connection, with usual answers."""
+        if origin in self._known or origin in self._refused or self._process is None:
+            return
+        address, port = connection.peer
+        certificate = connection.certificate
+        if certificate is None:
+            to = Destination(address, port)
+        else:
+            _, host, *_ = connection.key
+            to = Destination(address, port, host.decode("ascii"), hashlib.sha256(certificate).hexdigest())
+        self._known[origin] = to, connection.host
+
+    def will_take(self, origin: str) -> bool:
+        """It is started, and waits for a batch of this process from the origin."""
+        started = self._process is not None and not self._is_over
+        return started and origin not in self._known and origin not in self._refused
+
+    def take(self, request: Request, downloads: Sequence[Download]) -> SentBatch | None:
+        """The batch for the second process; None when it is one for this process."""
+        known = self._known.get(origin_of(request.url))
+        is_https = urlsplit(request.url).scheme == "https"
+        if self._process is None or self._is_over or known is None or (known[0].name is not None) is not is_https:
+            return None
+        to, host = known
+        requests = Requests(self._run, request, Ask(), host)
+        self._numbered += 1
+        message = {
+            "batch": self._numbered,
+            "to": [to.address, to.port, to.name, to.certificate],
+            "seconds": answer_seconds(self._run.options),
+            "files": [
+                (
+                    facts_of(download.entry),
+                    download.part.key,
+                    download.shown_url,
+                    requests.of(download.entry).to(download.url).decode("latin-1"),
+                )
+                for download in downloads
+            ],
+        }
+        data = json.dumps(message).encode() + b"\n"
+        if len(data) > self._room:
+            return None
+        logger.debug("%s: %d small files go to the second process", downloads[0].entry.name, len(downloads))
+        batch = SentBatch(self._run, downloads, len(data), self._send, self._stop)
+        self._messages[batch] = self._numbered, data
+        return batch
+
+    def _send(self, batch: SentBatch) -> None:
+        number, data = self._messages[batch]
+        if self._is_over or not self._write(data):
+            del self._messages[batch]
+            batch.has_ended()
+            return
+        self._room -= batch.size
+        self._batches[number] = batch
+
+    def _stop(self, batch: SentBatch) -> None:
+        if batch in self._messages:
+            self._write(json.dumps({"stop": self._messages[batch][0]}).encode() + b"\n")
+
+    def _write(self, data: bytes) -> bool:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        if self._process.stdin.closed:
+            return False
+        try:
+            return os.write(self._process.stdin.fileno(), data) == len(data)
+        except OSError:
+            return False
+
+    # -- its beginning and its end ---------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from bulkspider.small.process import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=_HOME,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        pipe = self._process.stdin.fileno()
+        self._room = SMALL_PIPE_BYTES
+        with contextlib.suppress(OSError, AttributeError):
+            self._room = fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        os.set_blocking(pipe, False)
+        # Stops are written, too, and a pipe is counted in pages.
+        self._room //= 2
+        self._write(json.dumps(asdict(self._terms)).encode() + b"\n")
+        self._reading = self._run.threads.in_own_thread(self._read)
+        self._reading.addBoth(self._has_ended)
+
+    def _say_end(self) -> None:
+        """Nothing more is sent; it commits what is complete, hands back the rest and ends."""
+        if self._process is not None and self._process.stdin is not None and not self._process.stdin.closed:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+    async def close(self) -> None:
+        """At the end of the crawl."""
+        self._say_end()
+        if self._process is None or self._reading is None:
+            return
+        timer = self._run.clock.call_later(END_SECONDS, self._kill)
+        await maybe_deferred_to_future(self._reading)
+        timer.cancel()
+
+    def _kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            with contextlib.suppress(OSError):
+                self._process.send_signal(signal.SIGKILL)
+
+    def _has_ended(self, _: object) -> None:
+        was_told = self._process is None or self._process.stdin is None or self._process.stdin.closed
+        self._is_over = True
+        if not was_told and not self._run.stopping:
+            assert self._process is not None
+            logger.warning("The second process ended (%s); small files are fetched by this one", self._why())
+            with contextlib.suppress(DiskError):
+                if self._folder.journal is not None:
+                    self._folder.journal.take_over()
+        self._say_end()
+        for batch in list(self._batches.values()):
+            batch.has_ended()
+        self._batches.clear()
+
+    def _why(self) -> str:
+        assert self._process is not None
+        status = self._process.poll()
+        said = self._said.decode("utf-8", "replace").strip().rpartition("\n")[2]
+        return said or (f"status {status}" if status is None or status >= 0 else f"signal {-status}")
+
+    # -- what it tells ---------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        """In a thread of its own, until the process has ended. Writes the lines of the ledger."""
+        assert self._process is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        with self._process.stdout as output, self._process.stderr as errors:
+            for text in output:
+                told = json.loads(text)
+                lines = [LedgerLine.from_record(record) for _, _, record in told["done"]]
+                failed: BulkError | None = None
+                try:
+                    self._ledger.append(lines)
+                except Exception as error:
+                    failed = as_bulk_error(error)
+                self._run.threads.in_reactor(self._is_told, told, lines, failed)
+            self._said = errors.read()
+        self._process.wait()
+
+    def _is_told(self, told: dict[str, Any], lines: Sequence[LedgerLine], failed: BulkError | None) -> None:
+        if isinstance(failed, DiskError):
+            self._run.disk_failed(failed)
+        for (batch, number, _), line in zip(told["done"], lines, strict=True):
+            if (sent := self._batches.get(batch)) is None:
+                continue
+            if failed is None:
+                sent.is_done(number, line)
+            else:
+                sent.has_failed(number, failed)
+        for batch, number, alone in told["back"]:
+            if (sent := self._batches.get(batch)) is not None:
+                sent.is_handed_back(number, alone=alone)
+        for batch, rest in told["ended"]:
+            if (sent := self._batches.pop(batch, None)) is not None:
+                self._room += sent.size
+                del self._messages[sent]
+                self._judge(sent)
+                sent.has_ended(rest)
+
+    def _judge(self, batch: SentBatch) -> None:
+        """An origin that serves it nothing is asked by the first process only."""
+        if all(download.finished is None for download in batch.downloads) and not self._run.stopping:
+            self._known.pop(origin_of(batch.download.url), None)
+            self._refused.add(origin_of(batch.download.url))

@@ -1,0 +1,113 @@
+"""A batch that the second process works through, seen from the first one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from scrapy.utils.defer import maybe_deferred_to_future
+from twisted.internet.defer import Deferred
+
+from bulkspider.disk.finished.line import LedgerLine
+from bulkspider.entries.entry import origin_of
+from bulkspider.errors import BulkError
+from bulkspider.protocol.plan import Validators
+from bulkspider.run.origins.outcome import Outcome
+
+if TYPE_CHECKING:
+    from bulkspider.run.download import Download
+    from bulkspider.run.run import Run
+
+
+class SentBatch:
+    """As `Batch`: one request for several downloads. `download` is the first that is not done. send, stop: send the
+    batch and its end to the second process. size: bytes of its message. Its methods are for the reactor's thread."""
+
+    asking = False
+
+    def __init__(
+        self,
+        run: Run,
+        downloads: Sequence[Download],
+        size: int,
+        send: Callable[[SentBatch], None],
+        stop: Callable[[SentBatch], None],
+    ) -> None:
+        self.download = downloads[0]
+        self.downloads = downloads
+        self.size = size
+        self._run = run
+        self._send = send
+        self._stop = stop
+        self._ended: Deferred[None] = Deferred()
+        self._failed: dict[Download, BulkError] = {}
+        self._received = 0
+        self._told = 0
+        self._rest: float | None = None
+
+    async def perform(self) -> list[Outcome | None]:
+        """As `Batch.perform`."""
+        run = self._run
+        run.transfers.enter(self)
+        for download in self.downloads:
+            download.begun = time.monotonic()
+        try:
+            self._send(self)
+            await maybe_deferred_to_future(self._ended)
+        finally:
+            run.transfers.leave(self)
+            self.tick(time.monotonic())
+        if self._rest is not None:
+            run.origins[origin_of(self.download.url)].rest(self._rest, run.clock.now())
+        fetched = sum(download.finished is not None for download in self.downloads)
+        if fetched:
+            run.crawler.stats.inc_value("bulk/attempts", fetched)
+        return [self._outcome_of(download) for download in self.downloads]
+
+    def _outcome_of(self, download: Download) -> Outcome | None:
+        if download in self._failed:
+            return Outcome(error=self._failed[download])
+        return Outcome(fetched=True, grew=True) if download.finished is not None else None
+
+    def stop(self, error: BulkError) -> None:
+        """Ends the batch; what is not complete is handed back."""
+        self._stop(self)
+
+    def tick(self, now: float) -> None:
+        count, self._told = self._received - self._told, self._received
+        if count:
+            self._run.origins[origin_of(self.download.url)].record.received_bytes += count
+            self._run.outcomes.count_bytes(count)
+        if self._run.rates.limited and not self._ended.called:
+            self._stop(self)
+
+    # -- what the second process tells -----------------------------------------------------------------------------
+
+    def is_done(self, number: int, line: LedgerLine) -> None:
+        """A file has its name and its line in the ledger."""
+        download = self.downloads[number]
+        download.part.learn(total=line.size, validators=Validators(line.etag, line.last_modified))
+        download.came_at_once(line.size)
+        download.bytes_received += line.size
+        download.flags.update(line.flags)
+        download.finished = line
+        self._received += line.size
+        self._show_next()
+
+    def has_failed(self, number: int, error: BulkError) -> None:
+        """A file has its name, but its line could not be written."""
+        self._failed[self.downloads[number]] = error
+
+    def is_handed_back(self, number: int, *, alone: bool) -> None:
+        self.downloads[number].alone |= alone
+
+    def has_ended(self, rest: float | None = None) -> None:
+        """rest: seconds for which the host wants no more requests."""
+        self._rest = rest
+        if not self._ended.called:
+            self._ended.callback(None)
+
+    def _show_next(self) -> None:
+        if self.download.finished is not None:
+            self.download = next((left for left in self.downloads if left.finished is None), self.download)
