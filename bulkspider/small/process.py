@@ -42,8 +42,8 @@ from bulkspider.small.connection import READ_BYTES, Connection, Destination, Who
 from bulkspider.small.file import hold, is_usual, proof_of
 from bulkspider.workers import describe
 
-# Files that may wait in memory for their commit: 32 MiB of them at most.
-MOST_COMMITS = 256
+# Files that may wait in memory for their commit: 8 MiB of them at most.
+MOST_COMMITS = 64
 # How often the time limits of answers are looked at, and how long a file that is done may wait to be told while its
 # batch goes on: each message costs the first process a flush of the ledger.
 LOOK_SECONDS = 0.25

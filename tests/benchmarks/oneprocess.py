@@ -5,7 +5,8 @@
 Work without the lock (system calls, OpenSSL) runs on as many cores as there are; work with it on one. So one process
 ends where the lock is always held: the bound that is told, on a core of this machine. `perf` counts: samples outside the
 kernel, OpenSSL and libc hold the lock, which is a little too much, so that the bound is a little too low. The start is
-taken off. Then the list is given to two processes, a half to each, with half of the connections.
+taken off. Then the list is given to two processes, a half to each, with half of the connections. All these processes
+fetch alone (BULK_PROCESSES=1); small files are also fetched by one that starts its own second process, the default.
 """
 
 from __future__ import annotations
@@ -53,7 +54,10 @@ class Measured:
         folder = f"{what.count}x{what.size}"
         self._expected = nginx.make_files(folder, what.count, what.size)
         self._base = f"{nginx.base(what.scheme)}/{folder}"
-        self._command = next(client for client in CLIENTS if client.name == "bulkspider").command
+        self._by_default = next(client for client in CLIENTS if client.name == "bulkspider").command
+
+    def _command(self, job: Job) -> list[str]:
+        return [*self._by_default(job), "-s", "BULK_PROCESSES=1"]
 
     def spent(self, files: int) -> Spent:
         """What one process takes for so many of the files."""
@@ -71,8 +75,9 @@ class Measured:
         locked = sum(seconds for name, seconds in taken.items() if not name.startswith(UNLOCKED))
         return Spent(sum(taken.values()), locked, int(futex))
 
-    def seconds(self, processes: int) -> float:
-        """Wall time of so many processes for all files."""
+    def seconds(self, processes: int, *, by_default: bool = False) -> float:
+        """Wall time of so many processes for all files. by_default: each may start a second one."""
+        command = self._by_default if by_default else self._command
         names = list(self._expected)
         with tempfile.TemporaryDirectory(dir=self._where) as folder:
             jobs = []
@@ -83,7 +88,7 @@ class Measured:
                 jobs.append(Job(place, place / "out", self._base, names[number::processes], at_once))
             began = time.monotonic()
             with ThreadPoolExecutor(processes) as threads:
-                list(threads.map(lambda job: _said(*self._command(job)), jobs))
+                list(threads.map(lambda job: _said(*command(job)), jobs))
             seconds = time.monotonic() - began
             for job in jobs:
                 self._prove(job)
@@ -109,13 +114,19 @@ def _said(*command: str) -> str:
 
 
 def told(
-    what: Transfer, spent: Sequence[Spent], starts: Sequence[Spent], one: Sequence[float], two: Sequence[float]
+    what: Transfer,
+    spent: Sequence[Spent],
+    starts: Sequence[Spent],
+    one: Sequence[float],
+    two: Sequence[float],
+    by_default: Sequence[float],
 ) -> str:
-    """The figures in words. spent, starts: of runs with all files and with one, which is taken off as the start."""
+    """The figures in words. spent, starts: of runs with all files and with one, which is taken off as the start. one,
+    two, by_default: seconds of one process, of two with half a list each, of one with its own second process."""
     cpu = median(run.cpu for run in spent) - median(run.cpu for run in starts)
     locked = median(run.locked for run in spent) - median(run.locked for run in starts)
     futex = median(run.futex for run in spent) - median(run.futex for run in starts)
-    walls = f"one process {median(one):.2f} s, two {median(two):.2f} s"
+    walls = f"one process {median(one):.2f} s, two {median(two):.2f} s, by default {median(by_default):.2f} s"
     if not cpu > locked > 0:
         return f"too little work to tell it from the start; {walls}"
     if what.small:
@@ -149,7 +160,10 @@ def main() -> None:
                     what = TRANSFERS[name].scaled(options.size_factor)
                     measured = Measured(what, nginx, options.where)
                     rounds = [
-                        (measured.spent(what.count), measured.spent(1), measured.seconds(1), measured.seconds(2))
+                        (
+                            *(measured.spent(what.count), measured.spent(1)),
+                            *(measured.seconds(1), measured.seconds(2), measured.seconds(1, by_default=True)),
+                        )
                         for _ in range(options.rounds)
                     ]
                     print(f"**{what.title}**\n{told(what, *zip(*rounds, strict=True))}", flush=True)
