@@ -170,7 +170,6 @@ class Process:
 
     def run(self, rest: bytes = b"") -> None:
         """rest: of the input, read already."""
-        os.set_blocking(self._incoming, False)
         self._selector.register(self._incoming, selectors.EVENT_READ)
         self._selector.register(self._waker, selectors.EVENT_READ)
         text, goes_on, looked = rest, True, 0.0
@@ -184,7 +183,7 @@ class Process:
                 wait = LOOK_SECONDS if self._tasks or self._idle else None
             for key, _ in self._selector.select(wait):
                 if key.fd == self._incoming:
-                    data = self._read_input()
+                    data = os.read(self._incoming, 1 << 20)
                     text += data
                     if not data:
                         goes_on = False
@@ -206,12 +205,6 @@ class Process:
             self._tell(now)
         self._committer.close()
         self._folder.close()
-
-    def _read_input(self) -> bytes:
-        try:
-            return os.read(self._incoming, 1 << 20)
-        except BlockingIOError:
-            return b"\n"
 
     def _tell(self, now: float) -> None:
         if not self._told or (not self._told.ended and now - self._told_at < TELL_SECONDS):
@@ -326,12 +319,12 @@ class Process:
             task.current = task.download = None
             if task.connection is not None:
                 task.connection.close()
-        with suppress(ValueError):
-            self._paused.remove(task)
         self._end(task)
 
     def _end(self, task: Task) -> None:
         """Nothing more is asked for; the batch has ended when its commits have."""
+        with suppress(ValueError):
+            self._paused.remove(task)
         while task.left:
             self._hand_back(task, task.left.popleft())
         connection, task.connection = task.connection, None
@@ -387,7 +380,7 @@ class Process:
         download.flags |= proof.flags
         hold(download, head, answer.body)
         request = commit_request(
-            *(download.part, proof, _Told()),
+            *(download.part, proof, _NoLedger()),
             flags=download.flags,
             url=wanted.shown_url,
             remote_time=terms.remote_time,
@@ -433,7 +426,7 @@ class Process:
             self._go_on(self._paused.popleft())
 
 
-class _Told:
+class _NoLedger:
     """In place of the ledger: its lines are told to the first process, which writes them."""
 
     def append(self, lines: Sequence[LedgerLine]) -> None:

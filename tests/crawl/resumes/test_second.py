@@ -19,6 +19,7 @@ import pytest
 
 from support.batches import COUNT, FEW, NAMES, ODD, body, fetch, origin, others_are_right, trusting
 from support.crawl import Bulk, Ended, kill
+from support.faults import closes_after_answer
 from support.faulty import Exchange, FaultyOrigin, Resource, correct, good
 from support.second import two_processes
 
@@ -192,6 +193,18 @@ def test_a_rate_limit_that_begins_takes_its_batches_back(bulk: Bulk) -> None:
         stalling.go_on.set()
         ended = bulk.wait(process)
     everything_is_right(bulk, ended)
+    assert ALONE not in ended.log
+
+
+def test_a_connection_that_ends_while_a_batch_waits_for_its_commits_ends_the_batch_once(bulk: Bulk) -> None:
+    """With one file in memory at most, each batch waits after each file; the server closes its connections then."""
+    behaviours = [good] * (COUNT // 2) + [closes_after_answer()] * (COUNT // 2)
+    table = {name: (behaviour, Resource(body(name))) for name, behaviour in zip(NAMES, behaviours, strict=True)}
+    with FaultyOrigin(table) as server:
+        waits = {"bulkspider.small.process:MOST_COMMITS": 1}
+        ended = fetch(bulk, server, environment=two_processes(set=waits))
+    everything_is_right(bulk, ended)
+    assert "to the second process" in ended.log
     assert ALONE not in ended.log
 
 
