@@ -27,16 +27,18 @@ from functools import partial
 from typing import Any
 
 from bulkspider.disk.commit import CommitRequest, Committer, commit_request
+from bulkspider.disk.files.entryfiles import PART
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.leftovers.journal import begin_journal
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry
-from bulkspider.errors import BulkError
+from bulkspider.errors import BulkError, PartChanged
 from bulkspider.hosts.budget import Budget
 from bulkspider.hosts.limits import seconds_to_wait
 from bulkspider.protocol.heads.answerhead import AnswerHead
 from bulkspider.protocol.plan import Ask
+from bulkspider.pumps.descriptors import commits_at_once
 from bulkspider.run.download import Download
 from bulkspider.small.connection import READ_BYTES, Connection, Destination, WholeAnswer
 from bulkspider.small.file import hold, is_usual, proof_of
@@ -48,9 +50,13 @@ MOST_COMMITS = 64
 # batch goes on: each message costs the first process a flush of the ledger.
 LOOK_SECONDS = 0.25
 TELL_SECONDS = 0.05
+# While there are batches, something is told at least so often, so that the first process knows that this one goes on.
+TELL_ALIVE_SECONDS = 5.0
 # A group of files for one commit: so many, or those of this time.
 GROUP_FILES = 32
 GROUP_SECONDS = 0.01
+# Connections for which open files are kept free, where `ulimit -n` is low.
+CONNECTIONS = 2
 # While a group takes no longer, the loop commits itself: two threads would only hand Python's lock to and fro.
 QUICK_COMMIT_SECONDS = 0.02
 # An unused connection is closed after this time, well before most servers close it.
@@ -149,7 +155,9 @@ class Process:
         self._folder.was_empty = terms.was_empty
         begin_journal(self._folder, terms.writer, takes_over=False)
         self._committer = Committer()
-        self._committer.limit_group(GROUP_FILES)
+        # Each file of a group is open for its commit.
+        self._group = commits_at_once(CONNECTIONS, GROUP_FILES)
+        self._committer.limit_group(self._group)
         self._selector = selectors.DefaultSelector()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._tasks: dict[int, Task] = {}
@@ -196,7 +204,7 @@ class Process:
                 elif key.data.is_open:
                     key.data.happened()
             now = time.monotonic()
-            if len(self._proven) >= GROUP_FILES or (self._proven and now - self._proven_since >= GROUP_SECONDS):
+            if len(self._proven) >= self._group or (self._proven and now - self._proven_since >= GROUP_SECONDS):
                 self._commit(now)
             self._take_commits()
             if now - looked >= LOOK_SECONDS:
@@ -207,7 +215,11 @@ class Process:
         self._folder.close()
 
     def _tell(self, now: float) -> None:
-        if not self._told or (not self._told.ended and now - self._told_at < TELL_SECONDS):
+        seconds = now - self._told_at
+        if self._told:
+            if not self._told.ended and seconds < TELL_SECONDS:
+                return
+        elif not self._tasks or seconds < TELL_ALIVE_SECONDS:
             return
         self._told_at = now
         data, self._told = memoryview(self._told.to_line()), Told()
@@ -388,7 +400,7 @@ class Process:
         )
         task.uncommitted += 1
         self._uncommitted += 1
-        request.done.add_done_callback(partial(self._is_committed, task, wanted))
+        request.done.add_done_callback(partial(self._is_committed, task, wanted, download.part))
         if not self._proven:
             self._proven_since = time.monotonic()
         self._proven.append(request)
@@ -400,12 +412,15 @@ class Process:
             for request in proven:
                 self._committer.submit(request)
             return
-        with suppress(Exception):  # it is told of each request, too
-            self._committer.commit_together(proven)
+        for first in range(0, len(proven), self._group):
+            with suppress(Exception):  # it is told of each request, too
+                self._committer.commit_together(proven[first : first + self._group])
         self._commits_here = time.monotonic() - now <= QUICK_COMMIT_SECONDS
 
-    def _is_committed(self, task: Task, wanted: Wanted, commit: Future[LedgerLine]) -> None:
-        """In the thread that has committed it."""
+    def _is_committed(self, task: Task, wanted: Wanted, part: Part, commit: Future[LedgerLine]) -> None:
+        """In the thread that has committed it, or has failed to."""
+        if error := commit.exception():
+            _leave(part, error)
         first = not self._committed
         self._committed.append((task, wanted, commit))
         if first:
@@ -424,6 +439,16 @@ class Process:
             self._end_if_committed(task)
         while self._paused and self._uncommitted < MOST_COMMITS:
             self._go_on(self._paused.popleft())
+
+
+def _leave(part: Part, error: BaseException) -> None:
+    """Its commit has failed: the first process begins the file anew, and must find the part neither open nor there."""
+    with suppress(BulkError, OSError):
+        # What another program has changed is kept, as ever.
+        if part.file.is_open and part.file.has_its_name and not isinstance(error, PartChanged):
+            part.files.remove(PART)
+    part.close()
+    part.folder.note_ended(part.name)
 
 
 class _NoLedger:

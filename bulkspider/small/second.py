@@ -53,8 +53,13 @@ SECOND_FROM_ENTRIES = 1000
 # Bytes of messages that may be on their way to it, so that writing them never waits: what a pipe may hold on Linux
 # (pipe(7), F_SETPIPE_SZ), and what it holds where that is refused.
 PIPE_BYTES, SMALL_PIPE_BYTES = 1 << 20, 1 << 16
-# How long the end of the crawl waits for it.
+# How long the end of the crawl, or a stop, waits for it.
 END_SECONDS = 5.0
+# It says something at least every TELL_ALIVE_SECONDS (`process.py`) while it has batches. Whether it did is looked at
+# so often; after so many looks in vain it is killed, and its files are fetched by the first process. Looks are counted,
+# because the time goes on while the first process is stopped (SIGSTOP, a machine that sleeps).
+LOOK_SECONDS = 5.0
+LOOKS_IN_VAIN = 12
 # Its own connections know only the default of these.
 SETTINGS_OF_CONNECTIONS = (
     "DOWNLOADER_CLIENT_TLS_CIPHERS",
@@ -108,6 +113,11 @@ class Second:
         self._reading: Deferred[None] | None = None
         self._room = 0
         self._is_over = False
+        # Whether it has said anything since the last look, and how many looks ago it did.
+        self._was_heard = False
+        self._looked_in_vain = 0
+        self._next_look: Any = None
+        self._end: Any = None
         # What it has written to its standard error.
         self._said = b""
         # By origin: where it was reached, and the Host header.
@@ -117,7 +127,7 @@ class Second:
         self._numbered = 0
         self._batches: dict[int, SentBatch] = {}
         self._messages: dict[SentBatch, tuple[int, bytes]] = {}
-        run.stopping.on_stop(lambda reason: self._say_end())
+        run.stopping.on_stop(lambda reason: self._end_soon())
 
     # -- what it is given ------------------------------------------------------------------------------------------
 
@@ -224,6 +234,17 @@ class Second:
         self._write(json.dumps(asdict(self._terms)).encode() + b"\n")
         self._reading = self._run.threads.in_own_thread(self._read)
         self._reading.addBoth(self._has_ended)
+        self._next_look = self._run.clock.call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """Kills it when it has said nothing for long: it hangs, or somebody has stopped it."""
+        in_vain = self._batches and not self._was_heard
+        self._looked_in_vain = self._looked_in_vain + 1 if in_vain else 0
+        self._was_heard = False
+        if self._looked_in_vain >= LOOKS_IN_VAIN:
+            self._kill()
+        else:
+            self._next_look = self._run.clock.call_later(LOOK_SECONDS, self._look)
 
     def _say_end(self) -> None:
         """Nothing more is sent; it commits what is complete, hands back the rest and ends."""
@@ -231,14 +252,17 @@ class Second:
             with contextlib.suppress(OSError):
                 self._process.stdin.close()
 
+    def _end_soon(self) -> None:
+        """Tells it to end, and kills it when it does not."""
+        self._say_end()
+        if self._process is not None and self._end is None and not self._is_over:
+            self._end = self._run.clock.call_later(END_SECONDS, self._kill)
+
     async def close(self) -> None:
         """At the end of the crawl."""
-        self._say_end()
-        if self._process is None or self._reading is None:
-            return
-        timer = self._run.clock.call_later(END_SECONDS, self._kill)
-        await maybe_deferred_to_future(self._reading)
-        timer.cancel()
+        self._end_soon()
+        if self._reading is not None:
+            await maybe_deferred_to_future(self._reading)
 
     def _kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -248,6 +272,9 @@ class Second:
     def _has_ended(self, _: object) -> None:
         was_told = self._process is None or self._process.stdin is None or self._process.stdin.closed
         self._is_over = True
+        for timer in (self._next_look, self._end):
+            if timer is not None:
+                timer.cancel()
         if not was_told and not self._run.stopping:
             assert self._process is not None
             logger.warning("The second process ended (%s); small files are fetched by this one", self._why())
@@ -262,6 +289,8 @@ class Second:
     def _why(self) -> str:
         assert self._process is not None
         status = self._process.poll()
+        if self._looked_in_vain >= LOOKS_IN_VAIN:
+            return f"it said nothing for {LOOK_SECONDS * LOOKS_IN_VAIN:.0f} s"
         said = self._said.decode("utf-8", "replace").strip().rpartition("\n")[2]
         return said or (f"status {status}" if status is None or status >= 0 else f"signal {-status}")
 
@@ -274,6 +303,7 @@ class Second:
         assert self._process.stderr is not None
         with self._process.stdout as output, self._process.stderr as errors:
             for text in output:
+                self._was_heard = True
                 told = json.loads(text)
                 lines = [LedgerLine.from_record(record) for _, _, record in told["done"]]
                 failed: BulkError | None = None

@@ -57,10 +57,10 @@ class Stalling:
         exchange.stall(self.go_on)
         exchange.send(reply.body[500:])
 
-    def start(self, bulk: Bulk) -> subprocess.Popen[str]:
+    def start(self, bulk: Bulk, **sabotage: Any) -> subprocess.Popen[str]:
         bulk.write_list({name: self.server.url(name) for name in NAMES})
         settings = {**FEW, "BULK_STALL_TIMEOUT": "60"}
-        process = bulk.start(settings=settings, environment=two_processes())
+        process = bulk.start(settings=settings, environment=two_processes(**sabotage))
         self.server.wait_until(lambda server: bool(server.requests_for(NAMES[ODD])))
         return process
 
@@ -85,6 +85,40 @@ def test_it_is_killed_and_the_first_one_goes_on(bulk: Bulk) -> None:
     assert f"signal 9); {ALONE}" in ended.log
     ledger = (bulk.output / ".bulkspider" / "ledger.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["name"] for line in ledger) == sorted(NAMES)
+
+
+def test_it_is_stopped_and_the_stop_of_the_first_one_does_not_wait_for_it(bulk: Bulk) -> None:
+    stalling = Stalling()
+    with stalling.server:
+        process = stalling.start(bulk)
+        second = second_of(process)
+        os.kill(second, signal.SIGSTOP)
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        ended = bulk.wait(process)
+        assert time.monotonic() - began < 20
+        stalling.go_on.set()
+    assert is_gone(second)
+    assert "interrupted" in ended.log
+    assert "Traceback" not in ended.log
+    with origin() as server:
+        everything_is_right(bulk, fetch(bulk, server, environment=two_processes()))
+
+
+def test_it_hangs_and_the_first_one_goes_on(bulk: Bulk) -> None:
+    stalling = Stalling()
+    often = {"bulkspider.small.second:LOOK_SECONDS": 0.2, "bulkspider.small.process:TELL_ALIVE_SECONDS": 0.1}
+    with stalling.server:
+        process = stalling.start(bulk, set=often)
+        second = second_of(process)
+        time.sleep(3)  # more than all looks together: it waits for the server, and says that it does
+        assert not is_gone(second)
+        os.kill(second, signal.SIGSTOP)
+        stalling.server.wait_until(lambda server: len(server.requests_for(NAMES[ODD])) > 1)
+        stalling.go_on.set()
+        ended = bulk.wait(process)
+    everything_is_right(bulk, ended)
+    assert f"The second process ended (it said nothing for 2 s); {ALONE}" in ended.log
 
 
 def test_the_first_one_is_killed_and_it_is_gone_at_once(bulk: Bulk) -> None:
@@ -146,6 +180,30 @@ def test_the_disk_refuses_it_a_file(bulk: Bulk) -> None:
         ended = fetch(bulk, server, environment=two_processes(**refuses))
     assert ended.status != 0
     assert not [name for name in NAMES if (bulk.output / name).exists() and ended.file(name) != body(name)]
+
+
+@pytest.mark.parametrize("changed", [{}, {"bulkspider.small.process:CONNECTIONS": -100}], ids=["few", "too few"])
+def test_it_may_open_few_files(bulk: Bulk, changed: Mapping[str, int]) -> None:
+    """It has smaller groups then; and what it cannot open after all, the first process can."""
+    with origin() as server:
+        bulk.write_list({name: server.url(name) for name in NAMES})
+        done = subprocess.run(
+            ["bash", "-c", 'ulimit -n 48 && exec "$@"', "bash", *bulk.command(settings=FEW)],
+            cwd=bulk.folder,
+            env={
+                **os.environ,
+                "SCRAPY_SETTINGS_MODULE": bulk.settings_module,
+                **two_processes(set=changed),
+            },
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+    rows = [json.loads(line) for line in bulk.report.read_text().splitlines()]
+    ended = Ended(done.returncode, done.stderr, rows, bulk.output)
+    everything_is_right(bulk, ended)
+    assert "to the second process" in ended.log
+    assert not list((bulk.output / ".bulkspider").glob("begun*"))
 
 
 def test_the_ledger_cannot_be_written(bulk: Bulk) -> None:
