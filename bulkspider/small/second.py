@@ -50,9 +50,9 @@ logger = logging.getLogger(__name__)
 
 # With fewer entries left, its start would cost more time than it saves.
 SECOND_FROM_ENTRIES = 1000
-# Bytes of messages that may be on their way to it, so that writing them never waits: what a pipe may hold on Linux
-# (pipe(7), F_SETPIPE_SZ), and what it holds where that is refused.
-PIPE_BYTES, SMALL_PIPE_BYTES = 1 << 20, 1 << 16
+# Bytes of messages that may be on their way to it, so that writing them never waits: as many as a pipe may hold on
+# Linux, if the system grants it (pipe(7), F_SETPIPE_SZ); and where it does not say how many (F_GETPIPE_SZ), a page.
+PIPE_BYTES, PAGE_BYTES = 1 << 20, 1 << 12
 # How long the end of the crawl, or a stop, waits for it.
 END_SECONDS = 5.0
 # It says something at least every TELL_ALIVE_SECONDS (`process.py`) while it has batches. Whether it did is looked at
@@ -93,6 +93,15 @@ def second_process(
         owed=run.owes_items,
     )
     return Second(run, folder, ledger, terms, left)
+
+
+def _room_in(pipe: int) -> int:
+    """Bytes that a pipe holds, made as large as the system allows."""
+    room = PAGE_BYTES
+    for command, argument in (("F_GETPIPE_SZ", 0), ("F_SETPIPE_SZ", PIPE_BYTES)):
+        with contextlib.suppress(OSError, AttributeError):
+            room = fcntl.fcntl(pipe, getattr(fcntl, command), argument)
+    return room
 
 
 def _cores() -> int:
@@ -225,9 +234,7 @@ class Second:
         )
         assert self._process.stdin is not None
         pipe = self._process.stdin.fileno()
-        self._room = SMALL_PIPE_BYTES
-        with contextlib.suppress(OSError, AttributeError):
-            self._room = fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        self._room = _room_in(pipe)
         os.set_blocking(pipe, False)
         # Stops are written, too, and a pipe is counted in pages.
         self._room //= 2
@@ -303,6 +310,8 @@ class Second:
         assert self._process.stderr is not None
         with self._process.stdout as output, self._process.stderr as errors:
             for text in output:
+                if not text.endswith(b"\n"):
+                    break  # it was killed in the middle of a message
                 self._was_heard = True
                 told = json.loads(text)
                 lines = [LedgerLine.from_record(record) for _, _, record in told["done"]]

@@ -187,6 +187,12 @@ def test_importing_the_package_and_its_public_names_installs_no_reactor() -> Non
         assert (done.stdout, done.stderr) == ("False\n", ""), code
 
 
+def test_the_second_process_imports_neither_twisted_nor_scrapy() -> None:
+    check = "import sys, bulkspider.small.process; print({'twisted', 'scrapy', 'w3lib'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
+
+
 def test_all_public_names_can_be_had() -> None:
     assert {"Addon", "BulkDownloadHandler", "BulkFilesPipeline", "BulkItem", "BulkPipeline", "BulkSpider"} <= set(
         bulkspider.__all__
