@@ -17,7 +17,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -37,8 +37,6 @@ from bulkspider.workers import as_bulk_error
 
 if TYPE_CHECKING:
     from scrapy import Request
-    from scrapy.settings import BaseSettings
-    from twisted.internet.defer import Deferred
 
     from bulkspider.disk.finished.ledger import Ledger
     from bulkspider.disk.folder.folder import Folder
@@ -48,8 +46,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# With fewer entries left, its start would cost more time than it saves.
-SECOND_FROM_ENTRIES = 1000
 # Bytes of messages that may be on their way to it, so that writing them never waits: as many as a pipe may hold on
 # Linux, if the system grants it (pipe(7), F_SETPIPE_SZ); and where it does not say how many (F_GETPIPE_SZ), a page.
 PIPE_BYTES, PAGE_BYTES = 1 << 20, 1 << 12
@@ -70,10 +66,9 @@ SETTINGS_OF_CONNECTIONS = (
 _HOME = os.path.dirname(os.path.dirname(os.path.abspath(bulkspider.__file__)))
 
 
-def second_process(
-    run: Run, folder: Folder, ledger: Ledger, writer: str | None, settings: BaseSettings, left: Callable[[], int]
-) -> Second | None:
-    """For the list of a run; None where it can be of no use. left: returns how many entries are not begun."""
+def second_process(run: Run, folder: Folder, ledger: Ledger, writer: str | None) -> Second | None:
+    """Starts it for the list of a run; None where it can be of no use, or cannot be started."""
+    settings = run.crawler.settings
     if run.options.processes < 2 or not sys.executable or _cores() < 2:
         return None
     if any((settings.getpriority(name) or 0) > 0 for name in SETTINGS_OF_CONNECTIONS):
@@ -92,7 +87,15 @@ def second_process(
         pages=options.html == "accept",
         owed=run.owes_items,
     )
-    return Second(run, folder, ledger, terms, left)
+    try:
+        return Second(run, folder, ledger, terms)
+    except OSError as error:
+        logger.debug("No second process for small files: %s", error)
+        return None
+
+
+def _line(message: Mapping[str, Any]) -> bytes:
+    return json.dumps(message).encode() + b"\n"
 
 
 def _room_in(pipe: int) -> int:
@@ -112,20 +115,15 @@ def _cores() -> int:
 class Second:
     """One per run. Its methods are for the reactor's thread."""
 
-    def __init__(self, run: Run, folder: Folder, ledger: Ledger, terms: Terms, left: Callable[[], int]) -> None:
+    def __init__(self, run: Run, folder: Folder, ledger: Ledger, terms: Terms) -> None:
+        """Starts it. Raises OSError."""
         self._run = run
         self._folder = folder
         self._ledger = ledger
-        self._terms = terms
-        self._left = left
-        self._process: subprocess.Popen[bytes] | None = None
-        self._reading: Deferred[None] | None = None
-        self._room = 0
         self._is_over = False
         # Whether it has said anything since the last look, and how many looks ago it did.
         self._was_heard = False
         self._looked_in_vain = 0
-        self._next_look: Any = None
         self._end: Any = None
         # What it has written to its standard error.
         self._said = b""
@@ -136,22 +134,30 @@ class Second:
         self._numbered = 0
         self._batches: dict[int, SentBatch] = {}
         self._messages: dict[SentBatch, tuple[int, bytes]] = {}
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", "from bulkspider.small.process import main; main()"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd=_HOME,
+            start_new_session=True,
+        )
+        assert self._process.stdin is not None
+        self._input = self._process.stdin
+        # A half: stops are written, too, and a pipe is counted in pages.
+        self._room = _room_in(self._input.fileno()) // 2
+        os.set_blocking(self._input.fileno(), False)
+        self._write(asdict(terms))
+        self._next_look = run.clock.call_later(LOOK_SECONDS, self._look)
+        self._reading = run.threads.in_own_thread(self._read)
+        self._reading.addBoth(self._has_ended)
         run.stopping.on_stop(lambda reason: self._end_soon())
 
     # -- what it is given ------------------------------------------------------------------------------------------
 
-    def prepare(self) -> None:
-        """Called when a host seems to send small files: starts the process if it is worth it."""
-        if self._process is None and not self._is_over and self._left() >= SECOND_FROM_ENTRIES:
-            try:
-                self._start()
-            except OSError as error:
-                self._is_over = True
-                logger.debug("No second process for small files: %s", error)
-
     def learn(self, origin: str, connection: RawConnection) -> None:
         """A batch of the origin was served over this connection, with usual answers."""
-        if origin in self._known or origin in self._refused or self._process is None:
+        if origin in self._known or origin in self._refused:
             return
         address, port = connection.peer
         certificate = connection.certificate
@@ -163,15 +169,14 @@ class Second:
         self._known[origin] = to, connection.host
 
     def will_take(self, origin: str) -> bool:
-        """It is started, and waits for a batch of this process from the origin."""
-        started = self._process is not None and not self._is_over
-        return started and origin not in self._known and origin not in self._refused
+        """It waits for a batch of this process from the origin."""
+        return not self._is_over and origin not in self._known and origin not in self._refused
 
     def take(self, request: Request, downloads: Sequence[Download]) -> SentBatch | None:
         """The batch for the second process; None when it is one for this process."""
         known = self._known.get(origin_of(request.url))
         is_https = urlsplit(request.url).scheme == "https"
-        if self._process is None or self._is_over or known is None or (known[0].name is not None) is not is_https:
+        if self._is_over or known is None or (known[0].name is not None) is not is_https:
             return None
         to, host = known
         requests = Requests(self._run, request, Ask(), host)
@@ -190,7 +195,7 @@ class Second:
                 for download in downloads
             ],
         }
-        data = json.dumps(message).encode() + b"\n"
+        data = _line(message)
         if len(data) > self._room:
             return None
         logger.debug("%s: %d small files go to the second process", downloads[0].entry.name, len(downloads))
@@ -200,7 +205,7 @@ class Second:
 
     def _send(self, batch: SentBatch) -> None:
         number, data = self._messages[batch]
-        if self._is_over or not self._write(data):
+        if self._is_over or not self._write_line(data):
             del self._messages[batch]
             batch.has_ended()
             return
@@ -209,39 +214,18 @@ class Second:
 
     def _stop(self, batch: SentBatch) -> None:
         if batch in self._messages:
-            self._write(json.dumps({"stop": self._messages[batch][0]}).encode() + b"\n")
+            self._write({"stop": self._messages[batch][0]})
 
-    def _write(self, data: bytes) -> bool:
-        assert self._process is not None
-        assert self._process.stdin is not None
-        if self._process.stdin.closed:
-            return False
+    def _write(self, message: Mapping[str, Any]) -> None:
+        self._write_line(_line(message))
+
+    def _write_line(self, line: bytes) -> bool:
         try:
-            return os.write(self._process.stdin.fileno(), data) == len(data)
+            return not self._input.closed and os.write(self._input.fileno(), line) == len(line)
         except OSError:
             return False
 
-    # -- its beginning and its end ---------------------------------------------------------------------------------
-
-    def _start(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from bulkspider.small.process import main; main()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=_HOME,
-            start_new_session=True,
-        )
-        assert self._process.stdin is not None
-        pipe = self._process.stdin.fileno()
-        self._room = _room_in(pipe)
-        os.set_blocking(pipe, False)
-        # Stops are written, too, and a pipe is counted in pages.
-        self._room //= 2
-        self._write(json.dumps(asdict(self._terms)).encode() + b"\n")
-        self._reading = self._run.threads.in_own_thread(self._read)
-        self._reading.addBoth(self._has_ended)
-        self._next_look = self._run.clock.call_later(LOOK_SECONDS, self._look)
+    # -- its end ---------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
         """Kills it when it has said nothing for long: it hangs, or somebody has stopped it."""
@@ -255,35 +239,32 @@ class Second:
 
     def _say_end(self) -> None:
         """Nothing more is sent; it commits what is complete, hands back the rest and ends."""
-        if self._process is not None and self._process.stdin is not None and not self._process.stdin.closed:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        with contextlib.suppress(OSError):
+            self._input.close()
 
     def _end_soon(self) -> None:
         """Tells it to end, and kills it when it does not."""
         self._say_end()
-        if self._process is not None and self._end is None and not self._is_over:
+        if self._end is None and not self._is_over:
             self._end = self._run.clock.call_later(END_SECONDS, self._kill)
 
     async def close(self) -> None:
         """At the end of the crawl."""
         self._end_soon()
-        if self._reading is not None:
-            await maybe_deferred_to_future(self._reading)
+        await maybe_deferred_to_future(self._reading)
+        self._process.poll()  # if no thread has read to its end
 
     def _kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
+        if self._process.poll() is None:
             with contextlib.suppress(OSError):
                 self._process.send_signal(signal.SIGKILL)
 
     def _has_ended(self, _: object) -> None:
-        was_told = self._process is None or self._process.stdin is None or self._process.stdin.closed
-        self._is_over = True
+        was_told, self._is_over = self._input.closed, True
         for timer in (self._next_look, self._end):
             if timer is not None:
                 timer.cancel()
         if not was_told and not self._run.stopping:
-            assert self._process is not None
             logger.warning("The second process ended (%s); small files are fetched by this one", self._why())
             with contextlib.suppress(DiskError):
                 if self._folder.journal is not None:
@@ -294,7 +275,6 @@ class Second:
         self._batches.clear()
 
     def _why(self) -> str:
-        assert self._process is not None
         status = self._process.poll()
         if self._looked_in_vain >= LOOKS_IN_VAIN:
             return f"it said nothing for {LOOK_SECONDS * LOOKS_IN_VAIN:.0f} s"
@@ -305,7 +285,6 @@ class Second:
 
     def _read(self) -> None:
         """In a thread of its own, until the process has ended. Writes the lines of the ledger."""
-        assert self._process is not None
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         with self._process.stdout as output, self._process.stderr as errors:

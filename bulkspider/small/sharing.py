@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SMALL_FILES_FIRST = 16
 # After so many `on_small` is called, to prepare what batches will need.
 FIRST_SIGN_OF_SMALL_FILES = 4
+# With fewer entries left, a second process (`second.py`) would cost more time than it saves.
+SECOND_FROM_ENTRIES = 1000
 # Files of the smallest batch. Batches get smaller towards the end of a list, so that all places stay busy, but not
 # smaller than this, because each request takes Scrapy as long as several small files.
 SMALLEST_BATCH = 4

@@ -36,8 +36,7 @@ from bulkspider.options import human
 from bulkspider.pumps.descriptors import commits_at_once, transfers_at_once
 from bulkspider.run.download import Download
 from bulkspider.run.run import Run
-from bulkspider.small.second import second_process
-from bulkspider.small.sharing import SmallFiles, allows_batches
+from bulkspider.small.sharing import SECOND_FROM_ENTRIES, SmallFiles, allows_batches
 from bulkspider.spiders.arguments.prepare import Prepared
 from bulkspider.spiders.frontend import Items, SpiderFrontend
 from bulkspider.spiders.rows import Rows
@@ -94,7 +93,7 @@ class ListJob:
             run.options.batch if batches else 1,
             left=lambda: source.waiting,
             limited=lambda: run.rates.limited,
-            on_small=lambda: _prepare(run),
+            on_small=lambda: self._begin_second(run),
             better_soon=lambda origin: run.second is not None and run.second.will_take(origin),
             probing=self.once,
         )
@@ -102,6 +101,14 @@ class ListJob:
             *(run, self.folder, items, self._small), callback=callback, errback=errback, probing=self.once
         )
         return self._frontend
+
+    def _begin_second(self, run: Run) -> None:
+        """Small files come: starts a second process for them when many entries are left."""
+        if run.second is None and self._small.shares and self.source.waiting >= SECOND_FROM_ENTRIES:
+            # Only here: most lists have no use for it, and its import takes long.
+            from bulkspider.small.second import second_process
+
+            run.second = second_process(run, self.folder, self._ledger, self.writer)
 
     async def begin(self, crawler: Crawler, rows: Rows, run: Run) -> bool:
         """Called when the crawl has begun. False: an error, which was logged, ends it."""
@@ -114,10 +121,6 @@ class ListJob:
         except DiskError as failure:
             run.disk_failed(failure)
             return False
-        if self._small.shares:
-            run.second = second_process(
-                *(run, self.folder, ledger, prepared.writer, crawler.settings), left=lambda: source.waiting
-            )
         if prepared.manifest is not None:
             manifest = Manifest(prepared.manifest, self.folder, ledger)
             shared = not self.folder.is_ours_alone
@@ -306,11 +309,6 @@ class ListJob:
         for subscriber in self._at_end:
             subscriber()
         await source.end()
-
-
-def _prepare(run: Run) -> None:
-    if run.second is not None:
-        run.second.prepare()
 
 
 def _fits(stage: StagedFolder, on_disk: Callable[[Download, float], bool], download: Download, now: float) -> bool:

@@ -12,5 +12,5 @@ SABOTAGE = Path(__file__).parent / "sabotage"
 
 def two_processes(files: int = 8, **sabotage: Any) -> Mapping[str, str]:
     """From this many entries on. sabotage: more of what `sabotage/sitecustomize.py` does."""
-    changed = {"bulkspider.small.second:SECOND_FROM_ENTRIES": files, **sabotage.pop("set", {})}
+    changed = {"bulkspider.small.sharing:SECOND_FROM_ENTRIES": files, **sabotage.pop("set", {})}
     return {"PYTHONPATH": str(SABOTAGE), "SABOTAGE": json.dumps({**sabotage, "set": changed})}
