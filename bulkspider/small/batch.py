@@ -3,7 +3,7 @@
 `Batch` takes only the expected answer: status 200, a known length, no coding, small enough for memory, the stated hash,
 and all that `protocol/plan.py` demands. Such a file is finished from here. With every other answer (an error, a
 redirect, another status, a large body, wrong bytes, a timeout) the entry is handed back and gets a request of its own
-(`transfer.py`), and so do the entries after it if the connection cannot be used any more. `small.py` decides which
+(`transfer.py`), and so do the entries after it if the connection cannot be used any more. `sharing.py` decides which
 entries come together; the connection and HTTP are in `wire/lent/`.
 """
 

@@ -134,7 +134,7 @@ class Told:
     """What is to be told to the first process."""
 
     done: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
-    back: list[tuple[int, int, bool]] = field(default_factory=list)
+    back: list[tuple[int, int, bool, int]] = field(default_factory=list)
     ended: list[tuple[int, float | None]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -310,7 +310,7 @@ class Process:
         assert download is not None
         task.current = task.download = None
         if not self._take(task, wanted, download, answer):
-            self._hand_back(task, wanted, alone=True)
+            self._hand_back(task, wanted, alone=True, received=download.bytes_received)
         task.rest = seconds_to_wait(answer.head.status, answer.head.fields, time.time())
         if task.rest is not None or (task.connection is None and task.answers < 2):
             # The host wants a pause, or each answer costs a connection here.
@@ -352,9 +352,9 @@ class Process:
             del self._tasks[task.number]
             self._told.ended.append((task.number, task.rest))
 
-    def _hand_back(self, task: Task, wanted: Wanted, *, alone: bool = False) -> None:
-        """alone: it gets a request of its own."""
-        self._told.back.append((task.number, wanted.number, alone))
+    def _hand_back(self, task: Task, wanted: Wanted, *, alone: bool = False, received: int = 0) -> None:
+        """alone: it gets a request of its own. received: bytes of it that came in vain."""
+        self._told.back.append((task.number, wanted.number, alone, received))
 
     def _look_at_times(self, now: float) -> None:
         for task in list(self._tasks.values()):

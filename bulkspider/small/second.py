@@ -313,9 +313,9 @@ class Second:
                 sent.is_done(number, line)
             else:
                 sent.has_failed(number, failed)
-        for batch, number, alone in told["back"]:
+        for batch, number, alone, received in told["back"]:
             if (sent := self._batches.get(batch)) is not None:
-                sent.is_handed_back(number, alone=alone)
+                sent.is_handed_back(number, alone=alone, received=received)
         for batch, rest in told["ended"]:
             if (sent := self._batches.pop(batch, None)) is not None:
                 self._room += sent.size

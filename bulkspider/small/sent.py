@@ -99,8 +99,12 @@ class SentBatch:
         """A file has its name, but its line could not be written."""
         self._failed[self.downloads[number]] = error
 
-    def is_handed_back(self, number: int, *, alone: bool) -> None:
-        self.downloads[number].alone |= alone
+    def is_handed_back(self, number: int, *, alone: bool, received: int) -> None:
+        """alone: it gets a request of its own. received: bytes of it that came in vain."""
+        download = self.downloads[number]
+        download.alone |= alone
+        download.bytes_received += received
+        self._received += received
 
     def has_ended(self, rest: float | None = None) -> None:
         """rest: seconds for which the host wants no more requests."""

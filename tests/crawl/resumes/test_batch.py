@@ -161,6 +161,7 @@ def test_a_right_hash_verifies_and_a_wrong_one_ends_as_it_would_alone(
             row = ended.row(name)
             if name == NAMES[ODD]:
                 assert (row["status"], row["error"]["code"]) == ("failed", "digest_mismatch")
+                assert row["bytes_received"] == 3 * 2_000, "in the batch, alone, and once more"
                 assert not (bulk.output / name).exists()
                 assert (bulk.output / f"{name}.part.old").read_bytes() == body(name)
             else:
