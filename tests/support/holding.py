@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ from support.faults import first
 from support.faulty import Behaviour, Exchange, Reply, correct, good
 
 PATIENCE = 60.0
+SETTLED_NS = 50_000_000
 
 
 class When:
@@ -59,6 +61,12 @@ def size_of(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def is_settled(path: Path, size: int) -> bool:
+    """It has so many bytes, and the last write is so long ago that a change has another time of modification: the
+    clock of file systems ticks every few milliseconds. Before, a change could not be told from the write itself."""
+    return size_of(path) >= size and time.time_ns() - path.stat().st_mtime_ns > SETTLED_NS
 
 
 class Gathering:

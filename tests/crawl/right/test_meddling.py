@@ -15,7 +15,7 @@ import pytest
 from support.crawl import Bulk
 from support.faults import in_turn, no_validators
 from support.faulty import TRUST, Behaviour, Exchange, FaultyOrigin, correct, good, make_body
-from support.holding import size_of, stall_until
+from support.holding import is_settled, size_of, stall_until
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -30,7 +30,7 @@ def meddled(length: int, part: Path, meddle: Callable[[Path], None]) -> Behaviou
         reply = correct(exchange)
         exchange.promise(reply)
         exchange.send(reply.body[:length])
-        stall_until(exchange, lambda: size_of(part) >= length)
+        stall_until(exchange, lambda: is_settled(part, length))
         meddle(part)
         exchange.send(reply.body[length:])
 
@@ -124,7 +124,7 @@ def test_somebody_who_never_stops_changing_the_part_is_an_honest_failure(bulk: B
         reply = correct(exchange)
         exchange.promise(reply)
         exchange.send(reply.body[:600_000])
-        stall_until(exchange, lambda: size_of(part) >= 600_000)
+        stall_until(exchange, lambda: is_settled(part, 600_000))
         truncated(part)
         exchange.send(reply.body[600_000:])
 
@@ -155,7 +155,7 @@ def test_a_part_that_several_connections_fill_and_somebody_changes_is_fetched_ag
         exchange.promise(reply)
         exchange.send(reply.body[: len(reply.body) // 2])
         if once.acquire(blocking=False):
-            stall_until(exchange, lambda: size_of(part) >= 8 * MIB)
+            stall_until(exchange, lambda: is_settled(part, 8 * MIB))
             meddle(part)
         exchange.send(reply.body[len(reply.body) // 2 :])
 
