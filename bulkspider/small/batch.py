@@ -61,8 +61,7 @@ class Batch:
         self._connecting: Deferred[RawConnection] | None = None
         self._socket: socket.socket | None = None
         self._stopped = False
-        self._received = 0
-        self._told = 0
+        self._received = Received(run, origin_of(request.url))
         self._requests: Requests | None = None
         self._commits: dict[Download, Future[LedgerLine]] = {}
         self._uncommitted: deque[Future[LedgerLine]] = deque()
@@ -157,11 +156,7 @@ class Batch:
             self._connecting.cancel()
 
     def tick(self, now: float) -> None:
-        count = self._received - self._told
-        if count:
-            self._told += count
-            self._run.origins[origin_of(self._request.url)].record.received_bytes += count
-            self._run.outcomes.count_bytes(count)
+        self._received.tell()
 
     # -- the thread's side -----------------------------------------------------------------------------------------
 
@@ -220,8 +215,26 @@ class Batch:
         """The body of the answer. Raises as `Conversation.read`."""
         body = answers.read(head)
         self._to_rest = seconds_to_wait(head.status, head.fields, time.time())
-        self._received += len(body)
+        self._received.count += len(body)
         return body
+
+
+class Received:
+    """The bytes that a batch has brought, told to the run from time to time. count: so far. origin: of the batch."""
+
+    def __init__(self, run: Run, origin: str) -> None:
+        self.count = 0
+        self._run = run
+        self._origin = origin
+        self._told = 0
+
+    def tell(self) -> None:
+        """Tells the run how many have come since the last call."""
+        new = self.count - self._told
+        if new:
+            self._told += new
+            self._run.origins[self._origin].record.received_bytes += new
+            self._run.outcomes.count_bytes(new)
 
 
 class Requests:

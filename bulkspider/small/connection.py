@@ -16,6 +16,7 @@ import socket
 import ssl
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 from bulkspider.protocol.heads.plain import USUAL_BYTES, PlainHead, read_plain_head
@@ -211,14 +212,10 @@ class Connection:
             self._socket.sendall(self._outgoing.read())
 
 
+@cache
 def _context() -> ssl.SSLContext:
     """Checks nothing by itself: `Connection` compares the certificate."""
-    global _made
-    if _made is None:
-        _made = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        _made.check_hostname = False
-        _made.verify_mode = ssl.CERT_NONE
-    return _made
-
-
-_made: ssl.SSLContext | None = None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context

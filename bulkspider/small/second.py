@@ -14,7 +14,6 @@ import hashlib
 import json
 import logging
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -133,7 +132,6 @@ class Second:
         self._refused: set[str] = set()
         self._numbered = 0
         self._batches: dict[int, SentBatch] = {}
-        self._messages: dict[SentBatch, tuple[int, bytes]] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-c", "from bulkspider.small.process import main; main()"],
             stdin=subprocess.PIPE,
@@ -199,22 +197,18 @@ class Second:
         if len(data) > self._room:
             return None
         logger.debug("%s: %d small files go to the second process", downloads[0].entry.name, len(downloads))
-        batch = SentBatch(self._run, downloads, len(data), self._send, self._stop)
-        self._messages[batch] = self._numbered, data
-        return batch
+        return SentBatch(self._run, downloads, self._numbered, data, self._send, self._stop)
 
     def _send(self, batch: SentBatch) -> None:
-        number, data = self._messages[batch]
-        if self._is_over or not self._write_line(data):
-            del self._messages[batch]
+        if self._is_over or not self._write_line(batch.message):
             batch.has_ended()
             return
-        self._room -= batch.size
-        self._batches[number] = batch
+        self._room -= len(batch.message)
+        self._batches[batch.number] = batch
 
     def _stop(self, batch: SentBatch) -> None:
-        if batch in self._messages:
-            self._write({"stop": self._messages[batch][0]})
+        if batch.number in self._batches:
+            self._write({"stop": batch.number})
 
     def _write(self, message: Mapping[str, Any]) -> None:
         self._write_line(_line(message))
@@ -255,9 +249,8 @@ class Second:
         self._process.poll()  # if no thread has read to its end
 
     def _kill(self) -> None:
-        if self._process.poll() is None:
-            with contextlib.suppress(OSError):
-                self._process.send_signal(signal.SIGKILL)
+        with contextlib.suppress(OSError):
+            self._process.kill()
 
     def _has_ended(self, _: object) -> None:
         was_told, self._is_over = self._input.closed, True
@@ -318,8 +311,7 @@ class Second:
                 sent.is_handed_back(number, alone=alone, received=received)
         for batch, rest in told["ended"]:
             if (sent := self._batches.pop(batch, None)) is not None:
-                self._room += sent.size
-                del self._messages[sent]
+                self._room += len(sent.message)
                 self._judge(sent)
                 sent.has_ended(rest)
 

@@ -14,6 +14,7 @@ from bulkspider.entries.entry import origin_of
 from bulkspider.errors import BulkError
 from bulkspider.protocol.plan import Validators
 from bulkspider.run.origins.outcome import Outcome
+from bulkspider.small.batch import Received
 
 if TYPE_CHECKING:
     from bulkspider.run.download import Download
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 
 class SentBatch:
-    """As `Batch`: one request for several downloads. `download` is the first that is not done. send, stop: send the
-    batch and its end to the second process. size: bytes of its message. Its methods are for the reactor's thread."""
+    """As `Batch`: one request for several downloads. `download` is the first that is not done. number: of the batch.
+    message: that sends it to the second process. send, stop: send it, and its end. Its methods are for the reactor's
+    thread."""
 
     asking = False
 
@@ -30,20 +32,22 @@ class SentBatch:
         self,
         run: Run,
         downloads: Sequence[Download],
-        size: int,
+        number: int,
+        message: bytes,
         send: Callable[[SentBatch], None],
         stop: Callable[[SentBatch], None],
     ) -> None:
         self.download = downloads[0]
         self.downloads = downloads
-        self.size = size
+        self.number = number
+        self.message = message
         self._run = run
         self._send = send
         self._stop = stop
         self._ended: Deferred[None] = Deferred()
         self._failed: dict[Download, BulkError] = {}
-        self._received = 0
-        self._told = 0
+        self._origin = origin_of(self.download.url)
+        self._received = Received(run, self._origin)
         self._rest: float | None = None
 
     async def perform(self) -> list[Outcome | None]:
@@ -59,7 +63,7 @@ class SentBatch:
             run.transfers.leave(self)
             self.tick(time.monotonic())
         if self._rest is not None:
-            run.origins[origin_of(self.download.url)].rest(self._rest, run.clock.now())
+            run.origins[self._origin].rest(self._rest, run.clock.now())
         fetched = sum(download.finished is not None for download in self.downloads)
         if fetched:
             run.crawler.stats.inc_value("bulk/attempts", fetched)
@@ -75,10 +79,7 @@ class SentBatch:
         self._stop(self)
 
     def tick(self, now: float) -> None:
-        count, self._told = self._received - self._told, self._received
-        if count:
-            self._run.origins[origin_of(self.download.url)].record.received_bytes += count
-            self._run.outcomes.count_bytes(count)
+        self._received.tell()
         if self._run.rates.limited and not self._ended.called:
             self._stop(self)
 
@@ -92,8 +93,9 @@ class SentBatch:
         download.bytes_received += line.size
         download.flags.update(line.flags)
         download.finished = line
-        self._received += line.size
-        self._show_next()
+        self._received.count += line.size
+        if self.download.finished is not None:
+            self.download = next((left for left in self.downloads if left.finished is None), self.download)
 
     def has_failed(self, number: int, error: BulkError) -> None:
         """A file has its name, but its line could not be written."""
@@ -104,14 +106,10 @@ class SentBatch:
         download = self.downloads[number]
         download.alone |= alone
         download.bytes_received += received
-        self._received += received
+        self._received.count += received
 
     def has_ended(self, rest: float | None = None) -> None:
         """rest: seconds for which the host wants no more requests."""
         self._rest = rest
         if not self._ended.called:
             self._ended.callback(None)
-
-    def _show_next(self) -> None:
-        if self.download.finished is not None:
-            self.download = next((left for left in self.downloads if left.finished is None), self.download)

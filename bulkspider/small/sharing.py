@@ -38,8 +38,7 @@ class SmallFiles:
     """Decides which entries share one request. most: BULK_BATCH; with 1 there is no batch. left: returns how many
     entries are not begun. limited: returns whether a rate limit holds now. better_soon: returns whether the second
     process will soon take batches of an origin, so that those until then are short. on_small: called when an origin
-    seems to send small files. probing: a dry run asks for one
-    byte of each file, so that all are small."""
+    seems to send small files. probing: a dry run asks for one byte of each file, so that all are small."""
 
     def __init__(
         self,
