@@ -5,8 +5,8 @@ stops. To it, on standard output: which files are done, each with its line for t
 which batches have ended. A file is handed back when anything is not as usual; the first process then asks for it in a
 request of its own, and judges it. This process ends when its input does, or when the first process is gone.
 
-One thread waits for all connections; the committer has its own. No Twisted and no Scrapy, whose import takes longer
-than a thousand small files.
+One thread waits for all connections and commits what is proven, in groups; where the disk is slow, the committer does
+that in a thread of its own. No Twisted and no Scrapy, whose import takes longer than a thousand small files.
 """
 
 from __future__ import annotations
