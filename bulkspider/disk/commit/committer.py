@@ -150,8 +150,8 @@ def _name(request: CommitRequest) -> LedgerLine | None:
     part = request.part
     try:
         found = publish(part, in_place=request.in_place)
-    except BulkError as error:
-        request.done.set_exception(error)
+    except Exception as error:
+        request.done.set_exception(as_bulk_error(error))
         return None
     return LedgerLine(
         name=part.name,

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from bulkspider.disk.commit.request import CommitRequest
 from bulkspider.disk.commit.together import FilesystemFlush
-from bulkspider.errors import BulkError, Stopped, WorkerError
-from bulkspider.workers import Workers
+from bulkspider.errors import Stopped, WorkerError
+from bulkspider.workers import Workers, as_bulk_error
 
 # A disk whose flush takes longer is slow: several flushes at once are worth their threads.
 SLOW_FLUSH_SECONDS = 0.001
@@ -106,8 +106,8 @@ def _write(request: CommitRequest) -> bool:
             _ = part.fd
             if request.mtime is not None:
                 part.file.set_time(request.mtime)
-    except BulkError as error:
-        request.done.set_exception(error)
+    except Exception as error:
+        request.done.set_exception(as_bulk_error(error))
         return False
     return True
 
@@ -120,7 +120,7 @@ def _flush(request: CommitRequest) -> float | None:
     try:
         if not request.in_place:
             request.part.checkpoints.make_durable(request.part.fd)
-    except BulkError as error:
-        request.done.set_exception(error)
+    except Exception as error:
+        request.done.set_exception(as_bulk_error(error))
         return None
     return time.monotonic() - began

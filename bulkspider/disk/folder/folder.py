@@ -180,7 +180,12 @@ class Folder:
             finally:
                 if above != self._root_fd:
                     os.close(above)
-        return os.dup(fd) if fd == self._root_fd else fd
+        if fd != self._root_fd:
+            return fd
+        try:
+            return os.dup(fd)
+        except OSError as error:
+            raise self.error(error, self.root) from error
 
     def lstat(self, name: str) -> os.stat_result | None:
         """None when nothing is at `name`; links are not followed."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
+import itertools
 import os
 import stat
 import weakref
@@ -328,6 +330,32 @@ def test_a_name_that_is_taken_fails_alone(folder: Folder, ledger: Ledger, commit
         False,
     ]
     assert reloaded(folder).find("1.bin") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(OSError(errno.EIO, "Input/output error"), "io_error"), (ValueError("not expected"), "thread_died")],
+)
+def test_a_file_that_cannot_be_opened_for_its_commit_fails_alone(
+    folder: Folder, ledger: Ledger, committer: Committer, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    group = [ready(folder, ledger, f"{n}.bin") for n in range(4)]
+    for request in group:
+        request.part.close()
+    original = os.dup
+    numbers = itertools.count()
+
+    def dup(fd: int) -> int:
+        if next(numbers) == 2:
+            raise error
+        return original(fd)
+
+    monkeypatch.setattr(os, "dup", dup)
+    commit(committer, group)
+    failed = [request for request in group if request.done.exception() is not None]
+    assert [getattr(request.done.exception(), "code", None) for request in failed] == [code]
+    assert not failed[0].part.files.is_open
+    assert sum((folder.root / f"{n}.bin").exists() for n in range(4)) == 3
 
 
 def test_a_folder_that_cannot_be_flushed_leaves_its_files_out_of_the_ledger(
