@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
 class Kind(enum.Enum):
@@ -35,8 +36,7 @@ class Kind(enum.Enum):
         self.exception = exception
 
 
-@dataclass(frozen=True, slots=True)
-class CodeRow:
+class CodeRow(Struct, frozen=True):
     """What is known of one code.
 
     meaning: as in docs/reference.md (Markdown). cure: what a person can do, empty where nobody knows; a function where

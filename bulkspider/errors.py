@@ -10,7 +10,8 @@ import enum
 import errno
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.codes import Kind, look_up
 
@@ -57,8 +58,7 @@ class UsageError(BulkError):
         super().__init__(message, code=code)
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Struct, frozen=True):
     """One bad line of a list: where, what is wrong, what to do."""
 
     where: str

@@ -12,7 +12,8 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.disk.folder.opening import PRIVATE, create_temporary, open_ours
 from bulkspider.errors import DiskError
@@ -20,8 +21,7 @@ from bulkspider.errors import DiskError
 _OURS = re.compile(r"failed(?:\.[\w.-]+)?\.jsonl")
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(Struct, frozen=True):
     """Why an entry failed. permanent: the same list again cannot help."""
 
     code: str

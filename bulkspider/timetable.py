@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
+
+from msgspec import Struct
 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAY_MINUTES = 24 * 60
@@ -19,8 +20,7 @@ _TIME = re.compile(r"(?:([A-Za-z]+)-)?(\d{1,2}):(\d\d)", re.ASCII)
 _FORM = "write for example '08:00,512K 18:00,10M 23:00,off', or 'Mon-08:00,512K Fri-18:00,off'"
 
 
-@dataclass(frozen=True, slots=True)
-class Timetable:
+class Timetable(Struct, frozen=True):
     """changes: (minute of the week from Monday 00:00 on, bytes per second or None for no limit), in order; at least
     one. text: as it was written."""
 

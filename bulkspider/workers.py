@@ -14,8 +14,9 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from msgspec import Struct
 
 from bulkspider.errors import BulkError, Stopped, WorkerError, disk_error
 
@@ -145,8 +146,7 @@ class Workers:
             job.future.set_exception(refused)
 
 
-@dataclass(frozen=True, slots=True)
-class _Job:
+class _Job(Struct, frozen=True):
     future: Future[Any]
     function: Callable[..., Any]
     args: tuple[Any, ...]

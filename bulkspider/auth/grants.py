@@ -15,9 +15,9 @@ import asyncio
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec import Struct
 from scrapy.utils.defer import deferred_from_coro, maybe_deferred_to_future
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 from twisted.python.failure import Failure
@@ -54,8 +54,7 @@ class _NoAnswer(Exception):
     """What BULK_AUTH returned does not fit."""
 
 
-@dataclass(slots=True, eq=False)
-class Grant:
+class Grant(Struct, eq=False):
     """Header fields for one origin. since, renew_at: seconds of the run's clock. renewals: how many grants before this
     one were refused, each soon after the other. worked: the origin has answered with something else than 401."""
 

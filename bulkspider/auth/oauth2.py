@@ -18,10 +18,10 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus, urlencode, urlsplit
 
+from msgspec import Struct
 from scrapy import Request
 from scrapy.utils.defer import maybe_deferred_to_future
 from twisted.internet.defer import DeferredLock
@@ -54,8 +54,7 @@ REASON_CHARACTERS = 200
 REFUSAL_STATUSES = (400, 401, 403)
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
+class Client(Struct, frozen=True):
     """What BULK_OAUTH2, the environment and the netrc file say. secret: the client's own, where it has one."""
 
     token_url: str
@@ -69,8 +68,7 @@ class Client:
     refresh_token: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(Struct, frozen=True):
     """access: the token. began, ends: its life (seconds of `time.monotonic`); ends None when the server did not say."""
 
     access: str

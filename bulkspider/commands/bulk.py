@@ -104,7 +104,7 @@ class Command(BaseRunSpiderCommand):
             if getattr(opts, flag):
                 self.settings.setdict(wanted, "cmdline")
         if opts.example is None and not opts.status:
-            brief.import_in_order()
+            brief.import_handler()
         from bulkspider.commands.startup import calm
 
         calm(self.settings)

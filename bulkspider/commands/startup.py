@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec import Struct
 from scrapy import signals
 from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 
@@ -94,8 +94,7 @@ def _finish(process: CrawlerProcessBase, crawler: Crawler, refusal: _Refusal) ->
     return run.outcomes.exit_status if run is not None else 1
 
 
-@dataclass
-class _Refusal:
+class _Refusal(Struct):
     """The reason why the crawl of the files was not begun. status: the exit status, None without a reason."""
 
     status: int | None = None
@@ -145,7 +144,7 @@ def _make_ready(process: CrawlerProcessBase, crawler: Crawler) -> None:
     if crawler.settings.get("LOG_LEVEL") != "DEBUG":
         for name in CHATTY:
             logging.getLogger(name).setLevel(logging.INFO)
-    brief.import_in_order()
+    brief.import_handler()
     # The process will copy its settings to the crawler once more.
     for settings in (process.settings, crawler.settings):
         brief.leave_out(settings)

@@ -8,7 +8,8 @@ and the exit status that a run would have now, as far as that can be known. `com
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 from bulkspider.codes import cure
 from bulkspider.entries.entry import Entry, origin_of, redact
@@ -24,8 +25,7 @@ LOCKED = {
 }
 
 
-@dataclass(slots=True)
-class Host:
+class Host(Struct):
     """The entries of one origin. asks: what it is known to ask for (hosts/profiles.py)."""
 
     entries: int = 0
@@ -37,8 +37,7 @@ class Host:
     asks: str = ""
 
 
-@dataclass(slots=True)
-class ProbableFailure:
+class ProbableFailure(Struct):
     """Why an entry would fail."""
 
     line: int
@@ -47,8 +46,7 @@ class ProbableFailure:
     site: str = ""
 
 
-@dataclass
-class Survey:
+class Survey(Struct):
     """where: how messages name the list. entries: of the list. numbered: its lines have numbers that people know.
 
     free: bytes of room in `root`. ignored: what to say of a first line that is an entry. obstacles: why a run would

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from typing import Protocol
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from bulkspider.disk.finished.line import LedgerLine

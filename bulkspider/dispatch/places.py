@@ -12,8 +12,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 
+from msgspec import Struct, field
+from msgspec.structs import replace
 from scrapy.settings import BaseSettings
 
 from bulkspider.clock import Clock
@@ -36,8 +37,7 @@ OF_FILES = "bulk:"
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(Struct, frozen=True):
     """total: requests in all, 0 for no limit. per_slot: in a slot that is not in `slots`. named: slots in
     DOWNLOAD_SLOTS."""
 

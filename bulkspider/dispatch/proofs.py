@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine, LineVerdict, judge_line
@@ -28,8 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Open:
+class Open(Struct, frozen=True):
     """Not decided: the file is right if it has these hashes."""
 
     line: LedgerLine

@@ -8,7 +8,8 @@ says where to cut, `protocol/gain.py` whether more connections help at that orig
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.dispatch.places import Places
 from bulkspider.entries.entry import Entry, slot_of
@@ -21,8 +22,7 @@ from bulkspider.run.origins.origins import Origins
 VAIN_CONNECTIONS_MAX = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Further:
+class Further(Struct, frozen=True):
     """A further connection to be made: its download and its bytes."""
 
     download: Download

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec import Struct, field
 from twisted.internet.defer import Deferred, succeed
 
 from bulkspider.dispatch.places import Places
@@ -31,8 +31,7 @@ WAITING_FOR_PROBE_MAX = 8
 LOOK_EVERY_SECONDS = 1.0
 
 
-@dataclass(slots=True, eq=False)
-class _Waiter:
+class _Waiter(Struct, eq=False):
     download: Download
     slot: str
     origin: Origin

@@ -12,8 +12,10 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
+
+from msgspec import NODEFAULT, Struct
+from msgspec.structs import replace
 
 from bulkspider.entries.fields import DIGESTS, KEYS, Fields, unknown_key
 from bulkspider.entries.grammar import cells, cut
@@ -56,8 +58,7 @@ _FIELD_NAME = re.compile(r"[\w-]+|header:.*", re.IGNORECASE)
 _GLUED_FIELD = re.compile(rf"[\t ](?:size|segments|mirror|{'|'.join(DIGESTS)}|header:[^\s=]+)=", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Entry:
+class Entry(Struct, frozen=True):
     """One file of a list.
 
     line: 1-based line number. name: safe relative path, '/' between folders. url: in normal form, userinfo and
@@ -96,17 +97,18 @@ class Entry:
     def to_meta(self) -> dict[str, Any]:
         """A plain dict for `meta["bulk"]` or a queue: picklable, JSON-able, without what is not set."""
         # A million times in a push.
-        values = ((name, getattr(self, name)) for name, default in _DEFAULTS if getattr(self, name) != default)
-        return {name: _plain(value) for name, value in values}
+        values = ((name, getattr(self, name)) for name in _FIELDS)
+        return {name: _plain(value) for name, value in values if value != _DEFAULTS.get(name, NODEFAULT)}
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any]) -> Entry:
         """The Entry of `to_meta`, also after a round trip through JSON. Raises KeyError when one is missing."""
-        values = {f.name: _frozen(meta[f.name]) for f in fields(cls) if f.name in meta or f.default is MISSING}
-        return cls(**values)
+        names = [name for name in _FIELDS if name in meta or name not in _DEFAULTS]
+        return cls(**{name: _frozen(meta[name]) for name in names})
 
 
-_DEFAULTS = tuple((field.name, field.default) for field in fields(Entry))
+_FIELDS = Entry.__struct_fields__
+_DEFAULTS = dict(zip(reversed(_FIELDS), reversed(Entry.__struct_defaults__), strict=False))
 
 
 def _plain(value: Any) -> Any:
@@ -117,8 +119,7 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
+class Columns(Struct, frozen=True):
     """The header line of a list: what each cell of a line means and what stands between two cells."""
 
     separator: str

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from urllib.parse import unquote, unquote_plus
+
+from msgspec import Struct
 
 from bulkspider.text import CONTROL, UNSEEN, visible
 
@@ -140,8 +141,7 @@ def _check_component(name: str, component: str) -> None:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Naming:
+class Naming(Struct, frozen=True):
     """How a URL without a name is named: by the last part of its path, or by all of it without its first `cut` folders.
 
     by: "last" or "path". With "path" the last part comes from the query if that names the file (`?filename=a.tif`), so

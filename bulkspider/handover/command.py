@@ -16,7 +16,8 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.errors import BulkError, Stopped, UsageError
 from bulkspider.options import nearest
@@ -34,8 +35,7 @@ TAIL_BYTES = 4096
 TOLD_CHARACTERS = 200
 
 
-@dataclass(frozen=True, slots=True)
-class Template:
+class Template(Struct, frozen=True):
     """A command with fields. words: `{path}` and the like in them are to be filled in."""
 
     words: tuple[str, ...]

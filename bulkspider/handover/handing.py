@@ -15,8 +15,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
+from msgspec import Struct
+from msgspec.structs import replace
 from twisted.internet.defer import DeferredSemaphore
 
 from bulkspider.disk.finished.ledger import Ledger
@@ -39,8 +40,7 @@ RETRY_SECONDS = 1.0
 LOOK_SECONDS = 0.1
 
 
-@dataclass(frozen=True, slots=True)
-class Then:
+class Then(Struct, frozen=True):
     """The command for every proven file. moves: it moves the file away. at_once: how many commands run at the same
     time. stage_max: most bytes in the folder, 0 for no limit."""
 

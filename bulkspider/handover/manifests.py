@@ -16,9 +16,10 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Protocol
 from xml.sax.saxutils import escape, quoteattr
+
+from msgspec import Struct
 
 from bulkspider.disk.finished.ledger import Ledger
 from bulkspider.disk.finished.line import LedgerLine
@@ -154,8 +155,7 @@ def prepare_folder(form: ManifestForm, folder: Folder) -> None:
         raise disk_error(error, path) from error
 
 
-@dataclass(slots=True)
-class Manifest:
+class Manifest(Struct):
     """One manifest of one output folder. Its methods work in worker threads, one at a time.
 
     due: when it may be written again, in seconds of the monotonic clock.

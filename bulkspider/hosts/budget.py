@@ -8,7 +8,8 @@ or growing while each attempt brings little. Pure; times in seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.errors import AttemptError
 from bulkspider.options import Options
@@ -21,8 +22,7 @@ LITTLE_PAUSE_SECONDS = 0.25
 LITTLE_PAUSE_MAX_SECONDS = 5.0
 
 
-@dataclass(slots=True, eq=False)
-class Budget:
+class Budget(Struct, eq=False):
     """The tries of an entry: attempts in a row in which its part did not grow.
 
     entry: which one, "" for one without a name: a queue gives an entry again, and then it has another budget. limit:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from msgspec import Struct
 
 from bulkspider.errors import UsageError
 
@@ -26,8 +27,7 @@ KEYS = ("connections", "requests_per_minute", "busy", "why", "source")
 NO_LIMIT = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(Struct, frozen=True):
     """name: of the host, or of the domain that it belongs to. connections: most requests at once, 0 for no limit.
     requests_per_minute: that begin in a minute at most, 0 for no limit. busy: statuses that say "slow down". why,
     source: what the host says, and where. file: that says so, `known.toml` or the user's own."""

@@ -7,14 +7,14 @@ a clock that the caller passes in. Memory does not grow with the run.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+from msgspec import Struct, field
 
 # If there are more waits, those with the shortest time between them are joined.
 WAITS_MAX = 200
 
 
-@dataclass(slots=True)
-class Wait:
+class Wait(Struct):
     """A time in which the host was waited for. why: its answer, in words."""
 
     since: float
@@ -22,8 +22,7 @@ class Wait:
     why: str
 
 
-@dataclass(slots=True)
-class Record:
+class Record(Struct):
     """received_bytes: of files and of answers that were compared with them. refused: attempts that brought nothing,
     by the code of their error. busy_seconds: the time in which bytes came. waits: the times in which nothing was asked
     of it, or only whether it works again."""

@@ -6,7 +6,8 @@ import fnmatch
 import heapq
 from collections.abc import Collection, Iterator, KeysView
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.entries.entry import Entry, EntryError
 from bulkspider.errors import ListError
@@ -18,8 +19,7 @@ from bulkspider.lists.source import Source
 from bulkspider.options import plural
 
 
-@dataclass(frozen=True, slots=True)
-class Extent:
+class Extent(Struct, frozen=True):
     """Which entries of a list a run does. path: the list's. match: a glob of their names, None for all. last_line: it
     does none behind this line, None where it does all."""
 

@@ -9,7 +9,8 @@ requests; `dispatch/segments.py` asks whenever a place is free that no entry can
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.protocol.ranges import Ranges
 
@@ -40,8 +41,7 @@ def smallest_piece(speed: float | None) -> int:
     return int(min(max(speed * PIECE_SECONDS, SMALLEST_PIECE_BYTES), SMALLEST_PIECE_MAX_BYTES))
 
 
-@dataclass(slots=True, eq=False)
-class ByteRange:
+class ByteRange(Struct, eq=False):
     """The bytes [at, end) that one connection is still to bring.
 
     end: None while the length is unknown. reach: up to which byte the answer goes, also after another connection took
@@ -94,8 +94,7 @@ class ByteRange:
         return self.rest / max(otherwise if self.speed is None else self.speed, 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Cut:
+class Cut(Struct, frozen=True):
     """From now on `span` ends at byte `at`; the bytes from there on are free for another connection."""
 
     span: ByteRange

@@ -18,8 +18,9 @@ import base64
 import importlib.util
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
+
+from msgspec import Struct, field
 
 # Name -> length in bytes, the strongest first. The algorithm of a bare value is the first one of its length.
 ALGORITHMS: Mapping[str, int] = {
@@ -53,8 +54,7 @@ def can_compute(algorithm: str) -> bool:
 # Claims
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(Struct, frozen=True):
     """One statement. by: one of STATED_BY, or None where it was not noted (a ledger of an older version). digest:
     lower-case hex."""
 
@@ -67,8 +67,7 @@ class Claim:
         return self.by is None or self.by in OF_THE_USER
 
 
-@dataclass(frozen=True, slots=True)
-class Weighed:
+class Weighed(Struct, frozen=True):
     """What claims are worth.
 
     refuted: the sentence that tells which claim differs, when the bytes are not the file. status: verified or complete,
@@ -140,8 +139,7 @@ def _difference(claim: Claim, found: Mapping[str, str]) -> str:
 # What the server says
 
 
-@dataclass(frozen=True, slots=True)
-class ServerDigests:
+class ServerDigests(Struct, frozen=True):
     """Hashes that the server stated, algorithm -> lower-case hex.
 
     representation: of the whole object, also when only a range of it was sent (RFC 9530 §3).

@@ -18,9 +18,11 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
 from typing import TypeAlias
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from bulkspider.errors import AttemptError, Meaning, proxy_auth
 from bulkspider.protocol.ranges import Ranges
@@ -62,8 +64,7 @@ class ValidatorKind(enum.IntEnum):
     PLAIN = 2
 
 
-@dataclass(frozen=True, slots=True)
-class Validators:
+class Validators(Struct, frozen=True):
     """The header values that identify a version of an object, as received."""
 
     etag: str | None = None
@@ -107,8 +108,7 @@ class Validators:
         )
 
 
-@dataclass(slots=True)
-class PartState:
+class PartState(Struct):
     """What is on disk for an entry and what is known about it; `part.py` makes and keeps it.
 
     have: the bytes that can be trusted to be there. total: the length of the whole object once it is known.
@@ -130,8 +130,7 @@ class PartState:
         return self.total is not None and self.have.holds(0, self.total)
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(Struct, frozen=True):
     """What one attempt asks for. All bytes when `first` is None, else [first, end) with end None = to the last byte.
 
     want: the first byte we do not have; [first, want) is asked again only to be compared with the disk. segment: other
@@ -164,8 +163,7 @@ class Ask:
         return fields
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """The head of one response, parsed; nothing of its body. `length` is the body's by Content-Length, else None."""
 
     status: int
@@ -201,8 +199,7 @@ class Answer:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRange:
+class ContentRange(Struct, frozen=True):
     """A Content-Range of unit bytes (RFC 9110 §14.4). first is None for the unsatisfied form `bytes */N`."""
 
     first: int | None
@@ -230,8 +227,7 @@ class ContentRange:
         return cls(first, last + 1, total)
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(Struct, frozen=True):
     """Take the body: compare what is on disk already, write the rest.
 
     first, end: offsets in the object of the body's first byte and of the byte after the last one we take; end None: as
@@ -246,22 +242,19 @@ class Write:
     flags: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class Complete:
+class Complete(Struct, frozen=True):
     """All `total` bytes are on disk, the length is proven; no body is needed."""
 
     total: int
 
 
-@dataclass(frozen=True, slots=True)
-class Restart:
+class Restart(Struct, frozen=True):
     """Another version: drop this answer, set the part aside, ask for everything."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class AskAgain:
+class AskAgain(Struct, frozen=True):
     """Drop this answer, ask again at once: from now on with validators of this kind at most, or without Range."""
 
     why: str
@@ -269,22 +262,19 @@ class AskAgain:
     without_range: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class LearnLength:
+class LearnLength(Struct, frozen=True):
     """Drop this answer, ask for the object's length alone (HEAD)."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class NoPieces:
+class NoPieces(Struct, frozen=True):
     """A piece was asked for, and the whole body came, which is of no use here."""
 
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Fail:
+class Fail(Struct, frozen=True):
     """This attempt failed. flags: of the entry's row."""
 
     error: AttemptError
@@ -294,8 +284,7 @@ class Fail:
 Verdict: TypeAlias = Write | Complete | Restart | AskAgain | LearnLength | NoPieces | Fail
 
 
-@dataclass(frozen=True, slots=True)
-class Expected:
+class Expected(Struct, frozen=True):
     """What the list says of an entry, as far as the plan needs it.
 
     url_path: of the list's URL, not of the URL to which a redirect leads. size_by: who says the size, for messages: the
@@ -604,8 +593,7 @@ class End(enum.Enum):
     LOST = "lost"  # the connection broke, or the framing is unfinished (RFC 9112 §8)
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True):
     """What we have after a body: `total` when its end tells the object's length, `unproven` when that is a guess."""
 
     total: int | None = None

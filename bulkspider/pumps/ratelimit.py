@@ -14,9 +14,10 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
+
+from msgspec import Struct
 
 from bulkspider.clock import Clock
 from bulkspider.disk.folder.opening import open_ours
@@ -34,8 +35,7 @@ RECENT_SECONDS = 1.0
 LIMITED_READ_BYTES = 64 * 1024
 
 
-@dataclass(slots=True)
-class Account:
+class Account(Struct):
     """rate: bytes per second, None for no limit. taken_until: the time up to which it is reserved."""
 
     rate: float | None = None

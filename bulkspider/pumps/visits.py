@@ -16,10 +16,10 @@ import select
 import threading
 import time
 from concurrent.futures import Future
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
@@ -64,8 +64,7 @@ class _State(Enum):
     HURRIED = "by a thread, and must be visited once more"
 
 
-@dataclass(eq=False, slots=True)
-class _Visited:
+class _Visited(Struct, eq=False):
     """due: the time of the next visit (monotonic seconds), None while it waits for its socket."""
 
     body: VisitedBody

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from bulkspider.options import human, plural
 
@@ -22,8 +23,7 @@ ORDERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Status:
+class Status(Struct, frozen=True):
     """One look at a job.
 
     pushed: entries that it was ever given. done, dead (given up), left: what has become of them; left includes what

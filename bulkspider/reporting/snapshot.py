@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from bulkspider.entries.entry import redact
 from bulkspider.run.outcomes import STATUSES
@@ -25,8 +26,7 @@ SPEED_SPAN_SECONDS = 3.0
 TIME_LEFT_SPAN_SECONDS = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Running:
+class Running(Struct, frozen=True):
     """A file under way. speed: bytes per second. broken: attempts that ended in an error. age: since it was begun.
 
     doing: `asking` or `proving` while no byte is received, else an empty string. seconds_left: until all its bytes are
@@ -44,8 +44,7 @@ class Running:
     seconds_left: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Waiting:
+class Waiting(Struct, frozen=True):
     """Files of one origin that wait for their next attempt: how many, for how long, why (perhaps empty). seconds: 0
     while one request asks whether the origin works again."""
 
@@ -56,8 +55,7 @@ class Waiting:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(Struct, frozen=True):
     """One moment of a run.
 
     done: verified, complete and unproven entries. left: all that have no outcome yet. bytes_total: of all entries,

@@ -14,8 +14,9 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from bulkspider.codes import cure
 from bulkspider.entries.entry import origin_of, redact
@@ -72,8 +73,7 @@ _TOLD = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class SummaryLine:
+class SummaryLine(Struct, frozen=True):
     """A line of the summary. kind: warning, title, text, bad, cure or command."""
 
     kind: str

@@ -10,9 +10,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
+
+from msgspec import Struct, field
 
 from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for
 from bulkspider.disk.finished.line import LedgerLine
@@ -44,8 +45,7 @@ class RunningTransfer(Protocol):
     def stop(self, error: BulkError) -> None: ...
 
 
-@dataclass(slots=True, eq=False)
-class Attempt:
+class Attempt(Struct, eq=False):
     """One request for a download: of all of it, or, as a further connection, of a byte range of it.
 
     number: of this request among those of the download. place: the place at the origin that it holds while it runs.
@@ -63,8 +63,7 @@ class Attempt:
     outcome: Outcome | None = None
 
 
-@dataclass(eq=False)
-class Download:
+class Download(Struct, eq=False, dict=True):
     """One entry under way. One class, because each step of the work on an entry needs what the others have found out.
 
     policy, server_digest: BULK_DIGEST, BULK_SERVER_DIGEST.

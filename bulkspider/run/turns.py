@@ -11,8 +11,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
 
+from msgspec import Struct, field
 from twisted.internet.defer import DeferredLock
 
 from bulkspider.errors import BulkError
@@ -22,8 +22,7 @@ _BUCKET_SHIFT = 56
 _64_BITS = (1 << 64) - 1
 
 
-@dataclass(slots=True, eq=False)
-class _Turn:
+class _Turn(Struct, eq=False):
     key: str
     lock: DeferredLock = field(default_factory=DeferredLock)
     wanted: int = 0

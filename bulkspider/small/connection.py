@@ -15,9 +15,10 @@ import selectors
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, cast
+
+from msgspec import Struct
 
 from bulkspider.protocol.heads.plain import USUAL_BYTES, PlainHead, read_plain_head
 
@@ -25,8 +26,7 @@ from bulkspider.protocol.heads.plain import USUAL_BYTES, PlainHead, read_plain_h
 READ_BYTES = 144 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
+class Destination(Struct, frozen=True):
     """Where a connection goes. address, port: of the peer. name: of the host, for TLS; None for plain http.
     certificate: SHA-256 of the one that it must have, in hex."""
 
@@ -36,8 +36,7 @@ class Destination:
     certificate: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class WholeAnswer:
+class WholeAnswer(Struct, frozen=True):
     """The head of an answer, and its whole body."""
 
     head: PlainHead

@@ -22,9 +22,10 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+
+from msgspec import Struct, field
 
 from bulkspider.disk.commit import CommitRequest, Committer, commit_request
 from bulkspider.disk.files.entryfiles import PART
@@ -65,8 +66,7 @@ KEPT_SECONDS = 2.0
 PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
+class Terms(Struct, frozen=True, kw_only=True):
     """What holds for all files of a run: its folder, the name under which this process writes there, and settings.
     was_empty: as `Folder.was_empty`, before the run."""
 
@@ -83,8 +83,7 @@ class Terms:
     owed: bool
 
 
-@dataclass(slots=True, eq=False)
-class Wanted:
+class Wanted(Struct, eq=False):
     """A file of a batch. number: in its batch. shown_url: without secrets. request: for it, as it is sent."""
 
     number: int
@@ -108,8 +107,7 @@ def entry_of(facts: Sequence[Any]) -> Entry:
     )
 
 
-@dataclass(slots=True, eq=False)
-class Task:
+class Task(Struct, eq=False):
     """A batch. left: its files that were not asked for. current: the one that is. ends: when its answer must be here.
     answers: on the present connection. uncommitted: files on their way to the disk. rest: seconds for which the host
     wants no more requests. asked_anew: `current` was lost with a connection that was used before."""
@@ -129,8 +127,7 @@ class Task:
     is_over: bool = False
 
 
-@dataclass(slots=True)
-class Told:
+class Told(Struct):
     """What is to be told to the first process."""
 
     done: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)

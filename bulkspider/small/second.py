@@ -17,10 +17,10 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from msgspec import structs
 from scrapy.utils.defer import maybe_deferred_to_future
 
 import bulkspider
@@ -145,7 +145,7 @@ class Second:
         # A half: stops are written, too, and a pipe is counted in pages.
         self._room = _room_in(self._input.fileno()) // 2
         os.set_blocking(self._input.fileno(), False)
-        self._write(asdict(terms))
+        self._write(structs.asdict(terms))
         self._next_look = run.clock.call_later(LOOK_SECONDS, self._look)
         self._reading = run.threads.in_own_thread(self._read)
         self._reading.addBoth(self._has_ended)

@@ -13,9 +13,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from bulkspider.codes import Kind, cure
 from bulkspider.disk.finished.ledger import Ledger
@@ -35,8 +37,7 @@ STALE_SECONDS = 20.0
 STALE_HERE_SECONDS = 600.0
 
 
-@dataclass
-class Status:
+class Status(Struct):
     """handed_on: of those that are done, entries whose files a command has taken away. failed: codes, of entries that
     are not done; one that a running run tries again is left. bytes_left: as far as sizes are known, from the list or
     from a server's answer; unsized: entries without. holder: who works in the folder now, None if nobody does. live:

@@ -14,9 +14,9 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
 from scrapy import signals
 from scrapy.exceptions import NotConfigured
 from scrapy.utils.asyncio import create_looping_call
@@ -50,7 +50,7 @@ class StatusRecord:
         self._spider = spider
         self._journal: FailureJournal | None = None
         source = spider.bulk_job.source
-        self._extent = asdict(source.extent) if isinstance(source, ListSource) else None
+        self._extent = structs.asdict(source.extent) if isinstance(source, ListSource) else None
         self._writing = False
         self._look = create_looping_call(self._write_live)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
+from msgspec import Struct
+from msgspec.structs import replace
 from scrapy import Request
 from scrapy.utils.defer import maybe_deferred_to_future
 from twisted.internet.threads import deferToThread
@@ -86,8 +87,7 @@ def _names_of(entry: Entry) -> Iterator[str]:
     yield path
 
 
-@dataclass(frozen=True, slots=True)
-class SumsFile:
+class SumsFile(Struct, frozen=True):
     """Where a checksum file is: a path or a URL, and how it is signed, if it is to be."""
 
     place: str

@@ -14,7 +14,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.errors import UsageError
 from bulkspider.text import visible
@@ -36,8 +37,7 @@ _REFUSED = {
 _ODD = ("UNEXPECTED", "BADARMOR", "DECRYPTION_FAILED", "FAILURE")
 
 
-@dataclass(frozen=True, slots=True)
-class Signed:
+class Signed(Struct, frozen=True):
     """How a checksum file is signed. signature: path or URL of a detached signature, None when the file holds its
     own. keyring: absolute path."""
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider.entries.entry import slot_of

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider.errors import AttemptError, VersionConflict

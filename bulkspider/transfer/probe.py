@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec import Struct
 
 from bulkspider.entries.urls import redact
 from bulkspider.errors import AttemptError, BulkError
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 PROBE = Ask(first=0, end=1)
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeResult:
+class ProbeResult(Struct, frozen=True):
     """What one answer says of a file. size: bytes, None when it does not say. ranges: a download could be resumed; None
     for an empty file."""
 

@@ -9,9 +9,9 @@ while the first one works.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
 from scrapy.utils.defer import maybe_deferred_to_future
 
 from bulkspider.codes import Kind

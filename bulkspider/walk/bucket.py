@@ -8,9 +8,9 @@ none for objects in several parts and encrypted ones.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit, urlunsplit
 
+from msgspec import Struct
 from parsel import Selector
 
 # Parameters of a listing's query: the objects that are meant, and the page. The others divide the listing into folders.
@@ -18,8 +18,7 @@ _QUESTION = ("list-type", "prefix")
 _PAGE = ("continuation-token", "marker")
 
 
-@dataclass(frozen=True, slots=True)
-class Listing:
+class Listing(Struct, frozen=True):
     """One page. root: the URL of the bucket, with '/' at its end. prefix: of all keys. objects: (key, size). next_url:
     of the next page, None at the last one."""
 

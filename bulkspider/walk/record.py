@@ -11,7 +11,8 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.codes import Kind
 from bulkspider.disk.folder.opening import create_temporary
@@ -27,8 +28,7 @@ SHOWN_MAX = 20
 IN_SPITE = "--bad-lines skip (-a bad_lines=skip) fetches what the others have; --reject 'FOLDER/' leaves a folder out"
 
 
-@dataclass(frozen=True, slots=True)
-class Unread:
+class Unread(Struct, frozen=True):
     """A page that could not be read. name: of its folder, relative to the start."""
 
     url: str
@@ -36,8 +36,7 @@ class Unread:
     error: BulkError
 
 
-@dataclass(frozen=True, slots=True)
-class Walked:
+class Walked(Struct, frozen=True):
     """The result. list_path: the list. unread: pages that could not be read. warnings: what was left out."""
 
     list_path: str

@@ -12,9 +12,9 @@ import logging
 import random
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from msgspec import Struct
 from scrapy import Request, Spider
 from scrapy.downloadermiddlewares.robotstxt import RobotsTxtMiddleware
 from scrapy.exceptions import CloseSpider, IgnoreRequest
@@ -77,8 +77,7 @@ _OF_SCRAPY = {
 TOO_LOUD = ("scrapy.downloadermiddlewares.retry", "scrapy.downloadermiddlewares.robotstxt")
 
 
-@dataclass(slots=True)
-class Walk:
+class Walk(Struct):
     """A walk under way. start: changed by redirects of the first page. error: why it was given up, None otherwise.
     finished: it ended by itself. signal: number of the signal that ended it, None without one."""
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from urllib.parse import unquote, urlsplit
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from bulkspider.entries.entry import EntryError, redact
 from bulkspider.entries.urls import DEFAULT_PORTS, normal_url
@@ -30,8 +32,7 @@ def parse_plan(url: str, arguments: Mapping[str, str]) -> Plan:
     return Plan(Start.parse(url), wanted, int(depth))
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Struct, frozen=True):
     """What a walk shall read. depth: folders below the start at most."""
 
     start: Start
@@ -39,8 +40,7 @@ class Plan:
     depth: int
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """url: in normal form, as it is requested. site: scheme and host in lower case, with the port where it is not the
     default. path: decoded; it ends in '/' for a folder."""
 
@@ -112,8 +112,7 @@ def _path(url: str) -> str:
     return unquote(urlsplit(url).path, errors="strict") or "/"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """accept, reject: globs. One without '/' is compared with the last part of a name; one that ends in '/' is for
     folders."""
 

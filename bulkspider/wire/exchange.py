@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from msgspec import Struct
 from scrapy.http import Headers
 from scrapy.utils.asyncio import is_asyncio_available
 from scrapy.utils.defer import maybe_deferred_to_future
@@ -276,8 +276,7 @@ class Wire:
         await maybe_deferred_to_future(closing)
 
 
-@dataclass(slots=True, eq=False)
-class _Wait:
+class _Wait(Struct, eq=False):
     """A wait for a connection, then for the head of an answer, until `ends` (seconds of the reactor's clock)."""
 
     ends: float

@@ -7,11 +7,11 @@ user who types such an option sees its row in the message.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 
-@dataclass(frozen=True, slots=True)
-class ForeignOption:
+class ForeignOption(Struct, frozen=True):
     """there, here: as in the documents (Markdown). options: the words that this row answers, where they are none of
     ours; one that means different things to these programs is in several rows."""
 

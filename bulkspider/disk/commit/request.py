@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import Proof
@@ -21,8 +22,7 @@ class LineTaker(Protocol):
         """Raises DiskError; then none of the lines counts."""
 
 
-@dataclass(slots=True)
-class CommitRequest:
+class CommitRequest(Struct):
     """A proven part on its way into the ledger.
 
     key: of the entry's URL. in_place: an adopted file, which keeps its name and bytes. mtime: the time of modification

@@ -24,9 +24,10 @@ from array import array
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.folder.opening import create_temporary, open_ours

@@ -8,8 +8,9 @@ import operator
 import os
 import stat as stat_module
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 from typing import Any
+
+from msgspec import Struct
 
 from bulkspider.items import HANDED_ON, BulkItem
 from bulkspider.protocol.digests import STATED_BY
@@ -18,8 +19,7 @@ from bulkspider.text import visible
 STATUSES = frozenset({"verified", "complete", "unproven"})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerLine:
+class LedgerLine(Struct, frozen=True, kw_only=True):
     """What is known of one finished entry.
 
     key: the comparable key of its URL. size: bytes. mtime_ns: of the finished file. digests: algorithm -> lower-case
@@ -110,7 +110,7 @@ class LedgerLine:
         item.last_modified = self.last_modified and visible(self.last_modified)
 
 
-_KEYS = tuple(field.name for field in fields(LedgerLine))
+_KEYS = LedgerLine.__struct_fields__
 _values = operator.attrgetter(*_KEYS)
 _ENCODER = json.JSONEncoder(ensure_ascii=False)
 

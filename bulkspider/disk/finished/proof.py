@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for, hash_file
 from bulkspider.disk.finished.ledger import Ledger
@@ -51,8 +53,7 @@ class Refuted(BulkError):
         self.may_pass = may_pass
 
 
-@dataclass(frozen=True, slots=True)
-class Proof:
+class Proof(Struct, frozen=True):
     """What was proven about the bytes of a part.
 
     status: verified, complete or unproven. digests: those that were computed. proof_by: who stated the hash that

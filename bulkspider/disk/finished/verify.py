@@ -9,7 +9,9 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from bulkspider.codes import Kind
 from bulkspider.disk.finished.hashing import algorithms_for, hash_file
@@ -29,8 +31,7 @@ from bulkspider.protocol.digests import (
 SIZE_ONLY = "size-only"
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyResult:
+class VerifyResult(Struct, frozen=True):
     """The result for the file of one entry. size: bytes on disk, None when nothing is there. proof_by: as in Proof."""
 
     status: str

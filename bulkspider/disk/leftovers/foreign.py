@@ -7,7 +7,9 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from dataclasses import dataclass, replace
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from bulkspider.disk.files.checkpoints import Checkpoints
 from bulkspider.disk.files.entryfiles import (
@@ -23,8 +25,7 @@ from bulkspider.protocol.ranges import Ranges
 CONTROL_FILES = (".aria2", ".st")
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
+class Foreign(Struct, frozen=True):
     """A file that neither state nor ledger knows: an older tool's partial, or something else of that name.
 
     suffix: of its name, "" or ".part". usable: bytes up to its first hole, the most that may be taken over. shared: the

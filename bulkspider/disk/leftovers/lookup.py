@@ -7,8 +7,9 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
+
+from msgspec import Struct
 
 from bulkspider.disk.files.changes import ChangedOutside
 from bulkspider.disk.files.checkpoints import Checkpoints
@@ -28,8 +29,7 @@ from bulkspider.protocol.plan import PartState
 NOTHING_FOUND_TTL_SECONDS = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class Spoiled:
+class Spoiled(Struct, frozen=True):
     """A part of ours, open, that must be set aside.
 
     refuted: the digests that proved it wrong, may be empty. changed_outside: another program wrote to it while it was

@@ -9,8 +9,9 @@ equal names: a repeated line counts once, two files for one name are an error of
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
+
+from msgspec import Struct
 
 from bulkspider.entries.entry import EntryError
 from bulkspider.entries.mistakes import document
@@ -29,8 +30,7 @@ SKIP_OPTION = "-a skip=0"
 GIVE_UP = 1000  # with so many bad lines the file is probably no list
 
 
-@dataclass(frozen=True, slots=True)
-class BadLine:
+class BadLine(Struct, frozen=True):
     """A line that is no entry: the problem, and the name of the entry when the line told it."""
 
     problem: Problem
@@ -41,8 +41,7 @@ class BadLine:
         return self.problem.line
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
+class Ignored(Struct, frozen=True):
     """The first line of a list is always ignored; this one was an entry. option: what reads it, as a user types it."""
 
     where: str

@@ -9,8 +9,9 @@ from __future__ import annotations
 import heapq
 from array import array
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
 from itertools import compress, islice
+
+from msgspec import Struct, field
 
 from bulkspider.entries.entry import Entry, origin_of
 from bulkspider.lists.checking.copy import Copy
@@ -21,8 +22,7 @@ from bulkspider.lists.checking.shards import Shard
 UNSIZED = (1 << 63) - 1
 
 
-@dataclass(slots=True, eq=False)
-class OriginQueue:
+class OriginQueue(Struct, eq=False):
     """The entries of one origin, in list order: where their lines begin, and their line numbers.
 
     taken: how many of them the run has taken. ranks: what comes before the list's order (BULK_ORDER), if anything does.

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
 from hashlib import blake2b
+
+from msgspec import Struct
 
 from bulkspider.errors import UsageError
 
@@ -22,8 +23,7 @@ WAYS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Shard:
+class Shard(Struct, frozen=True):
     """Shard `number` (1 to `of`) of `of`, divided `by` one of WAYS."""
 
     number: int

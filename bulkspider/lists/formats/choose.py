@@ -10,8 +10,10 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from itertools import chain
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from bulkspider.entries.entry import EntryError, redact
 from bulkspider.entries.fields import DIGESTS
@@ -52,8 +54,7 @@ _MARKS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class FormatKind:
+class FormatKind(Struct, frozen=True):
     """A format. title: its name for messages. needs_base: an example of a base, if it needs one."""
 
     title: str
@@ -83,8 +84,7 @@ WITH_COLUMNS = ("ena", "csv")
 ARGUMENTS = ("format", "base", "names", "cut", "columns", "url_field", "name_field")
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Struct, frozen=True):
     """How the user wants a list to be read. format: one of NAMES. base: the URL, ending in '/', of entries without
     host. names: "last" or "path". cut: folders to leave out. columns: as it was written. url_field, name_field: for
     items."""
@@ -156,8 +156,7 @@ class Reading:
         return Opened(replace(self, format=find(head)), file, chain([head], blocks))
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
+class Opened(Struct, frozen=True):
     """An opened list. reading: with the format that was found. path: the file that is read; inside the list if that is
     a folder. blocks: all bytes of the file."""
 

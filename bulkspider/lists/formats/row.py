@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import quote, urljoin
+
+from msgspec import Struct
 
 from bulkspider.entries.entry import Entry, EntryError
 from bulkspider.entries.fields import DIGESTS
@@ -168,8 +169,7 @@ class Passed:
         return told
 
 
-@dataclass(frozen=True, slots=True)
-class FormatInput:
+class FormatInput(Struct, frozen=True):
     """One list that is read, and what the user said about it.
 
     path: the file or folder, "-" for stdin. where: how messages name it. note: is told of what does not fit. root: the

@@ -10,8 +10,9 @@ compares the two. Every other head is left to that parser, so that it alone judg
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+
+from msgspec import Struct
 
 from bulkspider.protocol.plan import length_of
 
@@ -34,8 +35,7 @@ OF_CONNECTION = frozenset(
 _USUAL_NAME = re.compile(r"[A-Za-z0-9-]+")
 
 
-@dataclass(frozen=True, slots=True)
-class PlainHead:
+class PlainHead(Struct, frozen=True):
     """What a usual head says.
 
     fields: by lower-case names, without those that only concern the connection. length: of the body, in bytes, more

@@ -15,8 +15,9 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry, origin_of
@@ -34,8 +35,7 @@ def clock() -> float:
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-@dataclass(slots=True, eq=False)
-class Lease:
+class Lease(Struct, eq=False):
     """origin: of the entry. id: the number of the lease. text: the entry as it lies in the queue. tries: how often it
     was taken since its part last grew, this time included. best: the most bytes that its part had by then. failed_at:
     the worker at which it failed last, empty for none. until: when the lease ends, by `clock`. part: once an attempt

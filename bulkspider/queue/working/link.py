@@ -14,9 +14,10 @@ import contextlib
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import sha1
 from typing import Any
+
+from msgspec import Struct
 
 from bulkspider.entries.entry import redact
 from bulkspider.queue.address import connect_async
@@ -32,8 +33,7 @@ MESSAGES_TOGETHER = 64
 Arguments = tuple["str | int", ...]
 
 
-@dataclass(slots=True, eq=False)
-class _Command:
+class _Command(Struct, eq=False):
     """answer: of a question, which fails when the connection does; None for a post. then: is given the answer."""
 
     script: str

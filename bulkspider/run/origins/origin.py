@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from bulkspider.codes import Kind
 from bulkspider.errors import AttemptError, BulkError, Meaning
@@ -348,8 +349,7 @@ def _again(at: float | None, error: AttemptError) -> Again | GiveUp:
     return GiveUp(error) if at is None else Again(at)
 
 
-@dataclass(slots=True, eq=False)
-class Place:
+class Place(Struct, eq=False):
     """One of the places of a slot, at an origin; an attempt holds it while it runs. begun: since when. shared: several
     small files of one request hold it together; `holders` of them have not ended. trial: the origin was not known to
     work when the place was given."""

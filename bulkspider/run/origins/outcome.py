@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from msgspec import Struct
 
 from bulkspider.errors import AttemptError, BulkError
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(Struct, frozen=True):
     """The outcome of one attempt.
 
     fetched: every byte of the object is here. grew: the part is larger than ever before. gained: by how many bytes.
@@ -27,20 +26,17 @@ class Outcome:
         return self.error.retry_after if isinstance(self.error, AttemptError) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Fetched:
+class Fetched(Struct, frozen=True):
     """All bytes are here."""
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(Struct, frozen=True):
     """Try again, not before `at` (seconds of the run's clock)."""
 
     at: float
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True):
     """This URL is given up, because of `error`."""
 
     error: BulkError

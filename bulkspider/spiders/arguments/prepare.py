@@ -13,9 +13,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec import Struct
 
 from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.folder.untouched import UntouchedFolder
@@ -44,8 +45,7 @@ from bulkspider.walk.record import Record, Walked
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(Struct, frozen=True):
     """Entries and a locked folder (for a dry run: an UntouchedFolder). list_path: the list, "" with a queue.
     remote_sums: a checksum file that must be fetched first. report: absolute path of the page to write. writer: the
     run's name in a folder that it shares, None when it has the folder to itself. walked: the walk that has made the

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from msgspec import Struct
 from scrapy.settings import BaseSettings, Settings
 
 from bulkspider.auth.named import check_auth
@@ -65,8 +65,7 @@ ARGUMENTS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(Struct, frozen=True):
     """What the caller says: entries that replace a list, and how the folder is used.
 
     urls: from the command line. rows: lines of JSON, one for each entry; read once. shares: other runs of this kind may
@@ -81,8 +80,7 @@ class Given:
     skip_option: str = SKIP_OPTION
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Struct, frozen=True):
     """The checked arguments. plan: of the walk that makes the list, None when the user gave one. check: a function of
     (path of the list, folder for its copy, writer or None) that checks and copies the list."""
 

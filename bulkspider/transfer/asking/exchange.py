@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
 from twisted.internet.defer import CancelledError
 
 from bulkspider.codes import Kind
@@ -44,8 +44,7 @@ class Redirected(Exception):
     again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     """What was asked, the head of the answer, and the verdict on it. The body is still to be read, or dropped."""
 
     asked: Ask

@@ -8,11 +8,11 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from scrapy.settings import Settings
 
 from bulkspider.disk.part import HELD_MAX_BYTES

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import SimpleNamespace
+
+from msgspec.structs import replace
 
 from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.errors import VersionConflict, disk_error

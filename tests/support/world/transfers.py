@@ -5,9 +5,9 @@ The plan of resume (`bulkspider.protocol.plan`) judges every answer, as it does 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 
 from bulkspider.codes import Kind

@@ -9,13 +9,13 @@ import stat as stat_module
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from bulkspider.codes import Kind
 from bulkspider.disk.finished import ledger as ledger_module

@@ -7,7 +7,7 @@ import json
 import os
 import string
 import unicodedata
-from dataclasses import fields
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -386,7 +386,7 @@ def test_a_json_row_says_the_same_as_a_line() -> None:
 
 def test_a_row_of_our_own_report_is_an_entry() -> None:
     item = BulkItem(name="a.bin", url="https://h/x", size=3, sha256=SHA256, checksums={"md5": MD5, "blake3": "?"})
-    row = {f.name: getattr(item, f.name) for f in fields(item)}
+    row = asdict(item)
     assert parse_json(json.dumps(row), 1) == Entry(
         1, "a.bin", "https://h/x", size=3, digests=(("sha256", SHA256), ("md5", MD5))
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from urllib.parse import quote
+
+from msgspec.structs import replace
 
 from bulkspider.entries.entry import EntryError
 from bulkspider.lists.formats.row import FormatInput, Reader, Row, digests_of

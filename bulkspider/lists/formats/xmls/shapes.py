@@ -12,8 +12,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import chain, repeat
+
+from msgspec import Struct
 
 from bulkspider.entries.names import name_of_url
 from bulkspider.entries.urls import SAFE, SITE
@@ -50,8 +51,7 @@ _NUMBERED = Form(numbered=True)
 Read = Callable[[bytes], Row | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(Struct, frozen=True):
     """pattern: of an element with the blanks before it, which is its first group. groups: what fills `line`, the line
     of its row; before them the folder, the site and the size if rows are `plain`. before, newlines: how many newlines
     are in the blanks before the element, and in all of it."""
@@ -87,8 +87,7 @@ class Shape:
         return zip(lines, names, folders, numbers, sites, sizes, repeat(b""), strict=False)
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
+class _Group(Struct, frozen=True):
     """place: among the parts of the pattern. mark: what stands for it in the element that the parser is given."""
 
     place: int
