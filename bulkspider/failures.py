@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -17,8 +16,9 @@ from msgspec import Struct
 
 from bulkspider.disk.folder.opening import PRIVATE, create_temporary, open_ours
 from bulkspider.errors import DiskError
+from bulkspider.regex import regex
 
-_OURS = re.compile(r"failed(?:\.[\w.-]+)?\.jsonl")
+_OURS = regex(r"failed(?:\.[\w.-]+)?\.jsonl")
 
 
 class Failed(Struct, frozen=True):

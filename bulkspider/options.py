@@ -15,12 +15,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from bulkspider.errors import UsageError
+from bulkspider.regex import regex
 from bulkspider.timetable import Timetable, is_timetable
 
 KIB = 1024
 MIB = 1024 * KIB
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
+_SIZE = regex(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(?:I?B)?", re.IGNORECASE)
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 

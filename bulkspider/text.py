@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 
+from bulkspider.regex import regex
+
 # C0, DEL and C1; they move a terminal's cursor, begin its commands, or end a line.
 CONTROL = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
 # Unicode's Default_Ignorable_Code_Point (it contains all bidirectional controls and zero-width characters) and the
@@ -18,8 +20,8 @@ UNSEEN = (
     r"\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     r"\ufff0-\ufffb\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e00ff\U000e01f0-\U000e0fff"
 )
-_UNSAFE = re.compile(rf"[{CONTROL}{UNSEEN}\ud800-\udfff]")
-_UNSAFE_IN_LINES = re.compile(rf"(?![\n\t])[{CONTROL}{UNSEEN}\ud800-\udfff]")
+_UNSAFE = regex(rf"[{CONTROL}{UNSEEN}\ud800-\udfff]")
+_UNSAFE_IN_LINES = regex(rf"(?![\n\t])[{CONTROL}{UNSEEN}\ud800-\udfff]")
 
 
 def visible(text: str) -> str:

@@ -14,9 +14,11 @@ from datetime import datetime
 
 from msgspec import Struct
 
+from bulkspider.regex import regex
+
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 DAY_MINUTES = 24 * 60
-_TIME = re.compile(r"(?:([A-Za-z]+)-)?(\d{1,2}):(\d\d)", re.ASCII)
+_TIME = regex(r"(?:([A-Za-z]+)-)?(\d{1,2}):(\d\d)", re.ASCII)
 _FORM = "write for example '08:00,512K 18:00,10M 23:00,off', or 'Mon-08:00,512K Fri-18:00,off'"
 
 

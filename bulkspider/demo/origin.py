@@ -29,6 +29,7 @@ from zope.interface import implementer  # type: ignore[import-untyped,unused-ign
 
 from bulkspider.demo.content import Content
 from bulkspider.options import parse_size
+from bulkspider.regex import regex
 
 #: 2024-01-01 00:00:00 UTC: one second and more before any Date we send, hence a strong validator (RFC 9110 §8.8.2.2).
 LAST_MODIFIED = 1704067200
@@ -39,8 +40,8 @@ _SLICE = 128 * 1024
 #: With a speed limit, this many slices a second, so that the flow looks smooth.
 _SLICES_PER_SECOND = 20
 
-_PATH = re.compile(r"/([^/]+)/([^/]+)\.bin")
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)", re.IGNORECASE)
+_PATH = regex(r"/([^/]+)/([^/]+)\.bin")
+_RANGE = regex(r"bytes=(\d*)-(\d*)", re.IGNORECASE)
 
 Record = dict[str, Any]
 

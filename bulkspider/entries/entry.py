@@ -23,6 +23,7 @@ from bulkspider.entries.mistakes import command, has_cell_behind, semicolons, wi
 from bulkspider.entries.names import EntryError, check_name, fold, name_of_url, show
 from bulkspider.entries.urls import normal_url, origin_of, redact, slot_of, url_key, without_userinfo
 from bulkspider.protocol.digests import LIST
+from bulkspider.regex import regex
 
 __all__ = [
     "Columns",
@@ -54,8 +55,8 @@ _REPORT_COLUMNS = _REPORT_KEYS | {"checksums", "extra"}
 _JSON_KEYS = (*NAME_KEYS, "url", *KEYS, "mirrors", "headers", "checksums", "extra")
 
 # The text before '=' of a cell behind the URL; any other text there is more likely a part of the URL or a name.
-_FIELD_NAME = re.compile(r"[\w-]+|header:.*", re.IGNORECASE)
-_GLUED_FIELD = re.compile(rf"[\t ](?:size|segments|mirror|{'|'.join(DIGESTS)}|header:[^\s=]+)=", re.IGNORECASE)
+_FIELD_NAME = regex(r"[\w-]+|header:.*", re.IGNORECASE)
+_GLUED_FIELD = regex(rf"[\t ](?:size|segments|mirror|{'|'.join(DIGESTS)}|header:[^\s=]+)=", re.IGNORECASE)
 
 
 class Entry(Struct, frozen=True):

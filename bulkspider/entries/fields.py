@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 from collections.abc import Iterable
 
 from bulkspider.entries.names import EntryError, show
 from bulkspider.entries.urls import normal_url, redact
 from bulkspider.options import nearest
+from bulkspider.regex import regex
 
 # Length of each hash and checksum in bytes; it may be written in hex or, as many servers do, in base64.
 DIGESTS = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64, "crc32c": 4, "crc32": 4, "adler32": 4}
 KEYS = ("size", *DIGESTS, "mirror", "segments", "header:Name")
 SEGMENTS_MAX = 64
 
-_NUMBER = re.compile(r"[0-9]{1,18}")  # below 2**63, as every file system has it
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
-_FIELD_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # RFC 9110 §5.5; only a TAB may stay
+_NUMBER = regex(r"[0-9]{1,18}")  # below 2**63, as every file system has it
+_TOKEN = regex(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 §5.6.2
+_FIELD_CONTROL = regex(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # RFC 9110 §5.5; only a TAB may stay
 # Headers that decide which bytes come and how (RFC 9110 §7.6.1, §8.6, §12.5.3, §13.1, §14.2): only bulkspider sets
 # them.
 _OUR_HEADERS = {

@@ -7,12 +7,12 @@ is the separator of the line. Quotes work as in CSV. What the cells mean is deci
 from __future__ import annotations
 
 import csv
-import re
 
 from bulkspider.entries.mistakes import semicolons
 from bulkspider.entries.names import EntryError
+from bulkspider.regex import regex
 
-_URL_START = re.compile(r"(?:(?<=[\t,\" ])|^)[A-Za-z][A-Za-z0-9+.-]*://")
+_URL_START = regex(r"(?:(?<=[\t,\" ])|^)[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def cells(text: str, separator: str) -> list[str]:

@@ -13,24 +13,25 @@ import re
 
 from bulkspider.entries.names import EntryError, show
 from bulkspider.entries.urls import redact
+from bulkspider.regex import regex
 
 # Commands that fetch URLs. `lists/checking/reader.py` knows them too: a name without blanks takes a faster way there.
 COMMANDS = r"(?:wget2?|curl|aria2c|axel|iwr|invoke-webrequest)(?:\.exe)?"
 # Followed by a blank and an option, a URL or a backslash. A file that is named so can be listed with a TAB or comma.
-_COMMAND = re.compile(
+_COMMAND = regex(
     rf"(?:(?:\$|sudo|nohup|time) +)*(?:/\S*/)?({COMMANDS})(?: +(?:-|[\"']?[a-z][a-z0-9+.-]*://|\\)| *\\?$)",
     re.IGNORECASE,
 )
-_MISPLACED = re.compile(r"(\S)[\"']?https?://", re.IGNORECASE)
-_ADDRESS = re.compile(
+_MISPLACED = regex(r"(\S)[\"']?https?://", re.IGNORECASE)
+_ADDRESS = regex(
     r"(?:^|(?<=[\s,;\"]))(?://)?((?:(?:[a-z0-9-]+\.)+[a-z]{2,}|localhost|[0-9]+(?:\.[0-9]+){3})(?::[0-9]+)?/[^\s,;\"]+)",
     re.IGNORECASE,
 )
 # The start of a further cell of a spreadsheet: a size, a hash, a field, or a text in quotes.
-_CELL_BEHIND_URL = re.compile(
+_CELL_BEHIND_URL = regex(
     r";(?:[0-9]+(?=;|$)|[0-9a-f]{32,128}(?=;|$)|\"|(?:size|md5|sha1|sha256|sha512|mirror)=)", re.IGNORECASE
 )
-_PAGE = re.compile(r"<(?:!doctype|html|head|body|\?xml|metalink)\b", re.IGNORECASE)
+_PAGE = regex(r"<(?:!doctype|html|head|body|\?xml|metalink)\b", re.IGNORECASE)
 # Keys of a row of JSON Lines that hold more than a text or number.
 _NESTED = ("mirrors", "headers", "checksums", "flags", "error")
 _ONE_OBJECT = 'write JSON Lines, one object per line: {"name": "…", "url": "https://…"}'

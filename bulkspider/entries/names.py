@@ -15,6 +15,7 @@ from urllib.parse import unquote, unquote_plus
 
 from msgspec import Struct
 
+from bulkspider.regex import regex
 from bulkspider.text import CONTROL, UNSEEN, visible
 
 OWN_FOLDER = ".bulkspider"
@@ -33,16 +34,16 @@ _DEVICES = frozenset(
     ["con", "prn", "aux", "nul", "conin$", "conout$"]
     + [device + digit for device in ("com", "lpt") for digit in "0123456789¹²³"]
 )
-_CONTROL = re.compile(f"[{CONTROL}]")
-_UNSEEN = re.compile(f"[{UNSEEN}]")
-_DRIVE = re.compile(r"[A-Za-z]:")
+_CONTROL = regex(f"[{CONTROL}]")
+_UNSEEN = regex(f"[{UNSEEN}]")
+_DRIVE = regex(r"[A-Za-z]:")
 
 RENAME = "rename it in the list"
 NAME_IT = "write a name before the URL"
 
 # Parameters of a query that name the file, and the one by which S3 is asked to name it in its answer.
 _FILE_PARAMETERS = ("filename", "file", "file_name", "filepath", "path", "name")
-_DISPOSITION = re.compile(r"filename=\"?([^\";]+)", re.IGNORECASE)
+_DISPOSITION = regex(r"filename=\"?([^\";]+)", re.IGNORECASE)
 
 
 class EntryError(ValueError):

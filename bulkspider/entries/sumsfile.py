@@ -8,14 +8,15 @@ from collections.abc import Iterable
 from bulkspider.entries.names import EntryError
 from bulkspider.errors import ListError, Problem
 from bulkspider.protocol.digests import ALGORITHMS
+from bulkspider.regex import regex
 
-_GNU = re.compile(r"(?P<hash>[0-9A-Fa-f]{8,})(?:  | \*|[ \t]+)(?P<name>.+)")
-_BSD = re.compile(r"(?P<tag>[A-Za-z0-9/-]+) ?\((?P<name>.+)\) ?= ?(?P<hash>[0-9A-Fa-f]+)")
-_ESCAPE = re.compile(r"\\([\\nr])")
+_GNU = regex(r"(?P<hash>[0-9A-Fa-f]{8,})(?:  | \*|[ \t]+)(?P<name>.+)")
+_BSD = regex(r"(?P<tag>[A-Za-z0-9/-]+) ?\((?P<name>.+)\) ?= ?(?P<hash>[0-9A-Fa-f]+)")
+_ESCAPE = regex(r"\\([\\nr])")
 _ESCAPED = {"\\": "\\", "n": "\n", "r": "\r"}
 _BY_DIGITS = {2 * length: algorithm for algorithm, length in reversed(list(ALGORITHMS.items()))}
 # Other hashes of the same length as ours; b2sum and b3sum write them in plain GNU lines.
-_LOOKALIKE = re.compile(r"b2sum|b3sum|blake|sha3|shake|sm3")
+_LOOKALIKE = regex(r"b2sum|b3sum|blake|sha3|shake|sm3")
 
 
 def parse_sums(lines: Iterable[str], algorithm_hint: str | None, where: str) -> dict[str, tuple[str, str]]:

@@ -16,6 +16,7 @@ from functools import lru_cache
 from urllib.parse import urlsplit
 
 from bulkspider.entries.names import EntryError
+from bulkspider.regex import regex
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -23,25 +24,25 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 SITE = r"https?://(?:[a-z0-9-]{1,63}\.)*[a-z0-9-]{1,63}(?::(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}))?"
 SAFE = r"A-Za-z0-9_.~!$&()+;=:@%/-"
 PATH = rf"/[{SAFE}]*(?:\?[?{SAFE}]+)?"
-_NORMAL = re.compile(SITE + PATH)
+_NORMAL = regex(SITE + PATH)
 
 # Of visible ASCII, without user and fragment: its path and its query can be cut out.
-_USUAL = re.compile(r"https?://[A-Za-z0-9.:-]+(/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))?")
+_USUAL = regex(r"https?://[A-Za-z0-9.:-]+(/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))?")
 
 # IPv6 addresses that a translator makes of IPv4 ones (RFC 6052 §2.1).
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
-_HOST = re.compile(r"(?:[A-Za-z0-9_~-]{1,63}\.)*[A-Za-z0-9_~-]{1,63}\.?")
-_REDACTED = re.compile(r"://\*\*\*@|[?&][^=&]*=\*\*\*(?:&|$)")
+_SCHEME = regex(r"[A-Za-z][A-Za-z0-9+.-]*(?=://)")
+_CONTROL = regex(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_HOST = regex(r"(?:[A-Za-z0-9_~-]{1,63}\.)*[A-Za-z0-9_~-]{1,63}\.?")
+_REDACTED = regex(r"://\*\*\*@|[?&][^=&]*=\*\*\*(?:&|$)")
 
 # Every parameter of these families belongs to a signature:
 #   X-Amz-*   AWS Signature Version 4 ("Authenticating Requests: Using Query Parameters", Amazon S3 API reference)
 #   X-Goog-*  Google Cloud Storage V4 signing ("Signed URLs")
 #   x-oss-*, x-obs-*, x-tos-*, x-cos-*  the same scheme of Alibaba, Huawei, Volcengine and Tencent ("V4 signatures in
 #             presigned URLs" of OSS); only these endings, since x-oss-process=… names another object
-_FAMILY = re.compile(
+_FAMILY = regex(
     r"x-(?:amz|goog)-[\w-]+"
     r"|x-(?:oss|obs|tos|cos)-(?:signature(?:-version)?|credential|date|expires|algorithm|signedheaders"
     r"|additional-headers|security-token|access-key-id|policy|content-sha256)",
@@ -72,21 +73,21 @@ _SECRET = _SIGNATURE | {
 }
 
 # Names that say who somebody is: NASA's links carry `A-userid=`, those of libraries `email=` or `mailto=`.
-_IDENTITY = re.compile(
+_IDENTITY = regex(
     r"(?:[\w.-]*[._-])?(?:user(?:[._-]?(?:id|name))?|login|mail|mailto)|[\w.-]*e[._-]?mail[\w.-]*", re.ASCII
 )
 
 # After a scheme, or where a URL without one begins.
-_USERINFO = re.compile(r"(?:(?<=:)|(?<![^\s\"'(<=]))//[^\s/?#]*@")
+_USERINFO = regex(r"(?:(?<=:)|(?<![^\s\"'(<=]))//[^\s/?#]*@")
 # The name may follow an encoded '?' or '&' as well: a signed link inside a parameter of another link.
-_PARAMETER = re.compile(
+_PARAMETER = regex(
     r"(?:(?<![\w.%-])|(?<=%3F)|(?<=%26))([\w.-]+)"
     r"(?:(=[\"']?)([^&\s\"'<>#]*)|(%3D)((?:(?!%26)[^&\s\"'<>#])*))",
     re.ASCII | re.IGNORECASE,
 )
 # `Cookie: …` as a header line or in the text of a dict, and `header:Name=…` as the list writes it; all of the rest of
 # the line goes, since only the header itself knows where its value ends.
-_HEADER = re.compile(
+_HEADER = regex(
     r"(?<![\w-])((?:(?:proxy-)?authorization|(?:set-)?cookie|(?:x-)?api-key|x-auth-token|private-token)[\"']?[ \t]*:"
     r"|header:[^\s=:]+[ \t]*[=:])([ \t]*)\S[^\r\n]*",
     re.ASCII | re.IGNORECASE,

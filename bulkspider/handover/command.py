@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import select
 import shlex
 import signal
@@ -21,12 +20,13 @@ from msgspec import Struct
 
 from bulkspider.errors import BulkError, Stopped, UsageError
 from bulkspider.options import nearest
+from bulkspider.regex import regex
 from bulkspider.text import visible
 
 logger = logging.getLogger(__name__)
 
 FIELDS = ("path", "name", "url", "sha256", "size")
-_FIELD = re.compile(r"\{([a-z0-9_]+)\}")
+_FIELD = regex(r"\{([a-z0-9_]+)\}")
 LOOK_SECONDS = 0.25
 # How long a command may take to end after a stop, before it is killed.
 STOP_SECONDS = 10.0

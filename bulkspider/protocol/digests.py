@@ -22,6 +22,8 @@ from typing import Any
 
 from msgspec import Struct, field
 
+from bulkspider.regex import regex
+
 # Name -> length in bytes, the strongest first. The algorithm of a bare value is the first one of its length.
 ALGORITHMS: Mapping[str, int] = {
     "sha512": 64,
@@ -167,9 +169,9 @@ _NAMES = {
 # its parts instead, followed by `-` and their number: a reader of the whole file cannot compute that.
 _AMZ = {f"x-amz-checksum-{name}": name for name in ("sha256", "sha1", "crc64nvme", "crc32c", "crc32")}
 # Zenodo's way: the entity tag is the hash. A weak tag may stand for other bytes.
-_ETAG = re.compile(r'"(md5|sha1|sha256|sha512):([0-9A-Fa-f]+)"')
+_ETAG = regex(r'"(md5|sha1|sha256|sha512):([0-9A-Fa-f]+)"')
 _FIELDS = frozenset(["digest", "repr-digest", "content-digest", "content-md5", "x-goog-hash", *_AMZ])
-_SHA256_HEX = re.compile(r'"?([0-9A-Fa-f]{64})"?')
+_SHA256_HEX = regex(r'"?([0-9A-Fa-f]{64})"?')
 
 
 def linked(headers: Mapping[str, str]) -> tuple[dict[str, str], int | None]:

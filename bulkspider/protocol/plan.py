@@ -26,6 +26,7 @@ from msgspec.structs import replace
 
 from bulkspider.errors import AttemptError, Meaning, proxy_auth
 from bulkspider.protocol.ranges import Ranges
+from bulkspider.regex import regex
 
 # How long before Date a Last-Modified must lie to be a strong validator. RFC 9110 §8.8.2.2 asks for "at least one
 # second" and a comparable clock; its predecessor RFC 7232 §2.2.2 said 60 seconds, and that is what we keep.
@@ -206,8 +207,8 @@ class ContentRange(Struct, frozen=True):
     end: int | None
     total: int | None
 
-    _SATISFIED = re.compile(r"bytes[ \t]+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.IGNORECASE)
-    _UNSATISFIED = re.compile(r"bytes[ \t]+\*/([0-9]+)", re.IGNORECASE)
+    _SATISFIED = regex(r"bytes[ \t]+([0-9]+)-([0-9]+)/([0-9]+|\*)", re.IGNORECASE)
+    _UNSATISFIED = regex(r"bytes[ \t]+\*/([0-9]+)", re.IGNORECASE)
 
     @classmethod
     def parse(cls, text: str) -> ContentRange | None:

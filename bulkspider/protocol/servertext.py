@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from bulkspider.errors import BulkError, Meaning
+from bulkspider.regex import regex
 
 # Characters of the text that are shown.
 SHOWN_CHARACTERS = 200
@@ -21,16 +22,16 @@ SHOWN_CHARACTERS = 200
 READ_BYTES = 8 * 1024
 _STATUSES = frozenset(HTTPStatus)
 
-_NOT_SHOWN = re.compile(r"<!--.*?(?:-->|\Z)|<(script|style|svg)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
-_HEAD = re.compile(r"<head\b.*?</head\s*>", re.IGNORECASE | re.DOTALL)
-_TAG = re.compile(r"</?[a-z!?][^>]*(?:>|\Z)", re.IGNORECASE)
+_NOT_SHOWN = regex(r"<!--.*?(?:-->|\Z)|<(script|style|svg)\b.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_HEAD = regex(r"<head\b.*?</head\s*>", re.IGNORECASE | re.DOTALL)
+_TAG = regex(r"</?[a-z!?][^>]*(?:>|\Z)", re.IGNORECASE)
 # Fields that repeat what a request was signed with, as S3 does in <SignatureProvided>, or hold what must not be shown.
 _SECRET_NAME = (
     r"[\w:.-]*(?:signature|signed|tosign|canonicalrequest|token|secret|passw|credential|cookie|api_?key|accesskey)"
     r"[\w:.-]*"
 )
-_XML_SECRET = re.compile(rf"<({_SECRET_NAME})>.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
-_JSON_SECRET = re.compile(rf'("{_SECRET_NAME}"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\Z)', re.IGNORECASE)
+_XML_SECRET = regex(rf"<({_SECRET_NAME})>.*?(?:</\1\s*>|\Z)", re.IGNORECASE | re.DOTALL)
+_JSON_SECRET = regex(rf'("{_SECRET_NAME}"\s*:\s*)"(?:[^"\\]|\\.)*(?:"|\Z)', re.IGNORECASE)
 
 
 def excerpt(body: bytes, content_type: str | None, hide: Callable[[str], str] = str) -> str | None:
@@ -67,15 +68,15 @@ def quote(error: BulkError, said: str | None) -> None:
 # Statuses that may mean that a link has expired; without a fresh link they are final.
 MAY_HAVE_EXPIRED = frozenset({401, 403, 410})
 # Words of S3, Google Cloud Storage, Azure and CloudFront, of their errors' codes and sentences.
-_EXPIRED = re.compile(
+_EXPIRED = regex(
     r"expiredtoken|requestexpired|tokenexpired|request has expired|specified time frame"
     r"|(?:token|signature|link|url|policy)\W+(?:\w+\W+){0,3}expired"
 )
-_OWN = re.compile(
+_OWN = regex(
     r"accessdenied|access denied|nosuchkey|nosuchbucket|signaturedoesnotmatch|invalidaccesskeyid|allaccessdisabled"
     r"|authorizationheadermalformed|invalidtoken|accountproblem|authenticationfailed"
 )
-_BUSY = re.compile(
+_BUSY = regex(
     r"slow ?down|too many (?:requests|connections|users|downloads)|rate.?limit|throttl|requestlimitexceeded|serverbusy"
     r"|bandwidth limit|exceed\w* (?:the |your )?(?:rate|limit|quota)"
 )

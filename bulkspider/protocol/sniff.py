@@ -11,6 +11,8 @@ from __future__ import annotations
 import enum
 import re
 
+from bulkspider.regex import regex
+
 # The bytes from the beginning of a file that are looked at.
 FIRST_BYTES = 4096
 # An error in JSON or XML is shorter; a longer document is data.
@@ -84,18 +86,18 @@ _BEGINNINGS: dict[str, tuple[bytes, ...]] = {
 _TAR = "tar"
 _BINARY = frozenset(_BEGINNINGS) | {_TAR} | {"iso", "mp4", "mov", "m4a", "mkv", "webm", "mp3", "ogg", "safetensors"}
 
-_HTML = re.compile(
+_HTML = regex(
     rb"(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*)*"
     rb"<(?:!doctype\s+html|html|head|body|title|meta|script|style|link|h[1-6]|p|div|span|center|table|form|pre)\b",
     re.IGNORECASE | re.DOTALL,
 )
 # The root of an error: <Error> of S3 and Azure, <ServiceExceptionReport> of OGC, <soap:Fault>, …
-_XML_ERROR = re.compile(
+_XML_ERROR = regex(
     rb"(?:<\?xml[^>]*\?>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE[^>]*>\s*|<\?[^>]*\?>\s*)*"
     rb"<(?:[\w.-]+:)?(?:\w*(?:error|exception|failure)\w*|fault|envelope|response|status|message)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_JSON_ERROR = re.compile(
+_JSON_ERROR = regex(
     rb'"(?:errors?|error[_ -]?\w+|messages?|msg|details?|fault\w*|exception\w*|reason|code|status\w*|success|title)"'
     rb"\s*:",
     re.IGNORECASE,
@@ -104,9 +106,9 @@ _JSON_ERROR = re.compile(
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _MARKS = {b"\xef\xbb\xbf": "utf-8", b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 # Letters and signs of Latin-1 beside those of ASCII; a binary file so short has other bytes, too.
-_LATIN_1 = re.compile(rb"[\t\r\n\x20-\x7e\xa0-\xff]*")
-_WORDS = re.compile(r"[\w'\"(\[*¡¿-].*\w\W+\w.*")
-_WORD = re.compile(r"[^\W\d_]{2,}[.!]?")
+_LATIN_1 = regex(rb"[\t\r\n\x20-\x7e\xa0-\xff]*")
+_WORDS = regex(r"[\w'\"(\[*¡¿-].*\w\W+\w.*")
+_WORD = regex(r"[^\W\d_]{2,}[.!]?")
 
 
 def says_binary(name: str) -> bool:

@@ -16,12 +16,13 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from bulkspider.entries.entry import redact
 from bulkspider.errors import UsageError
+from bulkspider.regex import regex
 
 VARIABLE = "BULK_QUEUE"
 SENTINEL = ("redis+sentinel", "rediss+sentinel")
 SCHEMES = ("redis", "rediss", "unix", *SENTINEL)
 SENTINEL_PORT = 26379
-_NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
+_NAME = regex(r"[\w.-]{1,100}", re.ASCII)
 
 
 def find_address(given: str | None) -> str | None:

@@ -32,6 +32,7 @@ from bulkspider.protocol.digests import (
     SUMS,
     WEAK_HASH,
 )
+from bulkspider.regex import regex
 from bulkspider.run.origins.origins import Origins
 from bulkspider.run.outcomes import STATUSES
 
@@ -52,7 +53,7 @@ SLOW_SHARE = 2 / 3
 MIN_SPEED_BYTES = 1024 * 1024
 # A setting or argument whose value is a secret, such as -s HTTPAUTH_PASS=… The values of our own settings with such
 # names are the name of a function, or the path of a file.
-_SECRET = re.compile(
+_SECRET = regex(
     r"^((?!(?:-[sa])?(?:BULK_AUTH|keyring)=)(?:-s)?\w*(?:PASS|SECRET|TOKEN|KEY|AUTH|COOKIE|CREDENTIAL)\w*)=.+",
     re.IGNORECASE | re.DOTALL,
 )

@@ -11,7 +11,6 @@ import atexit
 import contextlib
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -24,6 +23,7 @@ from rich.control import Control
 from rich.live import Live
 from rich.segment import ControlType, Segment, Segments
 
+from bulkspider.regex import regex
 from bulkspider.text import visible_lines
 from bulkspider.workers import as_bulk_error, start
 
@@ -38,7 +38,7 @@ QUEUE_LINES = 10_000
 REFRESH_SECONDS = 1.0
 # A terminal that takes nothing must not keep the process alive.
 CLOSE_TIMEOUT_SECONDS = 2.0
-_COLOUR = re.compile(r"(\x1b\[[0-9;]*m)")
+_COLOUR = regex(r"(\x1b\[[0-9;]*m)")
 _WRAP_OFF = Segment("\x1b[?7l", control=[(ControlType.CARRIAGE_RETURN,)])
 _WRAP_ON = Segment("\x1b[?7h", control=[(ControlType.CARRIAGE_RETURN,)])
 

@@ -18,13 +18,14 @@ from twisted.web.error import SchemeNotSupported
 from bulkspider.codes import Kind
 from bulkspider.entries.entry import redact
 from bulkspider.errors import AttemptError, BulkError, proxy_auth
+from bulkspider.regex import regex
 
 # The text of an error may contain what a peer has sent, so it is cut.
 TEXT_MAX_CHARACTERS = 300
 
 
 # OpenSSL's errors for an answer that is not TLS.
-_NO_TLS = re.compile(r"wrong version number|http request|packet length too long|record layer failure", re.IGNORECASE)
+_NO_TLS = regex(r"wrong version number|http request|packet length too long|record layer failure", re.IGNORECASE)
 _NO_ROUTE = (errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH)
 
 

@@ -13,7 +13,6 @@ _TunnelingTCP4ClientEndpoint.
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, cast
 
@@ -23,6 +22,7 @@ from twisted.web import http
 from bulkspider.codes import Kind
 from bulkspider.errors import AttemptError
 from bulkspider.protocol.plan import length_of
+from bulkspider.regex import regex
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,7 +42,7 @@ CHUNK_BYTES = 4
 # About how many chunks one read of the socket may bring before other connections get their turn.
 CHUNKS_OF_A_READ = 256
 SMALLEST_READ_BYTES = 2048
-_PLAIN_CHUNK = re.compile(rb"([0-9A-Fa-f]{1,4})\r\n")
+_PLAIN_CHUNK = regex(rb"([0-9A-Fa-f]{1,4})\r\n")
 
 
 def limit_pool(pool: HTTPConnectionPool) -> None:

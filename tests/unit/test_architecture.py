@@ -44,7 +44,7 @@ LAYERS = (
     ("items", "clock", "signals"),
     ("options", "workers"),
     ("errors", "resolver", "text", "timetable"),
-    ("codes",),
+    ("codes", "regex"),
 )
 RANK = {package: rank for rank, packages in enumerate(LAYERS) for package in packages}
 # Known to everybody, and knowing nobody.
@@ -61,6 +61,7 @@ NO_TWISTED = (
     "errors",
     "codes",
     "text",
+    "regex",
     "timetable",
 )
 MOST_MODULES = 8

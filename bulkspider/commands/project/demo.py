@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,12 +15,13 @@ from scrapy.commands import ScrapyCommand
 
 from bulkspider.demo.content import Content
 from bulkspider.options import human, parse_size
+from bulkspider.regex import regex
 
 LIST = Path("input/demo")
 FOLDER = Path("output/demo")
 # Slow enough to be killed in the middle, fast enough to be over soon.
 RATE = "24M"
-_URL = re.compile(r"(\S[^\n]*?)\s+http://127\.0\.0\.1:8000/(\w+)/(\w+)\.bin")
+_URL = regex(r"(\S[^\n]*?)\s+http://127\.0\.0\.1:8000/(\w+)/(\w+)\.bin")
 
 
 class Command(ScrapyCommand):

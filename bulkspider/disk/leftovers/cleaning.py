@@ -22,9 +22,10 @@ from bulkspider.disk.files.entryfiles import (
 )
 from bulkspider.disk.files.statefile import load_state
 from bulkspider.disk.folder.opening import lstat_at
+from bulkspider.regex import regex
 
 FIRST_TEMPORARY = ".part.json.tmp"
-_TEMPORARY = re.compile(rf"\.bulkspider\.[0-9a-f]{{16}}\.tmp|.+{re.escape(FIRST_TEMPORARY)}")
+_TEMPORARY = regex(rf"\.bulkspider\.[0-9a-f]{{16}}\.tmp|.+{re.escape(FIRST_TEMPORARY)}")
 
 
 def remove_litter(root: Path) -> None:

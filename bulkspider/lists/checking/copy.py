@@ -13,7 +13,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 from bulkspider.disk.folder.opening import create_temporary
 from bulkspider.errors import ListError
 from bulkspider.lists.checking.shards import Shard
+from bulkspider.regex import regex
 from bulkspider.text import visible
 
 BLOCK = 64 * 1024  # bytes; the rows made from one block, about a thousand, stay in the processor's cache
@@ -31,7 +31,7 @@ WINDOW_BYTES = 16 * 1024  # bytes; the next line is mostly near, and a small win
 # Bytes that are read of another shard's note; how many other shards a message names.
 MOST_NOTE = 1_000
 SHOWN_SHARDS = 8
-_SHARD = re.compile(r"shard\.(\d+-of-(\d+))\.json")
+_SHARD = regex(r"shard\.(\d+-of-(\d+))\.json")
 
 _GZIP = b"\x1f\x8b"
 _ZIP = b"PK"

@@ -16,6 +16,7 @@ from bulkspider.entries.fields import DIGESTS
 from bulkspider.entries.mistakes import COMMANDS
 from bulkspider.entries.names import fold
 from bulkspider.entries.urls import PATH, SAFE, SITE
+from bulkspider.regex import regex
 from bulkspider.text import CONTROL, UNSEEN
 
 # A plain name: letters, digits, '_', '.', '-' and folders; no device of Windows, no suffix of ours, short enough for
@@ -38,10 +39,10 @@ _ASCII_LETTER = r"\w"
 _LETTER = r"\w\x80-\xff"
 _NAME = _name(_LETTER)
 _LAST = rf"(?=\w)(?P<name>{_component(_ASCII_LETTER)})(?i:{_SUFFIX})(?=[\r\n ]|\Z)"
-_FOLDER = re.compile(rf"(?=.{{2,200}}\Z)(?:{_component(_LETTER)}/)+".encode())
+_FOLDER = regex(rf"(?=.{{2,200}}\Z)(?:{_component(_LETTER)}/)+".encode())
 # Characters that are not seen, that another character folds to, or that are part of the name of a device.
-_ODD = re.compile(rf"[{CONTROL}{UNSEEN}\s\u00b9\u00b2\u00b3\u017f\u212a]")
-_SITE = re.compile(SITE.encode())
+_ODD = regex(rf"[{CONTROL}{UNSEEN}\s\u00b9\u00b2\u00b3\u017f\u212a]")
+_SITE = regex(SITE.encode())
 # "wget https://…" is a line of a script; see `mistakes.py`.
 _NO_COMMAND = rf"(?!(?=[aciwACIW])(?i:{COMMANDS}) )"
 _TAB = r"\t"
@@ -54,8 +55,8 @@ _HASHES = "|".join(rf"{name}=[0-9a-f]{{{2 * size}}}" for name, size in DIGESTS.i
 
 # The groups of a PlainRow.
 GROUPS = ("name", "folder", "mark", "site", "size")
-NEVER = re.compile(rb"(?!)")
-OTHER_LINES = re.compile(rb"()()()()()()([^\n]*)\n")
+NEVER = regex(rb"(?!)")
+OTHER_LINES = regex(rb"()()()()()()([^\n]*)\n")
 
 
 def folder_fits(folder: bytes) -> bool:
@@ -85,13 +86,13 @@ def _pattern(front: str, separator: str) -> re.Pattern[bytes]:
         rf"(?:{separator}size=(?P<size>\d{{1,18}}))?(?:{separator}(?P<hash>{_HASHES}))?"
         rf"(?P<mirrors>(?:{separator}mirror={SITE}{PATH})*)\r?"
     )
-    return re.compile((front + fields).encode())
+    return regex((front + fields).encode())
 
 
 def of_lines(plain: re.Pattern[bytes], *groups: str) -> re.Pattern[bytes]:
     """For `findall` in a text of whole lines: of a plain one the line and these groups, of another the last item."""
     others = rb"\(\?P<(?!(?:" + "|".join(groups).encode() + rb")>)\w+>"
-    return re.compile(rb"(" + re.sub(others, b"(?:", plain.pattern) + rb")\n|([^\n]*)\n")
+    return regex(rb"(" + re.sub(others, b"(?:", plain.pattern) + rb")\n|([^\n]*)\n")
 
 
 @lru_cache(maxsize=8)
@@ -115,7 +116,7 @@ def bare() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
 @lru_cache(maxsize=1)
 def numbered() -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:
     """A line of a numbered list (see `Form`): NAME, its line there, URL and what is known, between TABs."""
-    plain = re.compile(
+    plain = regex(
         (
             rf"{_NAME}\t(?P<told>\d{{1,9}})\t{_URL}(?:\tsize=(?P<size>\d{{1,18}}))?"
             rf"(?P<digests>(?:\t(?:{_HASHES}))*)(?P<mirrors>(?:\tmirror={SITE}{PATH})*)"
@@ -139,7 +140,7 @@ def of_columns(columns: Columns) -> re.Pattern[bytes]:
     names = columns.names
     if separator is None or not {"name", "url"} <= set(names) <= cells.keys() or names.count("mirror") > 1:
         return NEVER
-    return re.compile((separator.join(map(cells.__getitem__, names)) + _missing_groups(names) + r"\r?").encode())
+    return regex((separator.join(map(cells.__getitem__, names)) + _missing_groups(names) + r"\r?").encode())
 
 
 @lru_cache(maxsize=16)
@@ -156,7 +157,7 @@ def of_keys(keys: tuple[str, ...]) -> re.Pattern[bytes]:
     if not {"name", "url"} <= set(keys) <= values.keys():
         return NEVER
     row = ", ?".join(f'"{key}": ?{values[key]}' for key in keys)
-    return re.compile((rf"\{{{row}\}}" + _missing_groups(keys) + r"\r?").encode())
+    return regex((rf"\{{{row}\}}" + _missing_groups(keys) + r"\r?").encode())
 
 
 def _missing_groups(names: tuple[str, ...]) -> str:

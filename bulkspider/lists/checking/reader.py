@@ -17,10 +17,11 @@ from bulkspider.entries.fields import DIGESTS
 from bulkspider.entries.names import BY_LAST_PART, Naming
 from bulkspider.lists.checking import plain
 from bulkspider.lists.checking.plain import folder_fits, key_of_plain, site_fits
+from bulkspider.regex import regex
 
 BOM = b"\xef\xbb\xbf"
 
-_MIRROR = re.compile(rb"https?://[^\t ,\"]+")
+_MIRROR = regex(rb"https?://[^\t ,\"]+")
 
 # (line, name, folder, mark, site, size, other); site is scheme and host. Either `line` or `other` is empty. The mark of
 # a numbered list is the line's number there, of others the separator.

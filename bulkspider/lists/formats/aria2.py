@@ -21,6 +21,7 @@ from bulkspider.entries.names import show
 from bulkspider.lists.checking.copy import lines_of
 from bulkspider.lists.formats.row import Note, Passed, Row
 from bulkspider.options import nearest
+from bulkspider.regex import regex
 
 # aria2's names of the hashes that we know. Others (sha-224, sha-384) cannot be compared here.
 _DIGESTS = {"md5": "md5", "sha-1": "sha1", "sha-256": "sha256", "sha-512": "sha512", "adler32": "adler32"}
@@ -72,12 +73,12 @@ _ELSEWHERE = {
     "proxy-method": _PROXY,
 }
 # Options of BitTorrent, Metalink, FTP and aria2's remote control.
-_NOT_HTTP = re.compile(
+_NOT_HTTP = regex(
     r"(?:bt|ftp|metalink|rpc|ssh)-[a-z0-9-]+|follow-(?:torrent|metalink)|seed-(?:ratio|time)|pause-metadata"
     r"|index-out|select-file|max-upload-limit|enable-peer-exchange"
 )
 _KNOWN = {*_TAKEN, *_ALWAYS, *_ELSEWHERE}
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_SCHEME = regex(r"([A-Za-z][A-Za-z0-9+.-]*):")
 
 
 class Aria2Form:

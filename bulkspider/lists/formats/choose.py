@@ -32,14 +32,15 @@ from bulkspider.lists.formats.table import TABLE_BEGIN, Csv, EnaReport, EsgfScri
 from bulkspider.lists.formats.xmls.archive import ArchiveFiles
 from bulkspider.lists.formats.xmls.metalink import Metalink
 from bulkspider.options import nearest
+from bulkspider.regex import regex
 
 # Bytes of the beginning that are looked at: the mark of a document or a script may come late.
 HEAD_BYTES = 1024 * 1024
 LINES_LOOKED_AT = 20
 
-_COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
+_COMMENT = regex(r"<!--.*?-->", re.DOTALL)
 # The first element of a document; the rest of the pattern excludes a heading in brackets.
-_ROOT = re.compile(
+_ROOT = regex(
     r"""<(?:\w+:)?(?:(?P<metalink>metalink)\s[^>]*(?:xmlns|version)|(?P<ia>files)\b[^>]*>\s*<file\b)"""
     r"|<[A-Za-z]",
     re.DOTALL,
@@ -47,10 +48,10 @@ _ROOT = re.compile(
 _ENA_COLUMNS = frozenset(f"{kind}_ftp" for kind in EnaReport.KINDS)
 # Texts that only these documents contain.
 _MARKS = {
-    "dataverse": re.compile(r'"dataFile"\s*:\s*\{'),
-    "figshare": re.compile(r'"(?:computed_md5|supplied_md5|is_link_only)"\s*:'),
-    "zenodo": re.compile(r'"checksum"\s*:\s*"(?:\w+:)?[0-9a-f]{32,}"'),
-    "hf": re.compile(r'\A\[\s*\{(?=[^{}\[\]]*"type"\s*:\s*"(?:file|directory)")[^{}\[\]]*"oid"\s*:'),
+    "dataverse": regex(r'"dataFile"\s*:\s*\{'),
+    "figshare": regex(r'"(?:computed_md5|supplied_md5|is_link_only)"\s*:'),
+    "zenodo": regex(r'"checksum"\s*:\s*"(?:\w+:)?[0-9a-f]{32,}"'),
+    "hf": regex(r'\A\[\s*\{(?=[^{}\[\]]*"type"\s*:\s*"(?:file|directory)")[^{}\[\]]*"oid"\s*:'),
 }
 
 

@@ -9,7 +9,6 @@ URL may hold any character; then they are a list like any other.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Sequence
 
 from bulkspider.entries.entry import EntryError, parse_json, redact
@@ -18,9 +17,10 @@ from bulkspider.errors import UsageError
 from bulkspider.lists.checking.collisions import key_of
 from bulkspider.lists.checking.copy import lines_of
 from bulkspider.lists.formats.row import FormatInput, Row
+from bulkspider.regex import regex
 
 IN_A_LIST = "give it a name of its own in a list: scrapy bulk LIST"
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_URL = regex(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def contents(given: FormatInput, blocks: Iterable[bytes]) -> Iterator[tuple[int, str]]:

@@ -24,6 +24,7 @@ from bulkspider.entries.fields import DIGESTS
 from bulkspider.entries.names import BY_LAST_PART, Naming, name_of_url
 from bulkspider.lists.checking.reader import PlainRow
 from bulkspider.options import plural
+from bulkspider.regex import regex
 
 # Rows that are written and checked together.
 BATCH = 500
@@ -37,8 +38,8 @@ GIVE_BASE = "say where these files are: --base URL (-a base=URL)"
 HTTPS_TOO = frozenset(
     {"ftp.sra.ebi.ac.uk", "ftp.ebi.ac.uk", "ftp.ncbi.nlm.nih.gov", "ftp.ensembl.org", "ftp.ensemblgenomes.org"}
 )
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
-_PLAIN_PATH = re.compile(r"[\w./=+-]+", re.ASCII)
+_SCHEME = regex(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_PLAIN_PATH = regex(r"[\w./=+-]+", re.ASCII)
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 

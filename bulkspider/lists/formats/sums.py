@@ -18,11 +18,12 @@ from bulkspider.errors import ListError, Problem
 from bulkspider.lists.checking.copy import read_blocks
 from bulkspider.lists.formats.lines import contents
 from bulkspider.lists.formats.row import FormatInput, Reader, Row
+from bulkspider.regex import regex
 
-_FETCH = re.compile(r"(\S+)[ \t]+([0-9]+|-)[ \t]+(.+)")
-_MANIFEST = re.compile(r"manifest-([A-Za-z0-9-]+)\.txt")
+_FETCH = regex(r"(\S+)[ \t]+([0-9]+|-)[ \t]+(.+)")
+_MANIFEST = regex(r"manifest-([A-Za-z0-9-]+)\.txt")
 # RFC 8493 §2.1.3: only these three are escaped in a path.
-_ESCAPE = re.compile(r"%(0A|0D|25)", re.IGNORECASE)
+_ESCAPE = regex(r"%(0A|0D|25)", re.IGNORECASE)
 
 
 class ChecksumLines(Reader):

@@ -20,15 +20,16 @@ from bulkspider.errors import UsageError
 from bulkspider.lists.checking.copy import whole_lines
 from bulkspider.lists.formats.row import BATCH, FormatInput, Lines, Reader, Row, digests_of
 from bulkspider.options import nearest
+from bulkspider.regex import regex
 
 _COLUMNS = ("name", "url", "size", *DIGESTS, "mirror")
 _DELIMITERS = ("\t", ",", ";", "|")
-_LOCAL = re.compile(r"(?:[0-9]+(?:\.[0-9]+){3}|localhost)(?::[0-9]+)?|[^/]+:[0-9]+")
+_LOCAL = regex(r"(?:[0-9]+(?:\.[0-9]+){3}|localhost)(?::[0-9]+)?|[^/]+:[0-9]+")
 _HTTP = ("https://", "http://")
 _PLAIN_LINK = r"ftp\.[\w./-]+/[\w.-]+"
-PLAIN_LINKS = re.compile(rf"{_PLAIN_LINK}(?:;{_PLAIN_LINK})*", re.ASCII)
-TABLE_BEGIN = re.compile(r"""download_files="\$\(cat <<(EOF--dataset\.file\.url\.chksum_type\.chksum)""")
-_TABLE_ROW = re.compile(r"'([^']*)'\s+'([^']*)'(?:\s+'([^']*)'\s+'([^']*)')?")
+PLAIN_LINKS = regex(rf"{_PLAIN_LINK}(?:;{_PLAIN_LINK})*", re.ASCII)
+TABLE_BEGIN = regex(r"""download_files="\$\(cat <<(EOF--dataset\.file\.url\.chksum_type\.chksum)""")
+_TABLE_ROW = regex(r"'([^']*)'\s+'([^']*)'(?:\s+'([^']*)'\s+'([^']*)')?")
 
 
 def _texts(given: FormatInput, blocks: Iterable[bytes]) -> Iterator[str]:

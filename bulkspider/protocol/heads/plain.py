@@ -9,12 +9,12 @@ compares the two. Every other head is left to that parser, so that it alone judg
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 
 from msgspec import Struct
 
 from bulkspider.protocol.plan import length_of
+from bulkspider.regex import regex
 
 # A usual head is no longer. Most have some hundred bytes.
 USUAL_BYTES = 4096
@@ -32,7 +32,7 @@ OF_CONNECTION = frozenset(
         "upgrade",
     }
 )
-_USUAL_NAME = re.compile(r"[A-Za-z0-9-]+")
+_USUAL_NAME = regex(r"[A-Za-z0-9-]+")
 
 
 class PlainHead(Struct, frozen=True):

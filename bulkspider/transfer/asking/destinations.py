@@ -24,10 +24,11 @@ from bulkspider.entries.entry import Entry, slot_of
 from bulkspider.entries.names import EntryError, show
 from bulkspider.entries.urls import has_site, normal_url, redact, same_origin
 from bulkspider.errors import AttemptError
+from bulkspider.regex import regex
 
 # The longest URL in a message (characters).
 SHOWN_MAX = 200
-_USERINFO = re.compile(r"//.*@")
+_USERINFO = regex(r"//.*@")
 _SECRET_FIELDS = ("Authorization", "Proxy-Authorization", "Cookie")
 
 
@@ -78,8 +79,8 @@ def secrets_of(headers: Headers, entry: Entry, granted: Mapping[str, str] | None
     return [*sent, *(value for _, value in entry.headers), *(granted or {}).values()]
 
 
-_S3 = re.compile(r"(?:.+\.)?s3(?:[.-][a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?")
-_SIGNED = re.compile(r"[?&](?:X-Amz-Signature|Signature)=", re.IGNORECASE)
+_S3 = regex(r"(?:.+\.)?s3(?:[.-][a-z0-9-]+)*\.amazonaws\.com(?:\.cn)?")
+_SIGNED = regex(r"[?&](?:X-Amz-Signature|Signature)=", re.IGNORECASE)
 
 
 def states_checksums(headers: Headers, url: str) -> bool:

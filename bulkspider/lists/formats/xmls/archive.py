@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import quote
 
@@ -12,8 +11,9 @@ from msgspec.structs import replace
 from bulkspider.entries.entry import EntryError
 from bulkspider.lists.formats.row import FormatInput, Reader, Row, digests_of
 from bulkspider.lists.formats.xmls.elements import files
+from bulkspider.regex import regex
 
-_IA_LIST = re.compile(r"(.+)_files\.xml(?:\.gz)?")
+_IA_LIST = regex(r"(.+)_files\.xml(?:\.gz)?")
 
 
 class ArchiveFiles(Reader):

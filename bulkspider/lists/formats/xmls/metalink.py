@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec.structs import replace
@@ -12,10 +11,11 @@ from bulkspider.entries.names import show
 from bulkspider.lists.formats.row import HTTPS_TOO, Lines, Reader, Row, digest_name
 from bulkspider.lists.formats.xmls.elements import Elements, Left, files
 from bulkspider.lists.formats.xmls.shapes import Shapes
+from bulkspider.regex import regex
 
 # RFC 5854 §4.2.16.1: 1 is the best; a URL without a priority comes after all others.
 _LAST_PRIORITY = 999_999
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+_SCHEME = regex(r"[A-Za-z][A-Za-z0-9+.-]*:")
 # In version 3 of metalink.
 _AROUND_URLS = ("resources", "publisher", "license")
 
