@@ -98,8 +98,6 @@ class Result:
         return self.status in FINISHED
 
 
-# The flag of a file that the command of `--then` has received; in a verify: of a file that it has moved away.
-HANDED_ON = "handed-on"
 RESULT_KEYS = tuple(each.name for each in fields(Result))
 # The statuses of a file that has its final name.
 FINISHED = ("verified", "complete", "unproven")

@@ -6,16 +6,16 @@ a UsageError that names the setting and the nearest known one, so that a typo is
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 from bulkspider.errors import UsageError
 from bulkspider.regex import regex
+from bulkspider.text import nearest
 from bulkspider.timetable import Timetable, is_timetable
 
 KIB = 1024
@@ -265,9 +265,3 @@ class Options:
         """The download handlers (class or import path) for other requests, by scheme, where they are not Scrapy's."""
         handlers = {"http": self.fallback_http_handler, "https": self.fallback_https_handler}
         return {scheme: handler for scheme, handler in handlers.items() if handler is not None}
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """`; did you mean X?` for the most similar known name, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -1,4 +1,4 @@
-"""Text that others wrote, made safe to show.
+"""Text for people: what others wrote, made safe to show, and the word that a wrong one is nearest to.
 
 A name, a header or an error's text may hold characters that a terminal obeys (ESC, NUL), that change the reading order
 (bidirectional controls), or that are invisible (zero-width characters). Wherever such text is shown it goes through
@@ -9,6 +9,7 @@ nor terminals.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from bulkspider.regex import regex
 
@@ -41,3 +42,11 @@ def visible_lines(text: str) -> str:
 def _escaped(match: re.Match[str]) -> str:
     code = ord(match[0])
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for the most similar known name, or an empty string."""
+    import difflib  # only for an error
+
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -32,8 +32,7 @@ from bulkspider.auth.trusted import matches
 from bulkspider.entries.redaction import hider
 from bulkspider.entries.urls import slot_of
 from bulkspider.errors import UsageError
-from bulkspider.options import nearest
-from bulkspider.text import visible
+from bulkspider.text import nearest, visible
 
 if TYPE_CHECKING:
     from scrapy.crawler import Crawler

@@ -20,7 +20,7 @@ from scrapy.exceptions import UsageError
 from bulkspider import settings as ours
 from bulkspider.commands.words.foreign import advice
 from bulkspider.commands.words.options import Adder, add_options
-from bulkspider.options import nearest
+from bulkspider.text import nearest
 
 if TYPE_CHECKING:
     from bulkspider.spiders.arguments.reading import Given

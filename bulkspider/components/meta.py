@@ -18,7 +18,7 @@ from bulkspider.entries.entry import Entry, EntryError, check_name, normal_url
 from bulkspider.entries.fields import DIGESTS, Fields
 from bulkspider.entries.names import show
 from bulkspider.items import BulkItem, Result
-from bulkspider.options import nearest
+from bulkspider.text import nearest
 
 KEYS = ("path", "size", *DIGESTS)
 # The key of the result; a request that is tried again, or whose meta was copied, still has the last one.

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 
 from bulkspider.entries.names import EntryError, show
 from bulkspider.entries.urls import normal_url, redact
-from bulkspider.options import nearest
 from bulkspider.regex import regex
+from bulkspider.text import nearest
 
 # Length of each hash and checksum in bytes; it may be written in hex or, as many servers do, in base64.
 DIGESTS = {"md5": 16, "sha1": 20, "sha256": 32, "sha512": 64, "crc32c": 4, "crc32": 4, "adler32": 4}

@@ -19,9 +19,8 @@ from contextlib import suppress
 from msgspec import Struct
 
 from bulkspider.errors import BulkError, Stopped, UsageError
-from bulkspider.options import nearest
 from bulkspider.regex import regex
-from bulkspider.text import visible
+from bulkspider.text import nearest, visible
 
 logger = logging.getLogger(__name__)
 

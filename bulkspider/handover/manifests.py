@@ -27,7 +27,7 @@ from bulkspider.disk.finished.proof import add_sha256
 from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.folder.opening import create_temporary, lstat_at, open_ours
 from bulkspider.errors import DiskError, Stopped, UsageError, disk_error
-from bulkspider.options import nearest
+from bulkspider.text import nearest
 
 logger = logging.getLogger(__name__)
 

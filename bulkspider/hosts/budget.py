@@ -8,11 +8,13 @@ or growing while each attempt brings little. Pure; times in seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from bulkspider.errors import AttemptError
-from bulkspider.options import Options
+if TYPE_CHECKING:
+    from bulkspider.errors import AttemptError
+    from bulkspider.options import Options
 
 # An attempt that ended sooner than LITTLE_SECONDS and brought less than LITTLE_BYTES brought little; the pause after it
 # doubles each time up to LITTLE_PAUSE_MAX_SECONDS.

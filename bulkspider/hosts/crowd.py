@@ -8,8 +8,10 @@ without other requests shows which. Pure; times in seconds.
 from __future__ import annotations
 
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
-from bulkspider.hosts.budget import Budget
+if TYPE_CHECKING:
+    from bulkspider.hosts.budget import Budget
 
 # Refusals of several entries within this time may have one reason.
 TOGETHER_SECONDS = 5.0

@@ -8,8 +8,9 @@ or a number of seconds. They may come with successes, too; there they matter onl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Any
+
+from bulkspider.protocol.plan import http_date
 
 # With these statuses a Retry-After counts, whatever else the answer states.
 LATER_STATUSES = (202, 429, 503)
@@ -49,10 +50,8 @@ def parse_retry_after(text: str | None, wall_clock: float) -> float | None:
     text = text.strip()
     if text.isdecimal():
         return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - wall_clock)
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
+    date = http_date(text)
+    return None if date is None else max(0.0, date - wall_clock)
 
 
 def _remaining(fields: Mapping[str, str], wall_clock: float) -> tuple[int | None, float | None]:

@@ -9,11 +9,14 @@ seconds of a monotonic clock that the caller passes in.
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 from bulkspider.errors import AttemptError
-from bulkspider.hosts.budget import Budget, Pauses
 from bulkspider.hosts.crowd import SEVERAL_ENTRIES
-from bulkspider.options import Options
+
+if TYPE_CHECKING:
+    from bulkspider.hosts.budget import Budget, Pauses
+    from bulkspider.options import Options
 
 # A mistyped host should fail soon; an origin that has served us before gets BULK_ORIGIN_PATIENCE.
 STRANGER_PATIENCE_SECONDS = 60.0

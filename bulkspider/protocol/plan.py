@@ -18,7 +18,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable, Mapping
-from email.utils import parsedate_to_datetime
 from typing import TypeAlias
 
 from msgspec import Struct, field
@@ -631,6 +630,8 @@ def http_date(text: str | None) -> float | None:
     if not text:
         return None
     try:
+        from email.utils import parsedate_to_datetime  # imported only where a date is read: many files have an ETag
+
         return parsedate_to_datetime(text).timestamp()
     except (ValueError, TypeError, IndexError, OverflowError):
         return None

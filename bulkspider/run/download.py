@@ -16,27 +16,28 @@ from typing import TYPE_CHECKING, Protocol
 from msgspec import Struct, field
 
 from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for
-from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.disk.finished.proof import claims_of
-from bulkspider.disk.folder.folder import Folder
-from bulkspider.disk.part import Part
 from bulkspider.entries.entry import Entry, origin_of, redact, without_userinfo
 from bulkspider.entries.urls import path_and_query
-from bulkspider.errors import BulkError
-from bulkspider.hosts.budget import Budget
-from bulkspider.items import BulkItem
 from bulkspider.protocol.byteranges import ByteRange, missing
 from bulkspider.protocol.digests import REDIRECT, SERVER, Claim, claims, from_headers
-from bulkspider.protocol.heads.answerhead import AnswerHead
 from bulkspider.protocol.plan import Expected, PartState
 from bulkspider.protocol.resumed import Resumed
 from bulkspider.protocol.sniff import says_binary
-from bulkspider.run.origins.origin import Place
-from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 from bulkspider.text import visible
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
+
+    from bulkspider.disk.finished.line import LedgerLine
+    from bulkspider.disk.folder.folder import Folder
+    from bulkspider.disk.part import Part
+    from bulkspider.errors import BulkError
+    from bulkspider.hosts.budget import Budget
+    from bulkspider.items import BulkItem
+    from bulkspider.protocol.heads.answerhead import AnswerHead
+    from bulkspider.run.origins.origin import Place
+    from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
 
 
 class RunningTransfer(Protocol):

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from bulkspider.codes import Kind
-from bulkspider.items import HANDED_ON, BulkItem
+from bulkspider.disk.finished.line import HANDED_ON
+from bulkspider.items import BulkItem
 from bulkspider.run.stopping import Stopping
 
 STATUSES = ("verified", "complete", "unproven", "failed", "interrupted")

@@ -8,14 +8,18 @@ import operator
 import os
 import stat as stat_module
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from bulkspider.items import HANDED_ON, BulkItem
 from bulkspider.protocol.digests import STATED_BY
 from bulkspider.text import visible
 
+if TYPE_CHECKING:
+    from bulkspider.items import BulkItem
+
+# The flag of a file that the command of `--then` has received; in a verify: of a file that it has moved away.
+HANDED_ON = "handed-on"
 STATUSES = frozenset({"verified", "complete", "unproven"})
 
 

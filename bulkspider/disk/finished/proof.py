@@ -9,17 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from bulkspider.disk.finished.hashing import IncrementalHasher, algorithms_for, hash_file
-from bulkspider.disk.finished.ledger import Ledger
-from bulkspider.disk.finished.line import LedgerLine
-from bulkspider.disk.folder.folder import Folder
 from bulkspider.disk.folder.opening import open_ours
-from bulkspider.disk.part import Part
-from bulkspider.entries.entry import Entry
 from bulkspider.errors import BulkError, Stopped
 from bulkspider.protocol.digests import (
     CHECKSUM_ONLY,
@@ -30,6 +26,13 @@ from bulkspider.protocol.digests import (
     claims,
     weigh,
 )
+
+if TYPE_CHECKING:
+    from bulkspider.disk.finished.ledger import Ledger
+    from bulkspider.disk.finished.line import LedgerLine
+    from bulkspider.disk.folder.folder import Folder
+    from bulkspider.disk.part import Part
+    from bulkspider.entries.entry import Entry
 
 
 class Refuted(BulkError):

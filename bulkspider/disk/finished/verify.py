@@ -9,24 +9,26 @@ import os
 import stat
 import time
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from msgspec import Struct, field
 from msgspec.structs import replace
 
 from bulkspider.codes import Kind
 from bulkspider.disk.finished.hashing import algorithms_for, hash_file
-from bulkspider.disk.finished.ledger import Ledger
-from bulkspider.disk.finished.line import LedgerLine, LineVerdict, judge_line
+from bulkspider.disk.finished.line import HANDED_ON, LedgerLine, LineVerdict, judge_line
 from bulkspider.disk.finished.proof import claims_of
-from bulkspider.disk.folder.folder import Folder
-from bulkspider.entries.entry import Entry
 from bulkspider.errors import BulkError, disk_error
-from bulkspider.items import HANDED_ON
 from bulkspider.protocol.digests import (
     Claim,
     Weighed,
     weigh,
 )
+
+if TYPE_CHECKING:
+    from bulkspider.disk.finished.ledger import Ledger
+    from bulkspider.disk.folder.folder import Folder
+    from bulkspider.entries.entry import Entry
 
 SIZE_ONLY = "size-only"
 

@@ -20,8 +20,8 @@ from bulkspider.entries.fields import SEGMENTS_MAX, Fields
 from bulkspider.entries.names import show
 from bulkspider.lists.checking.copy import lines_of
 from bulkspider.lists.formats.row import Note, Passed, Row
-from bulkspider.options import nearest
 from bulkspider.regex import regex
+from bulkspider.text import nearest
 
 # aria2's names of the hashes that we know. Others (sha-224, sha-384) cannot be compared here.
 _DIGESTS = {"md5": "md5", "sha-1": "sha1", "sha-256": "sha256", "sha-512": "sha512", "adler32": "adler32"}

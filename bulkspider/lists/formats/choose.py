@@ -31,8 +31,8 @@ from bulkspider.lists.formats.sums import Bag, ChecksumLines, bag_in
 from bulkspider.lists.formats.table import TABLE_BEGIN, Csv, EnaReport, EsgfScript
 from bulkspider.lists.formats.xmls.archive import ArchiveFiles
 from bulkspider.lists.formats.xmls.metalink import Metalink
-from bulkspider.options import nearest
 from bulkspider.regex import regex
+from bulkspider.text import nearest
 
 # Bytes of the beginning that are looked at: the mark of a document or a script may come late.
 HEAD_BYTES = 1024 * 1024

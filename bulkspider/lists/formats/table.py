@@ -19,8 +19,8 @@ from bulkspider.entries.names import BY_LAST_PART, show
 from bulkspider.errors import UsageError
 from bulkspider.lists.checking.copy import whole_lines
 from bulkspider.lists.formats.row import BATCH, FormatInput, Lines, Reader, Row, digests_of
-from bulkspider.options import nearest
 from bulkspider.regex import regex
+from bulkspider.text import nearest
 
 _COLUMNS = ("name", "url", "size", *DIGESTS, "mirror")
 _DELIMITERS = ("\t", ",", ";", "|")

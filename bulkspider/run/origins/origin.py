@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -24,10 +25,12 @@ from bulkspider.hosts.outage import BUSY_STATUSES, Outage
 from bulkspider.hosts.pieces import Pieces
 from bulkspider.hosts.profiles import Profile
 from bulkspider.hosts.record import Record
-from bulkspider.options import Options
 from bulkspider.protocol.gain import Gain
 from bulkspider.protocol.plan import ValidatorKind
 from bulkspider.run.origins.outcome import Again, Fetched, GiveUp, Outcome
+
+if TYPE_CHECKING:
+    from bulkspider.options import Options
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from bulkspider.errors import AttemptError
 from bulkspider.hosts.profiles import Profiles
-from bulkspider.options import Options
 from bulkspider.run.origins.origin import Origin
+
+if TYPE_CHECKING:
+    from bulkspider.options import Options
 
 # When so many hosts have had no DNS answer or no route for so long, the network of this machine does not work.
 HOSTS_WITHOUT_WAY = 2

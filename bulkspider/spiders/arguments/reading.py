@@ -31,9 +31,10 @@ from bulkspider.lists.formats.choose import Reading
 from bulkspider.lists.formats.lines import is_url, rows_of
 from bulkspider.lists.listsource import ListSource
 from bulkspider.lists.opening import check_list, folder_name
-from bulkspider.options import Options, has_scheme, nearest
+from bulkspider.options import Options, has_scheme
 from bulkspider.spiders.arguments.inputs import input_names
 from bulkspider.sums.checksums import Sums, SumsFile, sums_file
+from bulkspider.text import nearest
 from bulkspider.walk.record import NAME as WALKED
 from bulkspider.walk.start import Plan, parse_plan
 
