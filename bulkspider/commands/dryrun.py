@@ -195,6 +195,7 @@ class Findings:
                 size=size or 0,
                 mtime_ns=0,
                 digests={},
+                flags=(),
                 status="complete",
                 time=time.time(),
             )

@@ -121,9 +121,15 @@ class Dispatcher:
                 if blocked is None:
                     blocked = self._slots.blocked(self._clock.now())
                 self._source.has_room(places.free, places.per_slot)
+                gathered = self._slots.gathered
                 if (entry := self.take(blocked)) is not None:
-                    if self._begin(entry):
+                    if not self._begin(entry):
+                        continue
+                    if self._slots.gathered == gathered:
                         blocked = None
+                    elif self._slots.has_enough(origin := self._origins[origin_of(entry.url)]):
+                        # It waits for a place that others will share: nothing has changed for another origin.
+                        blocked.add(origin.name)
                 elif (put_last := self._underway.last_pass.take(blocked)) is not None:
                     entry, first_error = put_last
                     if not self._underway.is_lost(entry, first_error):

@@ -157,8 +157,13 @@ class Slots:
             and self._origins.given_up(origin, now) is None
             and not self._wants_another(origin)
         }
-        blocked |= {origin.name for origin, waiters in self._waiting.items() if len(waiters) >= self._enough(origin)}
+        blocked |= {origin.name for origin in self._waiting if self.has_enough(origin)}
         return blocked | self.places.full()
+
+    def has_enough(self, origin: Origin) -> bool:
+        """No more entries of it may begin: as many wait as its places can take soon."""
+        waiters = self._waiting.get(origin, ())
+        return len(waiters) >= self._enough(origin) if waiters else False
 
     def _wants_another(self, origin: Origin) -> bool:
         """An origin that does not work needs some other entries to choose from, because the failure may be that of the

@@ -225,6 +225,7 @@ def without_userinfo(url: str) -> str:
     return f"{scheme}{separator}{rest[site.rfind('@') + 1 :]}"
 
 
+@lru_cache(maxsize=256)
 def url_key(url: str) -> str:
     """The sha256 (hex) of what identifies an object: scheme, host, port, path, and the query without signatures.
 

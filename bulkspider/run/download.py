@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from msgspec import Struct, field
@@ -64,7 +63,7 @@ class Attempt(Struct, eq=False):
     outcome: Outcome | None = None
 
 
-class Download(Struct, eq=False, dict=True):
+class Download(Struct, eq=False):
     """One entry under way. One class, because each step of the work on an entry needs what the others have found out.
 
     policy, server_digest: BULK_DIGEST, BULK_SERVER_DIGEST.
@@ -145,28 +144,31 @@ class Download(Struct, eq=False, dict=True):
     divided_again_at: float = 0.0
     mixed: bool = False
     finished: LedgerLine | None = None
+    _served: dict[str, str] = field(default_factory=dict)
+    _origin_of: tuple[str, str] = ("", "")  # an URL, and its origin
+    _shown_url: str | None = None
 
     def __post_init__(self) -> None:
         self.part.checkpoints.reader = self
-        self._served: dict[str, str] = {}
-        self._origin_of = ("", "")  # an URL, and its origin
 
     @property
     def path(self) -> str:
         """The path of the finished file."""
         return self.folder.place(self.entry.name)
 
-    @cached_property
+    @property
     def shown_url(self) -> str:
         """The listed URL without secrets."""
-        return redact(self.entry.url)
+        if self._shown_url is None:
+            self._shown_url = redact(self.entry.url)
+        return self._shown_url
 
     @property
     def comes_from_the_list(self) -> bool:
         """Its last answer came from the listed URL: no redirect, no mirror, no fresh link."""
         return self.final_url == self.listed_final_url
 
-    @cached_property
+    @property
     def listed_final_url(self) -> str:
         """The `final_url` of an answer that came from the listed URL."""
         url = self.entry.url

@@ -12,7 +12,6 @@ that in a thread of its own. No Twisted and no Scrapy, whose import takes longer
 from __future__ import annotations
 
 import ctypes
-import json
 import os
 import selectors
 import signal
@@ -25,7 +24,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from msgspec import Struct, field
+from msgspec import Struct, field, json
 
 from bulkspider.disk.commit import CommitRequest, Committer, commit_request
 from bulkspider.disk.files.entryfiles import PART
@@ -130,7 +129,7 @@ class Task(Struct, eq=False):
 class Told(Struct):
     """What is to be told to the first process."""
 
-    done: list[tuple[int, int, dict[str, Any]]] = field(default_factory=list)
+    done: list[tuple[int, int, LedgerLine]] = field(default_factory=list)
     back: list[tuple[int, int, bool, int]] = field(default_factory=list)
     ended: list[tuple[int, float | None]] = field(default_factory=list)
 
@@ -138,7 +137,7 @@ class Told(Struct):
         return bool(self.done or self.back or self.ended)
 
     def to_line(self) -> bytes:
-        return json.dumps({"done": self.done, "back": self.back, "ended": self.ended}).encode() + b"\n"
+        return json.encode(self) + b"\n"
 
 
 class Process:
@@ -181,7 +180,7 @@ class Process:
         while goes_on or self._tasks:
             *lines, text = text.split(b"\n")
             for line in lines:
-                self._obey(json.loads(line))
+                self._obey(json.decode(line))
             if self._told or self._proven:
                 wait: float | None = GROUP_SECONDS
             else:
@@ -430,7 +429,7 @@ class Process:
             task.uncommitted -= 1
             self._uncommitted -= 1
             if commit.exception() is None:
-                self._told.done.append((task.number, wanted.number, commit.result().to_record()))
+                self._told.done.append((task.number, wanted.number, commit.result()))
             else:
                 self._hand_back(task, wanted, alone=True)
             self._end_if_committed(task)
@@ -472,7 +471,7 @@ def main() -> None:
         data += more
     line, _, rest = data.partition(b"\n")
     try:
-        Process(Terms(**json.loads(line)), 0, 1).run(rest)
+        Process(json.decode(line, type=Terms), 0, 1).run(rest)
     except Exception as error:
         # One line, which the first process logs. Nothing is cleaned up: what was begun is handed back there.
         print(str(error) if isinstance(error, BulkError) else describe(error), file=sys.stderr, flush=True)

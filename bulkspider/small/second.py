@@ -11,26 +11,24 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from msgspec import structs
+from msgspec import json
 from scrapy.utils.defer import maybe_deferred_to_future
 
 import bulkspider
-from bulkspider.disk.finished.line import LedgerLine
 from bulkspider.entries.entry import origin_of
 from bulkspider.errors import BulkError, DiskError
 from bulkspider.protocol.plan import Ask
 from bulkspider.small.batch import Requests, answer_seconds
 from bulkspider.small.connection import Destination
-from bulkspider.small.process import Terms, facts_of
+from bulkspider.small.process import Terms, Told, facts_of
 from bulkspider.small.sent import SentBatch
 from bulkspider.workers import as_bulk_error
 
@@ -93,8 +91,8 @@ def second_process(run: Run, folder: Folder, ledger: Ledger, writer: str | None)
         return None
 
 
-def _line(message: Mapping[str, Any]) -> bytes:
-    return json.dumps(message).encode() + b"\n"
+def _line(message: object) -> bytes:
+    return json.encode(message) + b"\n"
 
 
 def _room_in(pipe: int) -> int:
@@ -145,7 +143,7 @@ class Second:
         # A half: stops are written, too, and a pipe is counted in pages.
         self._room = _room_in(self._input.fileno()) // 2
         os.set_blocking(self._input.fileno(), False)
-        self._write(structs.asdict(terms))
+        self._write(terms)
         self._next_look = run.clock.call_later(LOOK_SECONDS, self._look)
         self._reading = run.threads.in_own_thread(self._read)
         self._reading.addBoth(self._has_ended)
@@ -210,7 +208,7 @@ class Second:
         if batch.number in self._batches:
             self._write({"stop": batch.number})
 
-    def _write(self, message: Mapping[str, Any]) -> None:
+    def _write(self, message: object) -> None:
         self._write_line(_line(message))
 
     def _write_line(self, line: bytes) -> bool:
@@ -285,31 +283,31 @@ class Second:
                 if not text.endswith(b"\n"):
                     break  # it was killed in the middle of a message
                 self._was_heard = True
-                told = json.loads(text)
-                lines = [LedgerLine.from_record(record) for _, _, record in told["done"]]
+                told = json.decode(text, type=Told)
+                lines = [line for _, _, line in told.done]
                 failed: BulkError | None = None
                 try:
                     self._ledger.append(lines)
                 except Exception as error:
                     failed = as_bulk_error(error)
-                self._run.threads.in_reactor(self._is_told, told, lines, failed)
+                self._run.threads.in_reactor(self._is_told, told, failed)
             self._said = errors.read()
         self._process.wait()
 
-    def _is_told(self, told: dict[str, Any], lines: Sequence[LedgerLine], failed: BulkError | None) -> None:
+    def _is_told(self, told: Told, failed: BulkError | None) -> None:
         if isinstance(failed, DiskError):
             self._run.disk_failed(failed)
-        for (batch, number, _), line in zip(told["done"], lines, strict=True):
+        for batch, number, line in told.done:
             if (sent := self._batches.get(batch)) is None:
                 continue
             if failed is None:
                 sent.is_done(number, line)
             else:
                 sent.has_failed(number, failed)
-        for batch, number, alone, received in told["back"]:
+        for batch, number, alone, received in told.back:
             if (sent := self._batches.get(batch)) is not None:
                 sent.is_handed_back(number, alone=alone, received=received)
-        for batch, rest in told["ended"]:
+        for batch, rest in told.ended:
             if (sent := self._batches.pop(batch, None)) is not None:
                 self._room += len(sent.message)
                 self._judge(sent)

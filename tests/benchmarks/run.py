@@ -289,6 +289,7 @@ def finished(job: Job) -> None:
             size=found.st_size,
             mtime_ns=found.st_mtime_ns,
             digests={},
+            flags=(),
             status="complete",
             time=time.time(),
             url=url,

@@ -111,7 +111,9 @@ def test_items_of_earlier_runs_come_when_they_are_asked_for(bulk: Bulk) -> None:
 
 
 def test_an_acknowledgement_is_the_line_that_counts(tmp_path: Path) -> None:
-    line = LedgerLine(name="a", key="k", size=1, mtime_ns=1, digests={}, status="complete", time=1.0, owed=True)
+    line = LedgerLine(
+        name="a", key="k", size=1, mtime_ns=1, digests={}, flags=(), status="complete", time=1.0, owed=True
+    )
     ledger = Ledger(tmp_path)
     ledger.append([line])
     assert ledger.find("a") == LedgerLine.from_json(line.to_json()) == line

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
-import operator
 import os
 import stat as stat_module
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, structs
 
 from bulkspider.protocol.digests import STATED_BY
 from bulkspider.text import visible
@@ -23,7 +23,7 @@ HANDED_ON = "handed-on"
 STATUSES = frozenset({"verified", "complete", "unproven"})
 
 
-class LedgerLine(Struct, frozen=True, kw_only=True):
+class LedgerLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What is known of one finished entry.
 
     key: the comparable key of its URL. size: bytes. mtime_ns: of the finished file. digests: algorithm -> lower-case
@@ -41,7 +41,7 @@ class LedgerLine(Struct, frozen=True, kw_only=True):
     digests: Mapping[str, str]
     status: str
     proof_by: str | None = None
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...]
     time: float
     url: str | None = None
     etag: str | None = None
@@ -54,51 +54,33 @@ class LedgerLine(Struct, frozen=True, kw_only=True):
         """The command of `--then` has moved the file away: it need not be there."""
         return self.handed_on == "moved"
 
-    def to_record(self) -> dict[str, Any]:
-        """A JSON object; `from_record` makes the same line of it."""
-        record = {key: value for key, value in zip(_KEYS, _values(self), strict=True) if value is not None}
-        record["digests"] = dict(self.digests)
-        if not self.owed:
-            del record["owed"]
-        return record
-
     def to_json(self) -> str:
-        """One line, without the newline. `name` comes first, so that the index is made without parsing the rest."""
-        record = self.to_record()
-        text = _ENCODER.encode(record)
+        """One line, without the newline. `name` comes first, so that the index is made without parsing the rest; what
+        has its default is left out."""
         try:
-            text.encode()
+            return msgspec.json.format(msgspec.json.encode(self), indent=0).decode()
         except UnicodeEncodeError:  # lone surrogates: how Python shows a file name that is not UTF-8
-            return json.dumps(record)
-        return text
+            return json.dumps(structs.asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> LedgerLine:
         """Raises ValueError if the line is damaged. Unknown keys are ignored: a newer version may add some."""
         try:
-            return cls.from_record(json.loads(text if isinstance(text, str) else str(text, "utf-8")))
-        except RecursionError as error:
-            raise ValueError("not a ledger line: nested too deeply") from error
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> LedgerLine:
-        """As `from_json`, from the JSON object."""
-        try:
-            record["flags"] = tuple(record["flags"])
-            line = cls(**{key: record[key] for key in _KEYS if key in record})
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a ledger line: {error!r}") from error
-        sound = (
-            type(line.name) is type(line.key) is type(line.status) is str
-            and type(line.size) is type(line.mtime_ns) is int
-            and type(line.time) in (int, float)
-            and type(line.digests) is dict
-            and line.status in STATUSES
-            and line.proof_by in (None, *STATED_BY)
-        )
-        if not sound:
+            line = _DECODER.decode(text)
+        except ValueError:
+            line = cls._from_odd_json(text)
+        if line.status not in STATUSES or line.proof_by not in (None, *STATED_BY):
             raise ValueError("not a ledger line: a value of the wrong kind")
         return line
+
+    @classmethod
+    def _from_odd_json(cls, text: str | bytes) -> LedgerLine:
+        """Lone surrogates are valid only for Python's own reader."""
+        try:
+            record = json.loads(text if isinstance(text, str) else str(text, "utf-8"))
+            return msgspec.convert(record, cls)
+        except RecursionError as error:
+            raise ValueError("not a ledger line: nested too deeply") from error
 
     def describe(self, item: BulkItem) -> None:
         """Writes into the item what is proven."""
@@ -114,9 +96,7 @@ class LedgerLine(Struct, frozen=True, kw_only=True):
         item.last_modified = self.last_modified and visible(self.last_modified)
 
 
-_KEYS = LedgerLine.__struct_fields__
-_values = operator.attrgetter(*_KEYS)
-_ENCODER = json.JSONEncoder(ensure_ascii=False)
+_DECODER = msgspec.json.Decoder(LedgerLine)
 
 
 # What a line proves

@@ -313,7 +313,9 @@ class Engine:
         if not holds_one_version(part.versions, total):
             raise Broken("no wrong file", f"{entry.name} is of several versions: {part.versions}")
         status = "verified" if entry.digests else "complete"
-        line = LedgerLine(name=entry.name, key=entry.key, size=total, mtime_ns=0, digests={}, status=status, time=0.0)
+        line = LedgerLine(
+            name=entry.name, key=entry.key, size=total, mtime_ns=0, digests={}, flags=(), status=status, time=0.0
+        )
         part.publish(line)
         self.world.done_at[entry.name] = self.clock.now()
         self.world.tell(f"{entry.name} {status}")

@@ -32,6 +32,7 @@ def line(name: str = "a/b.bin", **changes: Any) -> LedgerLine:
         size=10,
         mtime_ns=1_700_000_000_123_456_789,
         digests={"sha256": "a" * 64},
+        flags=(),
         status="verified",
         time=1_700_000_000.5,
     )

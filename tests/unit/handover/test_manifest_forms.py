@@ -21,7 +21,15 @@ HASH = "ab" * 32
 
 def line_of(name: str, url: str | None = "https://h/x?a=1&b=2", time: float = 1.0) -> LedgerLine:
     return LedgerLine(
-        name=name, key="k", size=5, mtime_ns=1, digests={"sha256": HASH}, status="complete", time=time, url=url
+        name=name,
+        key="k",
+        size=5,
+        mtime_ns=1,
+        digests={"sha256": HASH},
+        flags=(),
+        status="complete",
+        time=time,
+        url=url,
     )
 
 
