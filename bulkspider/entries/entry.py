@@ -109,6 +109,7 @@ class Entry(Struct, frozen=True):
 
 
 _FIELDS = Entry.__struct_fields__
+# The last fields are those that have one.
 _DEFAULTS = dict(zip(reversed(_FIELDS), reversed(Entry.__struct_defaults__), strict=False))
 
 

@@ -67,7 +67,7 @@ class LedgerLine(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Raises ValueError if the line is damaged. Unknown keys are ignored: a newer version may add some."""
         try:
             line = _DECODER.decode(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             line = cls._from_odd_json(text)
         if line.status not in STATUSES or line.proof_by not in (None, *STATED_BY):
             raise ValueError("not a ledger line: a value of the wrong kind")

@@ -97,6 +97,7 @@ WRONG_VALUES: list[dict[str, Any]] = [
     [
         *("", "{}", "[]", "3", "null", '"name"', "{", "[" * 200_000, b"\xff", b"\0" * 50),
         *(json.dumps({**GOOD, **wrong}) for wrong in WRONG_VALUES),
+        json.dumps(GOOD)[:-1] + ', "later": ' + "[" * 200_000,
         *(json.dumps({key: GOOD[key] for key in GOOD if key != missing}) for missing in ("name", "time", "flags")),
     ],
 )
