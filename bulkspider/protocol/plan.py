@@ -415,7 +415,11 @@ def _judge_206(state: PartState, asked: Ask, answer: Answer, expected: Expected)
         return refused
     if total is not None and state.have.end > total:
         return restart(state, f"the object has {total} bytes, fewer than are on disk")
-    if piece.first > (asked.want if asked.first is not None else 0):
+    latest = asked.want if asked.first is not None else 0
+    if asked.first is not None and asked.first < latest and not state.validators.agrees(answer.validators):
+        # At least one byte that is on disk must come, too: only a comparison shows that it is the same object.
+        latest -= 1
+    if piece.first > latest:
         return without_range(state, f"asked for byte {asked.first or 0}, got byte {piece.first}", "bad_range")
     if piece.end <= asked.want and not (total is not None and state.have.holds(0, total)):
         # It ends before the first byte we miss: asked again in the same way, nothing new would ever come.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -112,6 +112,14 @@ ROWS = [
     ("206, honest but short (§15.3.7)", state(), answer(content_range="bytes 90-499/1000"), Write, None),
     ("206 that starts early", state(), answer(content_range="bytes 50-999/1000"), Write, None),
     ("206 that starts late", state(), answer(content_range="bytes 101-999/1000"), AskAgain, None),
+    ("206 without the bytes to compare", state(), answer(content_range="bytes 100-999/1000"), Write, None),
+    (
+        "206 without the bytes to compare, and without a validator",
+        state(),
+        answer(content_range="bytes 100-999/1000", etag="", last_modified=""),
+        AskAgain,
+        None,
+    ),
     ("206 that ends before what we miss", state(), answer(content_range="bytes 90-99/1000"), AskAgain, None),
     ("206 without Content-Range", state(), answer(content_range=None), AskAgain, None),
     (
@@ -385,6 +393,7 @@ FAULTS = [
 ]
 
 
+@example(versions=[1, 1, 2], faults=["none", "none", "starts late"], cuts=[], tags="none", overlap=1, bound=100)
 @settings(max_examples=400, deadline=None)
 @given(
     versions=st.lists(st.sampled_from(list(CONTENT)), min_size=1, max_size=6),
