@@ -7,6 +7,7 @@ says where to cut, `protocol/gain.py` whether more connections help at that orig
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from msgspec import Struct
@@ -16,6 +17,7 @@ from bulkspider.entries.entry import Entry, slot_of
 from bulkspider.errors import BulkError
 from bulkspider.protocol.byteranges import SMALLEST_PIECE_BYTES, ByteRange, best_cut, fair_share
 from bulkspider.run.download import Attempt, Download
+from bulkspider.run.origins.origin import Origin
 from bulkspider.run.origins.origins import Origins
 
 # After so many further connections in a row that brought nothing, a file gets no more of them.
@@ -63,8 +65,9 @@ class Segments:
             if holes := download.missing():
                 first, end = max(holes, key=lambda hole: hole[1] - hole[0])
                 return Further(download, ByteRange(first, end))
+        look = _Look(running)
         for download in sorted(divisible, key=self._seconds_left, reverse=True):
-            if tail := self._cut(download, running, now):
+            if tail := self._cut(download, look, now):
                 return Further(download, tail)
         return None
 
@@ -116,25 +119,22 @@ class Segments:
         usual = self._origins[download.origin].usual_speed or 1.0
         return max((byterange.seconds(usual) for byterange in download.flowing), default=0.0)
 
-    def _cut(self, download: Download, running: Collection[Attempt], now: float) -> ByteRange | None:
+    def _cut(self, download: Download, look: _Look, now: float) -> ByteRange | None:
         """Takes the tail of one of its connections for a new one, if that helps. None: it does not."""
         automatic = not self._limit(download)
         origin, slot = self._origins[download.origin], slot_of(download.url)
-        speeds = [attempt.range.speed for attempt in running if attempt.place.origin is origin]
-        if automatic and not origin.gain.allows(speeds, now):
+        if automatic and not look.gains(origin, now):
             return None
         cut = best_cut(
             download.flowing,
             smallest=self._smallest,
-            share=fair_share(
-                [attempt.range for attempt in running if attempt.place.slot == slot], self._places.free_in(slot)
-            ),
-            remembered=_speed_elsewhere(download, running) or origin.usual_speed,
+            share=look.share(slot, self._places.free_in(slot)),
+            remembered=look.speed_elsewhere(download, origin) or origin.usual_speed,
             now=now if automatic else None,
         )
         if cut is None:
             return None
-        origin.gain.add(speeds, now)
+        origin.gain.add(look.speeds[origin], now)
         tail = ByteRange(cut.at, cut.span.end)
         if cut.at <= cut.span.at:
             # The old connection ends at the cut; the new one compares the join.
@@ -147,14 +147,46 @@ def _downloads(running: Iterable[Attempt]) -> Iterable[Download]:
     return dict.fromkeys(attempt.download for attempt in running)
 
 
-def _speed_elsewhere(download: Download, running: Collection[Attempt]) -> float | None:
-    """Bytes per second of a connection to its origin, from other files."""
-    speeds = [
-        attempt.range.speed
-        for attempt in running
-        if attempt.download is not download
-        and attempt.place.origin.name == download.origin
-        and attempt.range.flowing
-        and attempt.range.speed is not None
-    ]
-    return sum(speeds) / len(speeds) if speeds else None
+class _Look:
+    """All attempts under way at one time: what is the same for many files is found once, because hundreds may be under
+    way.
+
+    speeds: of the connections to an origin, None where one is not measured yet.
+    """
+
+    def __init__(self, running: Iterable[Attempt]) -> None:
+        self.speeds: defaultdict[Origin, list[float | None]] = defaultdict(list)
+        self._ranges: defaultdict[str, list[ByteRange]] = defaultdict(list)  # by slot
+        self._flowing: Counter[Origin] = Counter()  # connections whose speed is measured
+        self._flow: defaultdict[Origin, float] = defaultdict(float)  # bytes per second of all of them
+        self._shares: dict[str, int] = {}
+        self._gains: dict[Origin, bool] = {}
+        for attempt in running:
+            origin, byterange = attempt.place.origin, attempt.range
+            self.speeds[origin].append(byterange.speed)
+            self._ranges[attempt.place.slot].append(byterange)
+            if byterange.flowing and byterange.speed is not None:
+                self._flowing[origin] += 1
+                self._flow[origin] += byterange.speed
+
+    def gains(self, origin: Origin, now: float) -> bool:
+        """A further connection to the origin may make the whole faster."""
+        if origin not in self._gains:
+            self._gains[origin] = origin.gain.allows(self.speeds[origin], now)
+        return self._gains[origin]
+
+    def share(self, slot: str, free: int) -> int:
+        """Bytes for each connection of the slot, if its free places were used and all had equal shares."""
+        if slot not in self._shares:
+            self._shares[slot] = fair_share(self._ranges[slot], free)
+        return self._shares[slot]
+
+    def speed_elsewhere(self, download: Download, origin: Origin) -> float | None:
+        """Bytes per second of a connection to its origin, from other files."""
+        own = [
+            byterange.speed
+            for attempt in download.running.values()
+            if attempt.place.origin is origin and (byterange := attempt.range).flowing and byterange.speed is not None
+        ]
+        others = self._flowing[origin] - len(own)
+        return max(0.0, self._flow[origin] - sum(own)) / others if others > 0 else None

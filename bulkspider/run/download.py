@@ -241,6 +241,10 @@ class Download(Struct, eq=False):
         """The holes that no connection is filling. The length must be known."""
         state = self.part.state
         assert state.total is not None
+        if len(self.running) == 1:
+            byterange = self.ranges_running[0]
+            if byterange.at <= state.have.front and byterange.end in (None, state.total):
+                return []  # as for nearly every file
         return missing(state.have, state.total, self.ranges_running)
 
     def stop_transfers(self, error: BulkError, *, but: RunningTransfer | None = None) -> None:
