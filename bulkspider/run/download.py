@@ -258,13 +258,21 @@ class Download(Struct, eq=False):
     @property
     def algorithms(self) -> tuple[str, ...]:
         """The algorithms to compute: those of the stated hashes and, unless BULK_DIGEST is off, those in `also`."""
+        if self.policy == "auto" and not (self._has_claims or self.also):
+            return ()  # as for most files, four times a second while one comes
         also = () if self.policy == "off" else self.also
         return tuple(dict.fromkeys([*algorithms_for([claim.algorithm for claim in self.expected], self.policy), *also]))
 
     @property
     def expected(self) -> list[Claim]:
         """All claims about the file's hashes: of the list, of a redirect, of the server."""
+        if not self._has_claims:
+            return []
         return [*claims_of(self.entry, None), *claims(REDIRECT, self.linked), *claims(SERVER, self._served)]
+
+    @property
+    def _has_claims(self) -> bool:
+        return bool(self.entry.digests or self.linked or self._served)
 
     def expect(self, digests: Mapping[str, str]) -> None:
         """Notes hashes that the server stated with the bytes. The first ones count until the file is begun anew."""
