@@ -101,8 +101,10 @@ class Cut(Struct, frozen=True):
     at: int
 
 
-def missing(have: Ranges, total: int, spans: Iterable[ByteRange]) -> list[tuple[int, int]]:
+def missing(have: Ranges, total: int, spans: Sequence[ByteRange]) -> list[tuple[int, int]]:
     """The holes of the file that no connection is filling: [first, end) pairs."""
+    if len(spans) == 1 and spans[0].at <= have.front and spans[0].end in (None, total):
+        return []  # as for nearly every file: one connection brings all the rest
     taken = have.copy()
     for span in spans:
         taken.add(span.at, total if span.end is None else span.end)

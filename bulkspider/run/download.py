@@ -241,10 +241,6 @@ class Download(Struct, eq=False):
         """The holes that no connection is filling. The length must be known."""
         state = self.part.state
         assert state.total is not None
-        if len(self.running) == 1:
-            byterange = self.ranges_running[0]
-            if byterange.at <= state.have.front and byterange.end in (None, state.total):
-                return []  # as for nearly every file
         return missing(state.have, state.total, self.ranges_running)
 
     def stop_transfers(self, error: BulkError, *, but: RunningTransfer | None = None) -> None:
@@ -258,21 +254,15 @@ class Download(Struct, eq=False):
     @property
     def algorithms(self) -> tuple[str, ...]:
         """The algorithms to compute: those of the stated hashes and, unless BULK_DIGEST is off, those in `also`."""
-        if self.policy == "auto" and not (self._has_claims or self.also):
-            return ()  # as for most files, four times a second while one comes
         also = () if self.policy == "off" else self.also
         return tuple(dict.fromkeys([*algorithms_for([claim.algorithm for claim in self.expected], self.policy), *also]))
 
     @property
     def expected(self) -> list[Claim]:
         """All claims about the file's hashes: of the list, of a redirect, of the server."""
-        if not self._has_claims:
-            return []
+        if not (self.entry.digests or self.linked or self._served):
+            return []  # as for most files; asked for four times a second while one comes
         return [*claims_of(self.entry, None), *claims(REDIRECT, self.linked), *claims(SERVER, self._served)]
-
-    @property
-    def _has_claims(self) -> bool:
-        return bool(self.entry.digests or self.linked or self._served)
 
     def expect(self, digests: Mapping[str, str]) -> None:
         """Notes hashes that the server stated with the bytes. The first ones count until the file is begun anew."""
