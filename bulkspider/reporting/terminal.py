@@ -16,7 +16,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from rich.console import Console
 from rich.control import Control
@@ -49,11 +49,13 @@ Draw = Callable[[int, int], Sequence[Line]]
 class Terminal:
     """Owns the lower end of the terminal behind `stream` from `start` to `close`."""
 
-    def __init__(self, stream: IO[str], *, color: bool = True) -> None:
+    def __init__(self, stream: TextIO, *, color: bool = True) -> None:
         self._stream = stream
+        self._direct = _Direct(stream)
         # Rich knows which colours and characters this terminal has, and what NO_COLOR and TERM say.
         no_color = None if color else True
-        self._console = Console(file=stream, force_terminal=True, force_jupyter=False, no_color=no_color)
+        file = cast("TextIO", self._direct)
+        self._console = Console(file=file, force_terminal=True, force_jupyter=False, no_color=no_color)
         self.unicode = self._console.encoding.startswith("utf")
         self._draw: Draw = _nothing
         self._widths: list[int] = []
@@ -72,6 +74,7 @@ class Terminal:
         """Begins to draw. passes: which log records are shown above the picture. Raises WorkerError when no thread can
         be started; then nothing is changed."""
         start(self._thread)
+        self._stream.flush()
         queue = _Queue(self._above, self._stream)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is self._stream:
@@ -102,8 +105,9 @@ class Terminal:
             self.say(line)
         self._closing = True
         self._wake.set()
+        # A thread that the terminal still holds up gives stderr back itself once it goes on. Whoever wrote there before
+        # would wait for the terminal, too.
         self._thread.join(CLOSE_TIMEOUT_SECONDS)
-        self._undo.close()
         if self._old_sigcont is not None:
             signal.signal(signal.SIGCONT, self._old_sigcont)
         atexit.unregister(self.close)
@@ -130,11 +134,12 @@ class Terminal:
         finally:
             # Whatever ended the thread, the log must go on.
             self._undo.close()
-        if ended is not None:
-            self._draw = _nothing
-            with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception):
+            if ended is not None:
+                self._draw = _nothing
                 self._end_live()
-                self._print_above()
+            self._print_above()  # what was written since the last picture
+        if ended is not None:
             logger.warning("The live display has ended (%s); the run goes on without it", as_bulk_error(ended))
 
     def draw_frame(self) -> None:
@@ -149,7 +154,7 @@ class Terminal:
         with self._console:
             if self._live is not None and (continued or not in_foreground):
                 # A shell has written below the picture: Live clears fresh lines in place of its own.
-                self._stream.write("\n" * (len(self._widths) + 1))
+                self._direct.write("\n" * (len(self._widths) + 1))
                 self._end_live()
             elif self._live is not None and self._console.width < columns:
                 # A narrower terminal wraps what is on it, and Live counts the lines that it wrote.
@@ -208,10 +213,30 @@ def _nothing(columns: int, rows: int) -> Sequence[Line]:
     return ()
 
 
+class _Direct:
+    """Writes to the stream's descriptor without its buffer. Python gives a buffer a lock, and what holds it while the
+    terminal takes nothing would make the interpreter wait for it at its end."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        left = memoryview(text.encode(self._stream.encoding, self._stream.errors or "strict"))
+        while left:
+            left = left[os.write(self._stream.fileno(), left) :]
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing waits here."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
 class _Queue:
     """Stands in for stderr: whole lines go into the queue."""
 
-    def __init__(self, above: deque[Line], stream: IO[str]) -> None:
+    def __init__(self, above: deque[Line], stream: TextIO) -> None:
         self._above = above
         self._stream = stream
         self._begun = ""

@@ -518,13 +518,16 @@ def test_a_log_file_has_all_and_the_terminal_only_the_display(bulk: Bulk) -> Non
             assert not any("INFO" in line for line in screen.all_lines)
 
 
-def test_a_terminal_that_takes_nothing_holds_up_neither_downloads_nor_the_end(bulk: Bulk) -> None:
-    """Ctrl-S, or a connection that hangs: the terminal's buffer is full at once, and nobody reads it."""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_terminal_that_takes_nothing_holds_up_neither_downloads_nor_the_end(bulk: Bulk, unbuffered: str) -> None:
+    """Ctrl-S, or a connection that hangs: the terminal's buffer is full at once, and nobody reads it. Python flushes
+    its own buffer of stderr at the end, if there is one."""
     with FaultyOrigin(default=not_found) as origin:
         origin.add("last.bin", good)
         names = [f"{'long ' * 8}{n}.bin" for n in range(300)]
         bulk.write_list({name: origin.url(name) for name in (*names, "last.bin")})
-        with at_a_terminal(bulk, settings={"LOG_LEVEL": "DEBUG"}, reads=False) as (_, process):
+        log, buffer = {"LOG_LEVEL": "DEBUG"}, {"PYTHONUNBUFFERED": unbuffered}
+        with at_a_terminal(bulk, settings=log, environment=buffer, reads=False) as (_, process):
             assert process.wait(PATIENCE) == 4
             assert len(bulk.report.read_text().splitlines()) == 301
             assert (bulk.output / "last.bin").exists()
