@@ -43,7 +43,7 @@ from bulkspider.run.origins.outcome import Outcome
 from bulkspider.run.outcomes import Outcomes
 from bulkspider.run.stopping import Patience, Stopping, listen
 from bulkspider.signals import bulk_file_failed, bulk_file_finished, bulk_origin_paused, connections_of
-from bulkspider.wire import RawConnection, Wire, end_scraping, is_closing
+from bulkspider.wire import Head, Wire, end_scraping, is_closing
 from bulkspider.wire.fallback import Fallback
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ class Performs(Protocol):
 class SecondProcess(Protocol):
     """The second process of a crawl, which fetches small files (`small/second.py`)."""
 
-    def learn(self, origin: str, connection: RawConnection) -> None: ...
-    def will_take(self, origin: str) -> bool: ...
+    def learn(self, request: Request, head: Head) -> None: ...
     def take(self, request: Request, downloads: Sequence[Download]) -> Performs | None: ...
     async def close(self) -> None: ...
 

@@ -121,15 +121,10 @@ class Batch:
         finally:
             self._socket = None
             if kept:
-                self._has_served(connection, answers)
                 self._run.wire.keep(connection)
             else:
                 connection.close()
         return answers.was_closed and before - len(self._left) > 1
-
-    def _has_served(self, connection: RawConnection, answers: Conversation) -> None:
-        if self._run.second is not None and answers.is_usual:
-            self._run.second.learn(origin_of(self._request.url), connection)
 
     def outcome_of(self, download: Download) -> Outcome | None:
         """None: it was handed back."""

@@ -57,8 +57,10 @@ GROUP_FILES = 32
 GROUP_SECONDS = 0.01
 # Connections for which open files are kept free, where `ulimit -n` is low.
 CONNECTIONS = 2
-# While a group takes no longer, the loop commits itself: two threads would only hand Python's lock to and fro.
+# The loop commits itself, because two threads would only hand Python's lock to and fro, until so many groups in a row
+# have taken longer than this: then the disk is slow, not only the machine busy.
 QUICK_COMMIT_SECONDS = 0.02
+SLOW_COMMITS = 2
 # An unused connection is closed after this time, well before most servers close it.
 KEPT_SECONDS = 2.0
 # Of prctl(2): the signal that this process gets when the one that started it has ended.
@@ -163,7 +165,7 @@ class Process:
         self._uncommitted = 0
         self._proven: list[CommitRequest] = []
         self._proven_since = 0.0
-        self._commits_here = True
+        self._slow_commits = 0
         # Commits that have ended, in their thread; a byte in the pipe wakes the loop for them.
         self._committed: deque[tuple[Task, Wanted, Future[LedgerLine]]] = deque()
         self._waker, self._wakes = os.pipe()
@@ -404,14 +406,15 @@ class Process:
 
     def _commit(self, now: float) -> None:
         proven, self._proven = self._proven, []
-        if not self._commits_here:
+        if self._slow_commits >= SLOW_COMMITS:
             for request in proven:
                 self._committer.submit(request)
             return
         for first in range(0, len(proven), self._group):
             with suppress(Exception):  # it is told of each request, too
                 self._committer.commit_together(proven[first : first + self._group])
-        self._commits_here = time.monotonic() - now <= QUICK_COMMIT_SECONDS
+        is_slow = time.monotonic() - now > QUICK_COMMIT_SECONDS
+        self._slow_commits = self._slow_commits + 1 if is_slow else 0
 
     def _is_committed(self, task: Task, wanted: Wanted, part: Part, commit: Future[LedgerLine]) -> None:
         """In the thread that has committed it, or has failed to."""

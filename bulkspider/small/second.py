@@ -1,9 +1,8 @@
 """The second process of a crawl, seen from the first one: when it is started, what it is given, and its end.
 
 It is started when a long list of small files is under way and the machine has a second core. It gets batches of those
-origins that a batch of the first process has just been served by, with usual answers: their address and their
-certificate, which was checked, are known then. When it ends before its time, its batches are handed back, and the first
-process goes on alone.
+origins that the first process has reached since, with usual answers: their address and their certificate, which was
+checked, are known then. When it ends before its time, its batches are handed back, and the first process goes on alone.
 """
 
 from __future__ import annotations
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from bulkspider.disk.folder.folder import Folder
     from bulkspider.run.download import Download
     from bulkspider.run.run import Run
-    from bulkspider.wire import RawConnection
+    from bulkspider.wire import Head
 
 logger = logging.getLogger(__name__)
 
@@ -151,22 +150,19 @@ class Second:
 
     # -- what it is given ------------------------------------------------------------------------------------------
 
-    def learn(self, origin: str, connection: RawConnection) -> None:
-        """A batch of the origin was served over this connection, with usual answers."""
+    def learn(self, request: Request, head: Head) -> None:
+        """A file has come from the origin of `request`, in a request of its own with this answer."""
+        origin = origin_of(request.url)
         if origin in self._known or origin in self._refused:
             return
-        address, port = connection.peer
-        certificate = connection.certificate
-        if certificate is None:
-            to = Destination(address, port)
-        else:
-            _, host, *_ = connection.key
-            to = Destination(address, port, host.decode("ascii"), hashlib.sha256(certificate).hexdigest())
-        self._known[origin] = to, connection.host
-
-    def will_take(self, origin: str) -> bool:
-        """It waits for a batch of this process from the origin."""
-        return not self._is_over and origin not in self._known and origin not in self._refused
+        reached = self._run.wire.reached(request, head)
+        if reached is None:
+            return
+        to = Destination(reached.address, reached.port)
+        if reached.certificate is not None:
+            pinned = hashlib.sha256(reached.certificate).hexdigest()
+            to = Destination(reached.address, reached.port, reached.name, pinned)
+        self._known[origin] = to, reached.host
 
     def take(self, request: Request, downloads: Sequence[Download]) -> SentBatch | None:
         """The batch for the second process; None when it is one for this process."""

@@ -36,9 +36,8 @@ WATCHFUL = ("AUTOTHROTTLE_ENABLED", "JOBDIR", "ROBOTSTXT_OBEY", "BULK_AUTH", "BU
 
 class SmallFiles:
     """Decides which entries share one request. most: BULK_BATCH; with 1 there is no batch. left: returns how many
-    entries are not begun. limited: returns whether a rate limit holds now. better_soon: returns whether the second
-    process will soon take batches of an origin, so that those until then are short. on_small: called when an origin
-    seems to send small files. probing: a dry run asks for one byte of each file, so that all are small."""
+    entries are not begun. limited: returns whether a rate limit holds now. on_small: called when an origin seems to
+    send small files. probing: a dry run asks for one byte of each file, so that all are small."""
 
     def __init__(
         self,
@@ -46,7 +45,6 @@ class SmallFiles:
         *,
         left: Callable[[], int] = lambda: 0,
         limited: Callable[[], bool] = lambda: False,
-        better_soon: Callable[[str], bool] = lambda origin: False,
         on_small: Callable[[], object] = lambda: None,
         probing: bool = False,
     ) -> None:
@@ -54,7 +52,6 @@ class SmallFiles:
         self._most = most
         self._left = left
         self._limited = limited
-        self._better_soon = better_soon
         self._on_small = on_small
 
     def seen(self, origin: Origin, size: int | None, *, plain: bool) -> None:
@@ -87,8 +84,7 @@ class SmallFiles:
         if origin.profile.interval_seconds or origin.pieces.limit is not None:
             return 1  # the host wants time between two requests, or sends files only in pieces
         left = self._left() + waiting
-        most = min(self._most, 2 * SMALLEST_BATCH) if self._better_soon(origin.name) else self._most
-        return max(1, min(most, left, max(SMALLEST_BATCH, left // max(1, places))))
+        return max(1, min(self._most, left, max(SMALLEST_BATCH, left // max(1, places))))
 
     def may_travel(self, download: Download) -> bool:
         """It may be in a batch: nothing is known against one small answer from the listed URL."""

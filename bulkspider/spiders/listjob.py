@@ -94,7 +94,6 @@ class ListJob:
             left=lambda: source.waiting,
             limited=lambda: run.rates.limited,
             on_small=lambda: self._begin_second(run),
-            better_soon=lambda origin: run.second is not None and run.second.will_take(origin),
             probing=self.once,
         )
         self._frontend = SpiderFrontend(

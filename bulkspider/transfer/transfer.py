@@ -52,6 +52,7 @@ class Transfer:
         self.span = span or ByteRange()
         self.download = download
         self._run = run
+        self._request = request
         self._part = download.part
         self._exchange = Exchange(run, download, request)
         self._body = Body(run, download, request, self.span)
@@ -80,6 +81,8 @@ class Transfer:
             if outcome.fetched:
                 holes = Holes(run, download, self._exchange, self._body, self.span, self._bound)
                 await holes.compare(lambda: self._known)
+                if run.second is not None and self.head is not None:
+                    run.second.learn(self._request, self.head)
         except Redirected:
             download.attempts -= 1
             raise

@@ -249,7 +249,7 @@ class Wire:
         self._wait_for(connected, waited)
 
         def made(connection: RawConnection) -> RawConnection:
-            connection.key, connection.host = key, agent._computeHostValue(uri.scheme, uri.host, uri.port)
+            connection.key, connection.host = key, self._host_header(request, uri)
             return connection
 
         def failed(failure: Failure) -> Failure:
@@ -258,6 +258,19 @@ class Wire:
             return Failure(map_error(cast(Exception, failure.value)))
 
         return connected.addCallbacks(made, failed)
+
+    def reached(self, request: Request, head: Head) -> Reached | None:
+        """How the origin of `request` was reached for `head`, an answer that has been read to its end. None: through a
+        proxy, the connection ends after it, or it is no plain one (`protocol/heads/plain.py`)."""
+        peer = head.connection.peer if head.is_plain and self.lends_connections(request) else None
+        if peer is None:
+            return None
+        uri = URI.fromBytes(_address(request).encode("ascii"))
+        return Reached(uri.host.decode("ascii"), *peer, self._host_header(request, uri))
+
+    def _host_header(self, request: Request, uri: URI) -> bytes:
+        agent = cast(Any, self._agent(request, self._options.connect_timeout))
+        return cast(bytes, agent._computeHostValue(uri.scheme, uri.host, uri.port))
 
     def keep(self, connection: RawConnection) -> None:
         """The thread is done with the connection, and another request may be sent on it."""
@@ -274,6 +287,17 @@ class Wire:
         # Nothing is left to be done for a connection that does not close.
         closing.addErrback(lambda _: None)
         await maybe_deferred_to_future(closing)
+
+
+class Reached(Struct, frozen=True):
+    """How an origin was reached. name: of its host. address, port: of the peer. certificate: of the peer (DER), which
+    was checked; None without TLS. host: the Host header of its requests."""
+
+    name: str
+    address: str
+    port: int
+    certificate: bytes | None
+    host: bytes
 
 
 class _Wait(Struct, eq=False):

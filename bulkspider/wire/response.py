@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, cast
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.internet import error as net
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import Protocol, connectionDone
@@ -19,6 +19,7 @@ from twisted.web.iweb import UNKNOWN_LENGTH, IResponse
 
 from bulkspider.errors import AttemptError
 from bulkspider.protocol.heads.answerhead import AnswerHead
+from bulkspider.protocol.heads.plain import USUAL_BYTES, read_plain_head
 from bulkspider.protocol.plan import End, join_headers
 from bulkspider.wire.failures import find_refusal
 from bulkspider.wire.tls import TlsStream, take_socket
@@ -57,6 +58,13 @@ class Head(AnswerHead):
         length = None if response.length is UNKNOWN_LENGTH else cast(int, response.length)
         super().__init__(response.code, join_headers(self.pairs), length)
         self.connection = _Connection(response)
+
+    @property
+    def is_plain(self) -> bool:
+        """`read_plain_head` would read it, too."""
+        lines = (f"{name}: {value}\r\n" for name, value in [*self.pairs, ("Content-Length", self.answer.length)])
+        written = f"HTTP/1.1 {self.status}\r\n{''.join(lines)}\r\n".encode("latin-1")
+        return self._response.version == (b"HTTP", 1, 1) and read_plain_head(written[:USUAL_BYTES]) is not None
 
     def deliver(self, receiver: Receiver) -> None:
         """Delivers the body to `receiver`, then calls its `ended`."""
@@ -257,6 +265,16 @@ class _Connection:
     @property
     def is_tls(self) -> bool:
         return self._tls is not None
+
+    @property
+    def peer(self) -> tuple[str, int, bytes | None] | None:
+        """Address, port and, under TLS, certificate (DER) of the peer. None for a connection that ends."""
+        tcp = self._tcp
+        if tcp is None or not tcp.connected or any(layer.disconnecting for layer in (tcp, self._tls_layer or tcp)):
+            return None
+        peer = tcp.getPeer()
+        found = self._tls and self._tls.get_peer_certificate()
+        return peer.host, peer.port, found and crypto.dump_certificate(crypto.FILETYPE_ASN1, found)
 
     @property
     def _tcp(self) -> Any:

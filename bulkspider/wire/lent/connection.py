@@ -10,7 +10,6 @@ import select
 import socket
 from typing import Any, cast
 
-from OpenSSL import crypto
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IHandshakeListener
 from twisted.internet.protocol import Protocol, connectionDone
@@ -97,20 +96,6 @@ class RawConnection(Protocol):
             return True
         # The bytes may be TLS's own: a session ticket (RFC 8446 §4.6.1) may come at any time.
         return self.tls is not None and not self.tls.get(len(self.tls.plain)) and self.tls.is_open
-
-    @property
-    def peer(self) -> tuple[str, int]:
-        """Address and port."""
-        peer = cast(Any, self.transport).getPeer()
-        return peer.host, peer.port
-
-    @property
-    def certificate(self) -> bytes | None:
-        """The peer's certificate (DER), which was checked; None without TLS. Not while a thread uses the connection."""
-        if self.tls is None:
-            return None
-        found = cast(Any, self.transport).getPeerCertificate()
-        return found and crypto.dump_certificate(crypto.FILETYPE_ASN1, found)
 
     def close(self) -> None:
         if self.tls is not None:

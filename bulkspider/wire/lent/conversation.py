@@ -43,8 +43,6 @@ class Conversation(Receiver):
         self._goes_on = True
         # The last answer was complete and closed the connection.
         self.was_closed = False
-        # All heads so far were usual.
-        self.is_usual = True
 
     @property
     def is_clean(self) -> bool:
@@ -62,7 +60,7 @@ class Conversation(Receiver):
         if plain is not None:
             self._body = [bytes(self._buffer[plain.size : count])]
             return AnswerHead(plain.status, plain.fields, plain.length)
-        self._body, self.is_usual = [], False
+        self._body = []
         parser = self._parser = _Parser(request.request, self._finished)
         parser.makeConnection(TransportProxyProducer(cast(Any, self)))
         answers: list[Any] = []

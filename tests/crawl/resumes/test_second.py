@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from support.batches import COUNT, FEW, NAMES, ODD, body, fetch, origin, others_are_right, trusting
+from support.batches import COUNT, FEW, NAMES, ODD, SCHEMES, body, fetch, origin, others_are_right, trusting
 from support.crawl import Bulk, Ended, kill
-from support.faults import closes_after_answer
-from support.faulty import Exchange, FaultyOrigin, Resource, correct, good
+from support.faults import altered, closes_after_answer, http10
+from support.faulty import Behaviour, Exchange, FaultyOrigin, Resource, correct, good
 from support.second import two_processes
 
 ALONE = "small files are fetched by this one"
@@ -227,12 +227,12 @@ def test_it_wants_the_certificate_that_the_first_one_has_checked(bulk: Bulk) -> 
             good(exchange)
 
         with origin(scheme="https") as server:
-            # In the last batch of the first process: its connections are kept, new ones meet the stranger.
-            server.add(NAMES[40], turns, Resource(body(NAMES[40])))
+            # The second process knows the host and has no connection yet; the first one keeps those that it has.
+            server.add(NAMES[12], turns, Resource(body(NAMES[12])))
             ended = fetch(bulk, server, environment=two_processes())
             assert "to the second process" in ended.log
     failed = [row for row in ended.rows if row["status"] == "failed"]
-    assert {row["error"]["code"] for row in failed} <= {"tls_verify"}
+    assert {row["error"]["code"] for row in failed} == {"tls_verify"}
     for row in ended.rows:
         if row["status"] == "complete":
             assert ended.file(row["name"]) == body(row["name"])
@@ -280,6 +280,22 @@ def test_there_is_none_where_it_is_not_wanted_or_knows_too_little(bulk: Bulk, se
     with origin() as server:
         ended = fetch(bulk, server, settings=settings, environment=two_processes())
     everything_is_right(bulk, ended)
+    assert "to the second process" not in ended.log
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    "unusual",
+    [closes_after_answer(), http10(), altered(lambda exchange, reply: reply.headers.update({"X-Odd": "a\tb"}), 200)],
+    ids=["closes", "HTTP/1.0", "odd field"],
+)
+def test_a_host_with_unusual_answers_is_not_asked_by_it(bulk: Bulk, unusual: Behaviour, scheme: str) -> None:
+    table = {name: (unusual, Resource(body(name))) for name in NAMES}
+    with FaultyOrigin(table, tls=scheme == "https") as server:
+        ended = fetch(bulk, server, environment=two_processes())
+        assert len(server.requests) == COUNT
+    everything_is_right(bulk, ended)
+    assert "its request brings" in ended.log
     assert "to the second process" not in ended.log
 
 
