@@ -14,6 +14,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -52,6 +53,8 @@ END_SECONDS = 5.0
 # because the time goes on while the first process is stopped (SIGSTOP, a machine that sleeps).
 LOOK_SECONDS = 5.0
 LOOKS_IN_VAIN = 12
+# An origin that has served it nothing so often is not asked by it any more: a busy host may refuse one batch.
+REFUSALS = 3
 # Its own connections know only the default of these.
 SETTINGS_OF_CONNECTIONS = (
     "DOWNLOADER_CLIENT_TLS_CIPHERS",
@@ -125,8 +128,8 @@ class Second:
         self._said = b""
         # By origin: where it was reached, and the Host header.
         self._known: dict[str, tuple[Destination, bytes]] = {}
-        # Origins that have served it nothing.
-        self._refused: set[str] = set()
+        # By origin: how often it was known and served nothing.
+        self._refusals: Counter[str] = Counter()
         self._numbered = 0
         self._batches: dict[int, SentBatch] = {}
         self._process = subprocess.Popen(
@@ -153,7 +156,7 @@ class Second:
     def learn(self, request: Request, head: Head) -> None:
         """A file has come from the origin of `request`, in a request of its own with this answer."""
         origin = origin_of(request.url)
-        if origin in self._known or origin in self._refused:
+        if origin in self._known or self._refusals[origin] >= REFUSALS:
             return
         reached = self._run.wire.reached(request, head)
         if reached is None:
@@ -310,7 +313,8 @@ class Second:
                 sent.has_ended(rest)
 
     def _judge(self, batch: SentBatch) -> None:
-        """An origin that serves it nothing is asked by the first process only."""
-        if all(download.finished is None for download in batch.downloads) and not self._run.stopping:
-            self._known.pop(origin_of(batch.download.url), None)
-            self._refused.add(origin_of(batch.download.url))
+        """An origin that serves it nothing is asked by the first process only, until that has learned of it anew."""
+        if not batch.was_stopped and all(download.finished is None for download in batch.downloads):
+            origin = origin_of(batch.download.url)
+            if self._known.pop(origin, None) is not None:
+                self._refusals[origin] += 1

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 class SentBatch:
     """As `Batch`: one request for several downloads. `download` is the first that is not done. number: of the batch.
-    message: that sends it to the second process. send, stop: send it, and its end. Its methods are for the reactor's
-    thread."""
+    message: that sends it to the second process. send, stop: send it, and its end. was_stopped: by this process. Its
+    methods are for the reactor's thread."""
 
     asking = False
 
@@ -41,6 +41,7 @@ class SentBatch:
         self.downloads = downloads
         self.number = number
         self.message = message
+        self.was_stopped = False
         self._run = run
         self._send = send
         self._stop = stop
@@ -76,11 +77,13 @@ class SentBatch:
 
     def stop(self, error: BulkError) -> None:
         """Ends the batch; what is not complete is handed back."""
+        self.was_stopped = True
         self._stop(self)
 
     def tick(self, now: float) -> None:
         self._received.tell()
         if self._run.rates.limited and not self._ended.called:
+            self.was_stopped = True
             self._stop(self)
 
     # -- what the second process tells -----------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import pytest
 
 from support.batches import COUNT, FEW, NAMES, ODD, SCHEMES, body, fetch, origin, others_are_right, trusting
 from support.crawl import Bulk, Ended, kill
-from support.faults import altered, closes_after_answer, http10
+from support.faults import altered, busy, closes_after_answer, http10, when
 from support.faulty import Behaviour, Exchange, FaultyOrigin, Resource, correct, good
 from support.second import two_processes
 
@@ -281,6 +281,20 @@ def test_there_is_none_where_it_is_not_wanted_or_knows_too_little(bulk: Bulk, se
         ended = fetch(bulk, server, settings=settings, environment=two_processes())
     everything_is_right(bulk, ended)
     assert "to the second process" not in ended.log
+
+
+def test_a_host_that_wants_a_pause_is_asked_by_it_again(bulk: Bulk) -> None:
+    def later(exchange: Exchange) -> bool:
+        """The first request on each connection of the second process; the first one has 0 and 1."""
+        return exchange.on_connection == 0 and exchange.recorded.connection in (2, 3)
+
+    answer = when(later, busy(429, retry_after=1, times=None))
+    with FaultyOrigin({name: (answer, Resource(body(name))) for name in NAMES}) as server:
+        ended = fetch(bulk, server, environment=two_processes())
+        assert [request.status for request in server.requests].count(429) == 2
+    everything_is_right(bulk, ended)
+    sent = [line for line in ended.log.splitlines() if "to the second process" in line]
+    assert len(sent) > 2, "it gets no more batches"
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
