@@ -18,7 +18,7 @@ class BulkItem:
     proof_by: who stated the hash that verifies it: signed-sums, list, sums, redirect or server; None of files that are
     not verified, and of those that an older version verified.
     already: an earlier run did it; nothing was fetched. flags: adopted, checksum-only, encoded,
-    no-range, other-type, server-digest, size-only, url-changed, weak-hash,
+    no-range, other-type, server-digest, size-only, touched, url-changed, weak-hash,
     handed-on.
     resumed_from: bytes on disk before this run that it went on from. attempts: requests made; broken: how many of them
     ended in an error. connections: most at once. checksums: algorithm -> hex.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from bulkspider.codes import cure
+from bulkspider.disk.finished.verify import SIZE_ONLY, TOUCHED
 from bulkspider.entries.entry import origin_of, redact
 from bulkspider.options import clock, human, plural
 from bulkspider.protocol.digests import (
@@ -71,6 +72,14 @@ _TOLD = {
     WEAK_HASH: ("file has only a weak hash (md5, sha1)", "files have only a weak hash (md5, sha1)"),
     CHECKSUM_ONLY: ("file has only a checksum (crc, adler)", "files have only a checksum (crc, adler)"),
     SERVER_DIGEST: ("file differs from what its server says", "files differ from what their server says"),
+    SIZE_ONLY: (
+        "file has no known hash: only its size was compared",
+        "files have no known hash: only their sizes were compared",
+    ),
+    TOUCHED: (
+        "of them was changed since it was fetched; a run without verify compares it with the server",
+        "of them were changed since they were fetched; a run without verify compares them with the server",
+    ),
 }
 
 

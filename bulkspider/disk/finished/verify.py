@@ -1,6 +1,6 @@
 """Reads a finished file again without a request (`-a verify=1`). A file with an equal hash is verified; with no known
-hash but the right size it is complete, flagged `size-only`; a different file is failed and moved to `<name>.bad`; an
-absent one is failed `missing`. Runs in worker threads.
+hash but the right size it is complete, flagged `size-only`, and `touched` if it is not as it was left; a different file
+is failed and moved to `<name>.bad`; an absent one is failed `missing`. Runs in worker threads.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bulkspider.entries.entry import Entry
 
 SIZE_ONLY = "size-only"
+TOUCHED = "touched"
 
 
 class VerifyResult(Struct, frozen=True):
@@ -99,15 +100,18 @@ def _verify_in(
             # Unlike that of a download: the same list without verify fetches the file anew.
             differs = BulkError(why, code="digest_mismatch", kind=Kind.FINAL)
             return VerifyResult("failed", found.st_size, digests=digests, error=differs)
-        if line is not None and (line.mtime_ns, line.size) != (found.st_mtime_ns, found.st_size):
-            # Only its time has changed: the next run need not hash it again.
+        touched = line is not None and (line.mtime_ns, line.size) != (found.st_mtime_ns, found.st_size)
+        if line is not None and touched and digests:
+            # Only its time has changed: the next run need not hash it again. Without a hash nobody knows that, and the
+            # next run compares it with the server.
             ledger.append([replace(line, size=found.st_size, mtime_ns=found.st_mtime_ns, time=time.time())])
     except OSError as error:
         raise disk_error(error, folder.path(entry.name)) from error
     finally:
         os.close(fd)
     if not digests:
-        return VerifyResult("complete" if size is not None else "unproven", found.st_size, flags=(SIZE_ONLY,))
+        compared = (SIZE_ONLY, TOUCHED) if touched else (SIZE_ONLY,)
+        return VerifyResult("complete" if size is not None else "unproven", found.st_size, flags=compared)
     status, flags = weighed.status or "verified", weighed.flags
     if line is not None and line.status == "verified" and status == "complete":
         # It was verified when it was fetched: by the server, or by an older version for which a checksum was enough.

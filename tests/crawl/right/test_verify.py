@@ -79,6 +79,26 @@ def test_verify_reads_everything_again_and_asks_nobody(bulk: Bulk) -> None:
         assert len(origin.requests) == requests
 
 
+def test_verify_without_a_hash_does_not_prove_a_file_that_was_changed(bulk: Bulk) -> None:
+    body = make_body(50_000)
+    with FaultyOrigin(default=good, resource=body) as origin:
+        bulk.write_list({name: origin.url(name) for name in ("changed.bin", "same.bin")})
+        assert bulk.run().status == 0
+        (bulk.output / "changed.bin").write_bytes(b"x" + body[1:])
+        ended = bulk.run("-a", "verify=1")
+        assert ended.status == 0, ended.log
+        assert {row["name"]: row["flags"] for row in ended.rows} == {
+            "changed.bin": ["size-only", "touched"],
+            "same.bin": ["size-only"],
+        }
+        assert "2 files have no known hash: only their sizes were compared" in ended.log
+        assert "1 of them was changed since it was fetched; a run without verify compares it" in ended.log
+        requests = len(origin.requests)
+        mended = bulk.run()
+        assert mended.file("changed.bin") == body
+        assert {request.path for request in origin.requests[requests:]} == {"/changed.bin"}
+
+
 def test_verify_needs_no_ledger_when_the_list_knows(bulk: Bulk) -> None:
     """As after a copy to another disk: hidden folders are easily left behind, and so are times."""
     body = make_body(50_000)
