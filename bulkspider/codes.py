@@ -128,7 +128,8 @@ TABLE = {
     "tls_verify": CodeRow(
         Kind.PERMANENT,
         "the certificate does not verify",
-        "mend the certificate; if you accept it as it is: -s DOWNLOAD_VERIFY_CERTIFICATES=False",
+        "mend the certificate, or trust its CA: SSL_CERT_FILE=ca.pem in the environment; "
+        "if you accept any certificate: -s DOWNLOAD_VERIFY_CERTIFICATES=False",
     ),
     "proxy": CodeRow(Kind.RETRY, "the proxy opened no tunnel, or its address is not valid", "check the proxy settings"),
     "proxy_auth": CodeRow(

@@ -111,6 +111,7 @@ class Command(ScrapyCommand):
         }
         if not args or args[0] not in {*actions, "list"}:
             raise ScrapyUsageError(f"say what to do: {', '.join([*actions, 'list'])}")
+        from bulkspider.commands.process import told_to_a_reader
         from bulkspider.queue.address import VARIABLE, find_address
         from bulkspider.queue.job import Job
 
@@ -122,11 +123,12 @@ class Command(ScrapyCommand):
             if len(args) > 1 and action not in {"push", "retry", "caps", "report", "clean"}:
                 raise UsageError(f"{args[1]}: nothing is to follow {action}; the job is named by --job NAME")
             if action == "list":
-                self._list(queue, opts)
+                with told_to_a_reader():
+                    self._list(queue, opts)
                 return
             if not opts.job:
                 raise UsageError("which job? Say --job NAME; `scrapy bulkqueue list` shows those there are")
-            with Job(queue, opts.job) as job:
+            with told_to_a_reader(), Job(queue, opts.job) as job:
                 if action == "push":
                     job.refuse_cluster()
                 elif action != "drop":

@@ -11,6 +11,7 @@ import resource
 import select
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -22,6 +23,17 @@ from bulkspider.run.stopping import listen
 END_SECONDS = 60.0
 # After this many signals the process ends at once.
 INSISTING = 3
+
+
+@contextmanager
+def told_to_a_reader() -> Iterator[None]:
+    """Around what is printed: when its reader ends first (`| head`), nothing more is said, as by other programs."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Else the interpreter complains at its end, when it flushes once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def raise_descriptors() -> None:

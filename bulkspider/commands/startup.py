@@ -17,7 +17,7 @@ from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 
 from bulkspider.codes import Kind
 from bulkspider.commands import brief
-from bulkspider.commands.process import obey_signals, raise_descriptors
+from bulkspider.commands.process import obey_signals, raise_descriptors, told_to_a_reader
 from bulkspider.disk.folder.untouched import UntouchedFolder
 from bulkspider.entries.entry import redact
 from bulkspider.entries.redaction import be_brief, unexpected
@@ -183,8 +183,9 @@ def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict
     run = crawler.get_extension(Run)
     if process.bootstrap_failed or run is None:
         return 1
-    for line in surveys[0].lines():
-        print(visible(line))
+    with told_to_a_reader():
+        for line in surveys[0].lines():
+            print(visible(line))
     if run.stopping.signal is not None and not run.outcomes.finished:
         return 128 + run.stopping.signal
     return surveys[0].exit_status
@@ -224,11 +225,9 @@ def run_status(settings: BaseSettings, arguments: dict[str, str], given: Given, 
         seen.source.close()
     except Exception as error:
         return _refused(error, settings)
-    if as_json:
-        print(status.to_json())
-    else:
-        for line in status.lines():
-            print(visible(line))
+    with told_to_a_reader():
+        for line in [status.to_json()] if as_json else map(visible, status.lines()):
+            print(line)
     return status.exit_status
 
 

@@ -46,8 +46,9 @@ from bulkspider.transfer.asking.exchange import Redirected
 from bulkspider.transfer.probe import Probe
 from bulkspider.transfer.segment import Segment
 from bulkspider.transfer.transfer import Transfer
+from bulkspider.wire import map_error
 from bulkspider.wire.exchange import refuse_downgrade
-from bulkspider.wire.fallback import OWN_PAGE
+from bulkspider.wire.fallback import OWN_PAGE, is_robots_txt
 
 if TYPE_CHECKING:
     from scrapy import Request
@@ -90,6 +91,8 @@ class BulkDownloadHandler:
                 return await self._robots(request)
             if request.meta.get(OWN_PAGE) or self._run.guards_pages:
                 return await self._fallback.download_own(request, self._run.wire)
+            if self._run.of_a_list and is_robots_txt(request):
+                return await self._robots_of_list(request)
             return await self._fallback.download_request(request)
         bulk = request.meta[META]
         if isinstance(bulk, dict) and "entry" in bulk:
@@ -106,6 +109,19 @@ class BulkDownloadHandler:
             return await self._fallback.download_own(request, self._run.wire)
         except AttemptError as error:
             raise IgnoreRequest(str(error)) from error
+
+    async def _robots_of_list(self, request: Request) -> Response:
+        """The robots.txt of a host of the list. Where it can never be read (a certificate that does not
+        verify), the middleware asks for the files all the same: one sentence says why, instead of several tries and a
+        traceback."""
+        try:
+            return await self._fallback.download_request(request)
+        except Exception as error:
+            known = map_error(error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            if known.kind is not Kind.PERMANENT:
+                raise
+            logger.warning("%s cannot be read: %s", redact(request.url), known)
+            raise IgnoreRequest(str(known)) from error
 
     async def _attempt(self, request: Request) -> Response:
         bulk = request.meta[META]

@@ -10,6 +10,7 @@ import logging
 import os
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -51,6 +52,11 @@ class Template(Struct, frozen=True):
         for name in _FIELD.findall(text):
             if name not in FIELDS and (hint := nearest(name, FIELDS)):
                 raise UsageError(f"the command has an unknown field {{{name}}}{hint}")
+        program = words[0]
+        # A path that is not absolute begins at the output folder, which may not be there yet.
+        is_known = "{" in program or ("/" in program and not program.startswith("/")) or shutil.which(program)
+        if not is_known:
+            raise UsageError(f"the command {program!r} is not there, or no program; say its whole path, or install it")
         return cls(words)
 
     @property

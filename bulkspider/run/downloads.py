@@ -128,9 +128,10 @@ class Downloads:
         kept = "the refused bytes are kept as .part.old" if isinstance(error, Refuted) else "it was not published"
         if download.part.file.is_adopted:
             kept = "it stays where it was"
-        logger.error("%s: %s; %s", download.entry.name, error, kept)
         again = not download.refuted_once and (isinstance(error, PartChanged) or error.may_pass)
         download.refuted_once = True
+        # The last refusal is told as the failure of the entry.
+        logger.log(logging.WARNING if again else logging.INFO, "%s: %s; %s", download.entry.name, error, kept)
         try:
             await self._threads.in_thread(download.begin_anew, error.found)
         except DiskError as failure:

@@ -41,7 +41,7 @@ def map_error(error: BaseException) -> BulkError:
         if isinstance(reason, VerificationError) or (
             isinstance(reason, SSL.Error) and "certificate verify failed" in str(reason)
         ):
-            return AttemptError(f"the certificate does not verify ({text})", code="tls_verify")
+            return AttemptError(f"the certificate does not verify ({_say(reason)})", code="tls_verify")
     first = reasons[-1]
     if isinstance(first, NotImplementedError):
         # Scrapy cannot use such a proxy: permanent, unlike a tunnel that was refused.
@@ -95,7 +95,9 @@ def _errno_of(error: net.ConnectError) -> int | None:
 
 def _say(error: BaseException) -> str:
     if isinstance(error, SSL.Error) and error.args and isinstance(error.args[0], list):
-        return ", ".join(str(row[-1]) for row in error.args[0]) or "TLS alert"
+        said = ", ".join(str(row[-1]) for row in error.args[0]) or "TLS alert"
+        # OpenSSL says so of a chain of certificates that ends at none of the trusted ones, and of an expired one.
+        return "not trusted, or expired" if said == "certificate verify failed" else said
     if isinstance(error, _WrapperException) and error.reasons:
         return "the exchange broke off"
     return str(error) or type(error).__name__

@@ -40,6 +40,11 @@ OWN_PAGE = "bulk_own_page"
 logger = logging.getLogger(__name__)
 
 
+def is_robots_txt(request: Request) -> bool:
+    """Scrapy's middleware asks for it."""
+    return bool(request.meta.get("dont_obey_robotstxt")) and urlsplit(request.url).path == "/robots.txt"
+
+
 class Fallback:
     """The download handlers for http and https that were configured, else Scrapy's own."""
 

@@ -63,6 +63,18 @@ def test_robots_txt_is_honoured_when_the_project_says_so_and_the_row_says_it(bul
         assert bulk.run(settings={"ROBOTSTXT_OBEY": "0"}).status == 0
 
 
+def test_a_robots_txt_behind_a_bad_certificate_is_told_in_one_sentence(bulk: Bulk) -> None:
+    with FaultyOrigin(default=good, resource=BODY, tls="expired") as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin"), "b.bin": origin.url("b.bin")})
+        ended = bulk.run(settings={"ROBOTSTXT_OBEY": "1"})
+    assert ended.status == 4, ended.log
+    assert {row["error"]["code"] for row in ended.rows} == {"tls_verify"}
+    told = [line for line in ended.log.splitlines() if "robots.txt" in line]
+    assert len(told) == 1, told
+    assert told[0].endswith("/robots.txt cannot be read: the certificate does not verify (not trusted, or expired)")
+    assert "this should not happen" not in ended.log
+
+
 def test_httpcache_and_compression_do_no_harm(bulk: Bulk) -> None:
     table = {
         "a.bin": good,

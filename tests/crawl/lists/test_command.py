@@ -52,6 +52,18 @@ def origin() -> Iterator[FaultyOrigin]:
 # --- Help and mistakes ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("what", ["--dry-run", "--status"])
+def test_a_reader_that_ends_first_is_no_error(shell: Shell, origin: FaultyOrigin, what: str) -> None:
+    """As `| head`: what is printed meets a closed pipe."""
+    shell.write("list.txt", f"name url\na.bin {origin.url('a.bin')}\n")
+    process = shell.start("list.txt", what)
+    assert process.stdout is not None
+    process.stdout.close()
+    _, log = process.communicate(timeout=60)
+    assert b"Error" not in log, log
+    assert process.returncode in (0, 3), log
+
+
 def test_the_help_teaches(shell: Shell) -> None:
     said = shell.bulk("-h")
     assert (said.status, said.log) == (0, "")

@@ -89,7 +89,7 @@ def test_its_failure_is_the_rows_and_the_next_run_hands_on_without_fetching(bulk
         assert error["message"] == "the command sh failed with exit status 7: quota exceeded"
         assert (bulk.output / "a").read_bytes() == BODY
         assert told(bulk) == (3, 0, {"then_failed": 1, "http_404": 1}, len(BODY))
-        ended = bulk.run("-a", "then=no-such-program {path}", "-a", "failed=1")
+        ended = bulk.run("-a", "then=./no-such-program {path}", "-a", "failed=1")
         assert "no-such-program cannot be run: No such file or directory" in ended.row("a")["error"]["message"]
         ended = bulk.run("-a", "then=true")
         assert (ended.row("a")["status"], ended.row("a")["already"]) == ("complete", True)
@@ -182,6 +182,8 @@ def test_no_more_at_once_than_asked_for_and_all_joined(bulk: Bulk) -> None:
     [
         (["-a", "then=mv {pth} x"], "unknown field {pth}; did you mean path?"),
         (["-a", "then=echo 'a"], "cannot be split into words"),
+        (["-a", "then=no-such-program {path}"], "the command 'no-such-program' is not there"),
+        (["-a", "then=/no/such/program"], "the command '/no/such/program' is not there"),
         (["-a", "then_moves=1"], "Say --then COMMAND"),
         (["-s", "BULK_STAGE_MAX=1G", "-a", "then=true"], "say --then-moves"),
         (["-a", "then=echo {sha256}", "-s", "BULK_DIGEST=off"], "leave out BULK_DIGEST=off"),
