@@ -203,7 +203,7 @@ TABLE = {
     ),
     "digest_mismatch": CodeRow(
         Kind.PERMANENT,
-        "the bytes have another hash, twice",
+        "the bytes have another hash, twice; or verify found another hash or size",
         "correct the hash in the list, or ask the server's owner; what came is in .part.old or .bad; where only the "
         "server says the hash, BULK_SERVER_DIGEST=warn keeps the file",
     ),
