@@ -120,6 +120,11 @@ TABLE = {
         "the port speaks no TLS: an https URL of a server that knows http only",
         "write http:// in the list, or the port that speaks TLS",
     ),
+    "wants_tls": CodeRow(
+        Kind.PERMANENT,
+        "the port speaks TLS: an http URL with the port of https",
+        "write https:// in the list, or the port of http",
+    ),
     "no_network": CodeRow(
         Kind.FINAL,
         "this machine has no way out: no host name resolves, or there is no route",

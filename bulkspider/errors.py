@@ -86,6 +86,7 @@ class Meaning(enum.Enum):
     BUSY = "too many requests, slow down"
     EXPIRED = "the link has expired"
     CHALLENGE = "a challenge that only a browser can answer"
+    TLS = "the port wants TLS"
 
 
 class AttemptError(BulkError):

@@ -567,12 +567,19 @@ def _refuse_html(total: int | None, answer: Answer, expected: Expected) -> Fail 
 
 
 def learn_meaning(error: AttemptError, meaning: Meaning) -> None:
-    """Notes what a refusal means. A challenge for browsers gets the code `bot_challenge`, whatever its status."""
+    """Notes what a refusal means. A challenge for browsers gets the code `bot_challenge`, and a port that wants TLS
+    `wants_tls`, whatever the status."""
     error.meaning = meaning
     if meaning is Meaning.CHALLENGE:
         what = f"a challenge that only a browser can answer stands before the file ({error.http_status})"
-        named = AttemptError(what, code="bot_challenge")
-        error.code, error.kind, error.message = named.code, named.kind, named.message
+        _name(error, AttemptError(what, code="bot_challenge"))
+    elif meaning is Meaning.TLS:
+        what = f"the port speaks TLS, and the URL begins with http:// ({error.http_status})"
+        _name(error, AttemptError(what, code="wants_tls"))
+
+
+def _name(error: AttemptError, named: AttemptError) -> None:
+    error.code, error.kind, error.message = named.code, named.kind, named.message
 
 
 def explains(error: AttemptError) -> bool:

@@ -76,6 +76,11 @@ _OWN = regex(
     r"accessdenied|access denied|nosuchkey|nosuchbucket|signaturedoesnotmatch|invalidaccesskeyid|allaccessdisabled"
     r"|authorizationheadermalformed|invalidtoken|accountproblem|authenticationfailed"
 )
+# nginx, Apache, and programs in Go.
+_WANTS_TLS = regex(
+    r"plain http request was sent to https port|speaking plain http to an ssl-enabled server port"
+    r"|client sent an http request to an https server"
+)
 _BUSY = regex(
     r"slow ?down|too many (?:requests|connections|users|downloads)|rate.?limit|throttl|requestlimitexceeded|serverbusy"
     r"|bandwidth limit|exceed\w* (?:the |your )?(?:rate|limit|quota)"
@@ -89,6 +94,8 @@ def meaning_of(status: int, fields: Mapping[str, str], said: str | None) -> Mean
     if any(fields.get(name, "").strip().lower() in values for name, values in _CHALLENGES.items()):
         return Meaning.CHALLENGE
     words = (said or "").lower()
+    if status == 400 and _WANTS_TLS.search(words):
+        return Meaning.TLS
     if status in (400, 401, 403) and _EXPIRED.search(words):
         return Meaning.EXPIRED
     if status >= 400 and _BUSY.search(words):

@@ -17,6 +17,7 @@ SAYS = {
     "bad_line": r"\S.*:\d+: .+; .+",
     "no_route": r"no route to the host \(.+\)",
     "no_tls": r"the port speaks no TLS \(.+\)",
+    "wants_tls": r"the port speaks TLS, and the URL begins with http:// \(400\)",
     "no_network": r"this machine has no way out: none of \d+ hosts can be reached \(.+\)",
     "not_yet": r"the origin accepted the request and has no file yet \(202\)(; the server said: .+)?",
     "bot_challenge": r"a challenge that only a browser can answer stands before the file \(\d{3}\)",

@@ -80,6 +80,25 @@ def test_a_port_that_speaks_no_tls_is_told_at_once(bulk: Bulk) -> None:
         assert "what to do: write http:// in the list" in ended.log
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "<html><body><h1>400 Bad Request</h1><center>The plain HTTP request was sent to HTTPS port</center></body></html>",
+        "<p>Reason: You're speaking plain HTTP to an SSL-enabled server port.<br />Instead use the HTTPS scheme</p>",
+        "Client sent an HTTP request to an HTTPS server.\n",
+    ],
+    ids=["nginx", "Apache", "Go"],
+)
+def test_a_port_that_wants_tls_is_told_at_once(bulk: Bulk, said: str) -> None:
+    with FaultyOrigin(default=status(400, body=said.encode())) as origin:
+        bulk.write_list({"a.bin": origin.url("a.bin")})
+        ended = bulk.run()
+        assert codes(ended.rows) == {"a.bin": "wants_tls"}, ended.log
+        assert ended.status == 4
+        assert len(origin.requests) == 1, "a shorter piece would be refused, too"
+        assert "what to do: write https:// in the list" in ended.log
+
+
 def test_a_host_that_takes_connections_and_never_answers_leaves_the_places_to_others(bulk: Bulk) -> None:
     with (
         socket.create_server(("127.0.0.2", 0), backlog=64) as mute,
