@@ -36,6 +36,15 @@ def told_to_a_reader() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def leave_closed_stderr() -> None:
+    """At the end: where nobody takes stderr any more (a terminal that was closed, a full disk), what waits for it is
+    dropped. Else the interpreter would try once more, and end with status 120 instead of ours."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
 def raise_descriptors() -> None:
     """As many open files as the system allows: the soft limit of `ulimit -n` becomes the hard one.
 

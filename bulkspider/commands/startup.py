@@ -17,7 +17,7 @@ from scrapy.settings import SETTINGS_PRIORITIES, BaseSettings
 
 from bulkspider.codes import Kind
 from bulkspider.commands import brief
-from bulkspider.commands.process import obey_signals, raise_descriptors, told_to_a_reader
+from bulkspider.commands.process import leave_closed_stderr, obey_signals, raise_descriptors, told_to_a_reader
 from bulkspider.disk.folder.untouched import UntouchedFolder
 from bulkspider.entries.entry import redact
 from bulkspider.entries.redaction import be_brief, unexpected
@@ -85,6 +85,7 @@ def _crawl(process: CrawlerProcessBase, crawler: Crawler, arguments: dict[str, s
 def _finish(process: CrawlerProcessBase, crawler: Crawler, refusal: _Refusal) -> int:
     """Runs the crawl to its end; returns the exit status."""
     process.start()
+    leave_closed_stderr()
     brief.leave_out_last_collection()
     if refusal.status is not None:
         return refusal.status

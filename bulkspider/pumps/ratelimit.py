@@ -233,6 +233,8 @@ class ControlFile:
         try:
             with open(open_ours(self._name, os.O_RDONLY, dir_fd=self._dir_fd, path=self.path), "rb") as file:
                 document = json.loads(file.read(CONTROL_MAX_BYTES))
+            if not isinstance(document, dict):
+                raise ValueError("this is no object in braces")
             unknown = set(document) - {"rate_limit", "rate_limit_per_host"}
             if unknown:
                 raise ValueError(f"unknown key {', '.join(sorted(unknown))}")
@@ -240,6 +242,9 @@ class ControlFile:
         except DiskError as error:
             logger.warning("%s", error)
             return None
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError):
+            logger.warning('%s: this is no JSON; write for example {"rate_limit": "50M"}', self.path)
+            return None
+        except (OSError, ValueError, TypeError, AttributeError) as error:
             logger.warning('%s: %s; write for example {"rate_limit": "50M"}', self.path, error)
             return None

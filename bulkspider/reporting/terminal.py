@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -62,6 +63,7 @@ class Terminal:
         self._live: Live | None = None
         self._above: deque[Line] = deque(maxlen=QUEUE_LINES)
         self._wake = threading.Event()
+        self._queue: _Queue | None = None
         self._closing = False
         self._continued = False
         self._undo = contextlib.ExitStack()
@@ -75,7 +77,7 @@ class Terminal:
         be started; then nothing is changed."""
         start(self._thread)
         self._stream.flush()
-        queue = _Queue(self._above, self._stream)
+        queue = self._queue = _Queue(self._above, self._stream)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is self._stream:
                 handler.setStream(queue)
@@ -138,7 +140,10 @@ class Terminal:
             if ended is not None:
                 self._draw = _nothing
                 self._end_live()
-            self._print_above()  # what was written since the last picture
+            # What was written since the last picture.
+            if self._queue is not None:
+                self._queue.end()
+            self._print_above()
         if ended is not None:
             logger.warning("The live display has ended (%s); the run goes on without it", as_bulk_error(ended))
 
@@ -223,7 +228,11 @@ class _Direct:
     def write(self, text: str) -> int:
         left = memoryview(text.encode(self._stream.encoding, self._stream.errors or "strict"))
         while left:
-            left = left[os.write(self._stream.fileno(), left) :]
+            try:
+                left = left[os.write(self._stream.fileno(), left) :]
+            except BlockingIOError:
+                # Another program on this terminal has set O_NONBLOCK, which is of the open file, for all.
+                select.select([], [self._stream.fileno()], [])
         return len(text)
 
     def flush(self) -> None:
@@ -249,6 +258,11 @@ class _Queue:
 
     def flush(self) -> None:
         """What is not a whole line waits."""
+
+    def end(self) -> None:
+        """It waits no longer."""
+        if self._begun:
+            self.write("\n")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

@@ -10,6 +10,7 @@ import shlex
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import threading
 import time
@@ -28,7 +29,7 @@ from bulkspider.reporting import display
 from bulkspider.reporting.progress import how, log_line
 from bulkspider.reporting.snapshot import Meter, Running, View, Waiting, time_left
 from bulkspider.reporting.summary import SummaryLine
-from bulkspider.reporting.terminal import safe
+from bulkspider.reporting.terminal import Terminal, safe
 from bulkspider.text import visible
 from support.crawl import QUICK, Bulk
 from support.faulty import FaultyOrigin, good, make_body, not_found
@@ -349,9 +350,15 @@ class Screen:
         self._reader.join(PATIENCE)
         assert not self._reader.is_alive()
 
+    def hang_up(self) -> None:
+        """As a window that is closed. Not while somebody reads."""
+        os.close(self._master)
+        self._master = -1
+
     def close(self) -> None:
         self.read_to_the_end()
-        os.close(self._master)
+        if self._master >= 0:
+            os.close(self._master)
 
 
 @contextmanager
@@ -531,6 +538,45 @@ def test_a_terminal_that_takes_nothing_holds_up_neither_downloads_nor_the_end(bu
             assert process.wait(PATIENCE) == 4
             assert len(bulk.report.read_text().splitlines()) == 301
             assert (bulk.output / "last.bin").exists()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_terminal_that_is_closed_ends_the_crawl_with_its_signal(bulk: Bulk, unbuffered: str) -> None:
+    with FaultyOrigin() as origin:
+        a_held_crawl(bulk, origin)
+        with at_a_terminal(bulk, environment={"PYTHONUNBUFFERED": unbuffered}, reads=False) as (screen, process):
+            origin.wait_until(lambda origin: len(origin.requests) == 3)
+            screen.hang_up()
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(PATIENCE) == 128 + signal.SIGHUP
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+def test_every_line_reaches_a_slow_terminal_once_and_in_order(blocking: bool) -> None:
+    """Also where another program has made it non-blocking, and also a text that no newline ends."""
+    master, slave = os.openpty()
+    os.set_blocking(slave, blocking)
+    written = [f"line {number}" for number in range(3000)]
+    read = b""
+    with open(slave, "w", encoding="utf-8") as stream:
+        terminal = Terminal(stream, color=False)
+        terminal.start(lambda record: True)
+        for line in written:
+            print(line, file=sys.stderr)
+        sys.stderr.write("and the last one")
+
+        def read_all() -> None:
+            nonlocal read
+            while b"the last one" not in read:
+                read += os.read(master, 4096)
+
+        reader = threading.Thread(target=read_all)
+        reader.start()
+        terminal.close()
+        reader.join(PATIENCE)
+    os.close(master)
+    assert re.findall(r"line \d+", read.decode()) == written
+    assert "and the last one" in read.decode()
 
 
 def test_ctrl_z_bg_and_fg_in_a_shell(bulk: Bulk) -> None:
