@@ -131,7 +131,17 @@ INTENDED: tuple[Intended, ...] = (
             "moved",
             "hash-wrong",
         )
-        for line in ("request *: none -> GET *", "request *: GET * -> none", "asks for bytes that the frozen *")
+        for line in (
+            "request *: none -> GET *",
+            "request *: GET * -> none",
+            "request *: GET * range=* -> GET *",
+            "asks for bytes that the frozen *",
+        )
+    ),
+    Intended(
+        "finished-verify",
+        '* flags: ["size-only"] -> ["size-only", "touched"]',
+        "a changed file of which only the size was compared says so",
     ),
     *(Intended("requests", f"B2* {field}: null -> *", REFUSED_ROW) for field in ("size", "etag", "last_modified")),
 )
