@@ -33,7 +33,7 @@ def told_to_a_reader() -> Iterator[None]:
         sys.stdout.flush()
     except BrokenPipeError:
         # Else the interpreter complains at its end, when it flushes once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _lead_nowhere(sys.stdout.fileno())
 
 
 def leave_closed_stderr() -> None:
@@ -42,7 +42,13 @@ def leave_closed_stderr() -> None:
     try:
         sys.stderr.flush()
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        _lead_nowhere(sys.stderr.fileno())
+
+
+def _lead_nowhere(fd: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, fd)
+    os.close(nowhere)
 
 
 def raise_descriptors() -> None:

@@ -179,6 +179,7 @@ def run_dry(process: CrawlerProcessBase, settings: BaseSettings, arguments: dict
         refusal = _begin(crawler)
         crawl(seen)
     process.start()
+    leave_closed_stderr()
     if refusal.status is not None:
         return refusal.status
     run = crawler.get_extension(Run)

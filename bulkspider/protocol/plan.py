@@ -567,8 +567,8 @@ def _refuse_html(total: int | None, answer: Answer, expected: Expected) -> Fail 
 
 
 def learn_meaning(error: AttemptError, meaning: Meaning) -> None:
-    """Notes what a refusal means. A challenge for browsers gets the code `bot_challenge`, and a port that wants TLS
-    `wants_tls`, whatever the status."""
+    """Notes what a refusal means. A challenge for browsers gets the code `bot_challenge`, whatever its status; a port
+    that wants TLS gets `wants_tls`."""
     error.meaning = meaning
     if meaning is Meaning.CHALLENGE:
         what = f"a challenge that only a browser can answer stands before the file ({error.http_status})"

@@ -63,7 +63,7 @@ class Terminal:
         self._live: Live | None = None
         self._above: deque[Line] = deque(maxlen=QUEUE_LINES)
         self._wake = threading.Event()
-        self._queue: _Queue | None = None
+        self._queue = _Queue(self._above, stream)
         self._closing = False
         self._continued = False
         self._undo = contextlib.ExitStack()
@@ -77,15 +77,14 @@ class Terminal:
         be started; then nothing is changed."""
         start(self._thread)
         self._stream.flush()
-        queue = self._queue = _Queue(self._above, self._stream)
         for handler in logging.getLogger().handlers:
             if isinstance(handler, logging.StreamHandler) and handler.stream is self._stream:
-                handler.setStream(queue)
+                handler.setStream(cast("TextIO", self._queue))
                 self._undo.callback(handler.setStream, self._stream)
                 handler.addFilter(passes)
                 self._undo.callback(handler.removeFilter, passes)
         self._undo.callback(setattr, sys, "stderr", sys.stderr)
-        sys.stderr = queue
+        sys.stderr = cast("TextIO", self._queue)
         if threading.current_thread() is threading.main_thread():
             self._old_sigcont = signal.signal(signal.SIGCONT, self._on_sigcont)
         atexit.register(self.close)
@@ -141,8 +140,7 @@ class Terminal:
                 self._draw = _nothing
                 self._end_live()
             # What was written since the last picture.
-            if self._queue is not None:
-                self._queue.end()
+            self._queue.end()
             self._print_above()
         if ended is not None:
             logger.warning("The live display has ended (%s); the run goes on without it", as_bulk_error(ended))
